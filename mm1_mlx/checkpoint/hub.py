@@ -1,0 +1,49 @@
+"""From a model's name to its folder: embedded, on disk, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mm1_mlx.errors import CheckpointError
+from mm1_mlx.presets import DECODERS
+from mm1_mlx.settings import EMBEDDED_MODEL
+
+EMBEDDED = {EMBEDDED_MODEL: Path(__file__).parents[1] / "tiny" / EMBEDDED_MODEL}
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "README.md"]
+
+
+def find_folder(name: str | Path) -> Path:
+    """The folder of an embedded model, a local folder, or a hub model (downloaded once, then cached).
+
+    Raises:
+        CheckpointError: there is no such model, or the hub does not answer.
+    """
+    if str(name) in EMBEDDED:
+        return EMBEDDED[str(name)]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path} is a file; --model takes a model folder.")
+    if isinstance(name, str) and HUB_ID.fullmatch(name):
+        return _download(name)
+    if str(name) in DECODERS:
+        raise CheckpointError(
+            f"{name} has a configuration but no published weights; give a model folder or hub id, or mm1-tiny."
+        )
+    raise CheckpointError(
+        f"there is no model named {str(name)!r}: it is no folder here and no hub id (owner/name). "
+        f"Embedded: {', '.join(EMBEDDED)}."
+    )
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception as error:  # the hub's client raises many kinds; every one means no model
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from None

@@ -1,0 +1,166 @@
+"""Load a model folder: configuration, weights, tokenizer, and every mismatch by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mm1_mlx.checkpoint.hub import find_folder
+from mm1_mlx.config import MM1Config
+from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.model.mm1 import MM1
+
+DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+HF_KEYS = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
+
+
+def load(path_or_hub_id: str | Path, *, dtype: str | None = None) -> tuple[MM1, Processor]:
+    """Load a model folder.
+
+    Args:
+        path_or_hub_id: "mm1-tiny", a folder, or a hub id.
+        dtype: "float16", "bfloat16" or "float32"; None keeps the stored type on a GPU and takes float32
+            on a CPU, where 16-bit products are slow.
+
+    Raises:
+        CheckpointError: the folder is incomplete, or its weights do not fit its configuration.
+        ConfigError: its configuration is not that of an MM1 model.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    folder = find_folder(path_or_hub_id)
+    config = read_config(folder)
+    weights = _read_weights(folder)
+    model = MM1(config)
+    if config.quantization is not None:
+        _quantize_layers(model, config.quantization, weights)
+    _check_weights(model, weights, folder)
+    model.load_weights(list(weights.items()), strict=True)
+    _check_numbers(weights, folder)
+    if dtype is not None:
+        model.set_dtype(DTYPES[dtype])
+    elif mx.default_device() == mx.cpu:
+        model.set_dtype(mx.float32)
+    model.eval()
+    mx.eval(model.parameters())
+    return model, Processor(_load_tokenizer(folder, config), config)
+
+
+def read_config(folder: Path) -> MM1Config:
+    """The configuration of a model folder.
+
+    Raises:
+        CheckpointError: there is none, or it is not JSON.
+        ConfigError: it does not describe an MM1 model.
+    """
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no config.json; give a model folder.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
+    if not isinstance(values, dict) or values.get("model_type") != "mm1":
+        found = values.get("model_type") if isinstance(values, dict) else values
+        raise CheckpointError(
+            f"{path}: model_type is {found!r}, expected 'mm1'; turn a PyTorch checkpoint into a model "
+            "folder first."
+        )
+    try:
+        return MM1Config.from_dict({k: v for k, v in values.items() if k not in HF_KEYS})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _read_weights(folder: Path) -> dict[str, mx.array]:
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} has no model*.safetensors; the weights are missing.")
+    weights: dict[str, mx.array] = {}
+    for file in files:
+        try:
+            weights |= mx.load(str(file))
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}); download or convert it again.") from None
+    return weights
+
+
+def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str, mx.array]) -> None:
+    """Make packed layers of those that are stored packed."""
+
+    def packed(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):
+            return False
+        return quantization.get(path, True)
+
+    try:
+        nn.quantize(
+            model,
+            group_size=quantization["group_size"],
+            bits=quantization["bits"],
+            mode=quantization.get("mode", "affine"),
+            class_predicate=packed,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"config.json: quantization {quantization} cannot be applied ({error}).") from None
+
+
+def _check_weights(model: MM1, weights: dict[str, mx.array], folder: Path) -> None:
+    """Refuse missing, extra and misshapen tensors, by name."""
+    expected = dict(tree_flatten(model.parameters()))
+    again = "convert it again."
+    missing = [key for key in expected if key not in weights]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {_some(missing)}; {again}")
+    extra = [key for key in weights if key not in expected]
+    if extra:
+        raise CheckpointError(
+            f"{folder} holds {_some(extra)}, which the configuration has no place for; {again}"
+        )
+    for key, value in expected.items():
+        if weights[key].shape != value.shape:
+            raise CheckpointError(f"{folder}: {key} is {weights[key].shape}, expected {value.shape}; {again}")
+
+
+def _check_numbers(weights: dict[str, mx.array], folder: Path) -> None:
+    floating = [key for key, value in weights.items() if mx.issubdtype(value.dtype, mx.floating)]
+    damaged = mx.stack([mx.any(mx.isnan(weights[key])) for key in floating]).tolist()
+    bad = [key for key, nan in zip(floating, damaged, strict=True) if nan]
+    if bad:
+        raise CheckpointError(f"{folder} holds NaN in {_some(bad)}; the weights are damaged.")
+
+
+def _some(keys: list[str], shown: int = 3) -> str:
+    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(sorted(keys)[:shown]) + more
+
+
+def _load_tokenizer(folder: Path, config: MM1Config) -> Any:
+    from mlx_lm.tokenizer_utils import load as load_tokenizer
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns that it does not know the model type mm1
+    eos = config.eos_token_id
+    generation_config = folder / "generation_config.json"
+    try:
+        if generation_config.exists():
+            eos = json.loads(generation_config.read_text()).get("eos_token_id", eos)
+        tokenizer = load_tokenizer(folder, eos_token_ids=list(eos) if isinstance(eos, tuple) else eos)
+    except Exception as error:  # transformers raises whatever a broken file provokes
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+    if len(tokenizer) > config.text_config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the model's vocabulary is "
+            f"{config.text_config.vocab_size}."
+        )
+    return tokenizer

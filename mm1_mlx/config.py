@@ -1,0 +1,365 @@
+"""What a model is made of: frozen dataclasses, read from and written to ``config.json``."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+import types
+import typing
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from mm1_mlx.errors import ConfigError
+
+C = TypeVar("C", bound="Config")
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A strict dataclass: unknown keys, missing keys and wrong types are refused by name."""
+
+    @classmethod
+    def from_dict(cls: type[C], values: Any) -> C:
+        """Build from parsed JSON.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value has the wrong type.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"{cls.__name__} is {values!r}, expected a JSON object.")
+        known = {f.name: f for f in fields(cls)}
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f" Did you mean {near[0]}?" if near else f" Known keys: {', '.join(known)}."
+                raise ConfigError(f"{cls.__name__} has an unknown key {key!r}.{hint}")
+        hints = typing.get_type_hints(cls)
+        checked = {key: _typed(cls.__name__, key, value, hints[key]) for key, value in values.items()}
+        missing = [name for name, f in known.items() if name not in values and not _has_default(f)]
+        if missing:
+            raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}.")
+        return cls(**checked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ConfigError(f"{type(self).__name__}: {message}")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(value > 0, f"{name} is {value}, expected more than 0.")
+
+
+def _has_default(f: Any) -> bool:
+    from dataclasses import MISSING
+
+    return f.default is not MISSING or f.default_factory is not MISSING
+
+
+def _typed(owner: str, key: str, value: Any, hint: Any) -> Any:
+    """``value`` as ``hint`` says, or a ConfigError that names the key."""
+    options = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if get_origin(option) is Literal and value in get_args(option):
+            return value
+        if get_origin(option) is tuple and isinstance(value, list | tuple):
+            inner = get_args(option)[0]
+            if len(get_args(option)) in (len(value), 2) or get_args(option)[-1] is Ellipsis:
+                return tuple(_typed(owner, key, v, inner) for v in value)
+        if option is float:
+            if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN, not infinite
+                return float(value)
+        elif isinstance(option, type) and type(value) is option:
+            return value
+        if isinstance(option, type) and issubclass(option, Config) and isinstance(value, dict):
+            return option.from_dict(value)
+    wanted = " or ".join(_describe(o) for o in options)
+    raise ConfigError(f"{owner}.{key} is {value!r}, expected {wanted}.")
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if hint is type(None):
+        return "null"
+    return getattr(hint, "__name__", str(hint))
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig(Config):
+    """A ViT: CLIP's or SigLIP's flavour is a matter of these switches.
+
+    Source: MM1, "Model Architecture Ablations" (image encoder pre-training).
+    """
+
+    image_size: int  # pixels, each side, of the learned positions
+    patch_size: int  # pixels, each side
+    hidden_dims: int
+    feed_forward_dims: int
+    num_layers: int
+    num_heads: int
+    activation: Literal["quick_gelu", "gelu", "gelu_tanh"]
+    norm_eps: float
+    class_token: bool  # CLIP has one; it is dropped from the patch features
+    pre_norm: bool  # CLIP normalises before the first layer
+    final_norm: bool  # normalise the features that are handed on
+    patch_bias: bool
+    feature_layer: int = -1  # which hidden state: 0 before the first layer, -1 after the last
+
+    def __post_init__(self) -> None:
+        self._require_positive(
+            *("image_size", "patch_size", "hidden_dims", "feed_forward_dims", "num_layers", "num_heads"),
+            "norm_eps",
+        )
+        self._require(
+            self.image_size >= self.patch_size,
+            f"image_size is {self.image_size}, smaller than one patch of {self.patch_size}.",
+        )
+        self._require(
+            self.hidden_dims % self.num_heads == 0,
+            f"hidden_dims is {self.hidden_dims}, not a multiple of num_heads {self.num_heads}.",
+        )
+        n = self.num_layers
+        self._require(
+            -n - 1 <= self.feature_layer <= n,
+            f"feature_layer is {self.feature_layer}, expected {-n - 1} to {n} for {n} layers.",
+        )
+
+    @property
+    def grid_side(self) -> int:
+        """Patches along each side; pixels past the last whole patch are not seen."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_feature_layers(self) -> int:
+        """How many layers run before the features are taken."""
+        return self.feature_layer % (self.num_layers + 1)
+
+
+@dataclass(frozen=True)
+class ConnectorConfig(Config):
+    """From patch features to visual tokens.
+
+    Source: MM1, "Model Architecture Ablations" (vision-language connector).
+    """
+
+    type: Literal["c_abstractor", "average_pool", "attention_pool"]
+    num_visual_tokens: int  # per picture or sub-image, a perfect square
+    input_dims: int  # width of the image encoder
+    output_dims: int  # width of the decoder
+    hidden_dims: int = 0  # width inside: convolutions, or attention
+    num_blocks: int = 0  # C-Abstractor: RegStage blocks on each side of the pooling
+    num_readout_layers: int = 1  # C-Abstractor: linear layers of the MLP at the end, SiLU between
+    position_grid: int | None = None  # C-Abstractor: side of the learned positions; none if null
+    pre_norm: bool = False  # C-Abstractor: LayerNorm on the patch features
+    num_extra_tokens: int = 0  # C-Abstractor: learned tokens after the visual ones
+    num_heads: int = 1  # attention pooling
+
+    def __post_init__(self) -> None:
+        self._require_positive("num_visual_tokens", "input_dims", "output_dims", "num_heads")
+        side = math.isqrt(self.num_visual_tokens)
+        self._require(
+            side * side == self.num_visual_tokens,
+            f"num_visual_tokens is {self.num_visual_tokens}, not a perfect square; "
+            f"the nearest are {side * side} and {(side + 1) ** 2}.",
+        )
+        self._require(self.num_blocks >= 0, f"num_blocks is {self.num_blocks}, expected 0 or more.")
+        self._require(
+            self.num_extra_tokens >= 0, f"num_extra_tokens is {self.num_extra_tokens}, expected 0 or more."
+        )
+        self._require(
+            self.type == "c_abstractor" or not self.num_extra_tokens,
+            "num_extra_tokens is for the c_abstractor only.",
+        )
+        self._require(
+            1 <= self.num_readout_layers <= 3,
+            f"num_readout_layers is {self.num_readout_layers}, expected 1 to 3.",
+        )
+        self._require(
+            self.position_grid is None or self.position_grid > 0,
+            f"position_grid is {self.position_grid}, expected more than 0 or null.",
+        )
+        needs_width = self.type == "attention_pool" or (self.type == "c_abstractor" and self.num_blocks)
+        if needs_width:
+            self._require_positive("hidden_dims")
+            self._require(
+                self.hidden_dims % self.num_heads == 0,
+                f"hidden_dims is {self.hidden_dims}, not a multiple of num_heads {self.num_heads}.",
+            )
+
+    @property
+    def side(self) -> int:
+        """Visual tokens along each side of the picture."""
+        return math.isqrt(self.num_visual_tokens)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Positions one picture or sub-image takes in the sequence."""
+        return self.num_visual_tokens + self.num_extra_tokens
+
+
+@dataclass(frozen=True)
+class DecoderConfig(Config):
+    """MM1's decoder, dense or sparse. The shapes are ours: the paper gives parameter counts only.
+
+    Source: MM1, "Model Architecture Ablations" and "Scaling via Mixture-of-Experts".
+    """
+
+    vocab_size: int
+    hidden_dims: int
+    feed_forward_dims: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dims: int
+    max_positions: int  # the context, in tokens
+    rope_theta: float
+    norm_eps: float
+    tied_head: bool
+    model_type: Literal["mm1_decoder"] = "mm1_decoder"
+    num_experts: int = 0  # 0: dense
+    sparse_every: int = 0  # every k-th layer is sparse
+    load_balance_weight: float = 0.01
+    router_z_weight: float = 0.001
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    attention_multiplier: float | None = None  # in place of 1 / sqrt(head_dims)
+    logits_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._require_positive(
+            *("vocab_size", "hidden_dims", "feed_forward_dims", "num_layers", "num_heads"),
+            *("num_kv_heads", "head_dims", "max_positions", "rope_theta", "norm_eps"),
+        )
+        self._require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"num_heads is {self.num_heads}, not a multiple of num_kv_heads {self.num_kv_heads}.",
+        )
+        self._require(self.head_dims % 2 == 0, f"head_dims is {self.head_dims}, RoPE needs an even number.")
+        self._require(
+            self.num_experts == 0 or self.num_experts >= 2,
+            f"num_experts is {self.num_experts}; top-2 routing needs at least 2 (0: dense).",
+        )
+        self._require(
+            (self.num_experts == 0) == (self.sparse_every == 0),
+            f"num_experts is {self.num_experts} and sparse_every is {self.sparse_every}; give both or neither.",
+        )
+        self._require(
+            0 <= self.sparse_every <= self.num_layers,
+            f"sparse_every is {self.sparse_every}, expected 1 to {self.num_layers} for {self.num_layers} layers.",
+        )
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether layer ``layer`` (from 0) holds experts: the last of every ``sparse_every``."""
+        return self.num_experts > 0 and (layer + 1) % self.sparse_every == 0
+
+
+@dataclass(frozen=True)
+class MlxLmDecoderConfig:
+    """A decoder of mlx-lm's, by its ``model_type``; ``values`` go to its own ``ModelArgs``."""
+
+    values: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for key, kind in (("model_type", str), ("hidden_size", int), ("vocab_size", int)):
+            if key not in self.values:
+                raise ConfigError(f"text_config lacks {key}.")
+            _typed("text_config", key, self.values[key], kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.values)
+
+    @property
+    def model_type(self) -> str:
+        return self.values["model_type"]
+
+    @property
+    def hidden_dims(self) -> int:
+        return self.values["hidden_size"]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.values["vocab_size"]
+
+    @property
+    def max_positions(self) -> int | None:
+        return self.values.get("max_position_embeddings")
+
+
+@dataclass(frozen=True)
+class ImageConfig(Config):
+    """From a picture to pixels: everything that preprocessing needs."""
+
+    image_size: int  # pixels, each side, of what the encoder sees
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Literal["squash", "crop", "pad"] = "squash"  # to a square: stretch, centre crop, or pad
+    alpha: Literal["white", "drop"] = "white"  # "drop" keeps the published checkpoints' rule
+    sub_images: Literal["none", "quadrants", "anyres"] = "none"
+    max_sub_images: int = 1
+
+    def __post_init__(self) -> None:
+        self._require_positive("image_size", "max_sub_images")
+        self._require(all(s > 0 for s in self.std), f"std is {self.std}, expected numbers above 0.")
+
+
+@dataclass(frozen=True)
+class MM1Config(Config):
+    """A whole model folder's ``config.json``."""
+
+    vision_config: ImageEncoderConfig
+    connector_config: ConnectorConfig
+    text_config: DecoderConfig | MlxLmDecoderConfig
+    image_config: ImageConfig
+    image_token_id: int
+    eos_token_id: int | tuple[int, ...] | None = None
+    model_type: Literal["mm1"] = "mm1"
+    quantization: dict | None = None
+    quantization_config: dict | None = None
+
+    def __post_init__(self) -> None:
+        encoder, connector, decoder = self.vision_config, self.connector_config, self.text_config
+        self._require(
+            connector.input_dims == encoder.hidden_dims,
+            f"connector_config.input_dims is {connector.input_dims}, "
+            f"but vision_config.hidden_dims is {encoder.hidden_dims}.",
+        )
+        self._require(
+            connector.output_dims == decoder.hidden_dims,
+            f"connector_config.output_dims is {connector.output_dims}, "
+            f"but the decoder is {decoder.hidden_dims} wide.",
+        )
+        self._require(
+            0 <= self.image_token_id < decoder.vocab_size,
+            f"image_token_id is {self.image_token_id}, outside the vocabulary of {decoder.vocab_size}.",
+        )
+        ends = self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+        self._require(
+            all(end is None or 0 <= end < decoder.vocab_size for end in ends),
+            f"eos_token_id is {self.eos_token_id}, outside the vocabulary of {decoder.vocab_size}.",
+        )
+
+    @classmethod
+    def from_dict(cls, values: Any) -> MM1Config:
+        if isinstance(values, dict) and isinstance(values.get("text_config"), dict):
+            text = values["text_config"]
+            kind = DecoderConfig if text.get("model_type", "mm1_decoder") == "mm1_decoder" else None
+            decoder = kind.from_dict(text) if kind else MlxLmDecoderConfig(text)
+            values = values | {"text_config": decoder}
+        return super().from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        nested = {"vision_config", "connector_config", "text_config", "image_config"}
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        out = {k: v.to_dict() if k in nested else v for k, v in plain.items()}
+        return {k: v for k, v in out.items() if v is not None}

@@ -1,0 +1,25 @@
+"""What a user can put right. Commands print these as one ``mm1: …`` line and exit 1."""
+
+
+class MM1Error(Exception):
+    """Something in the user's input is wrong; the message says what was found and what to do."""
+
+
+class ConfigError(MM1Error):
+    """A configuration does not describe a model that can be built."""
+
+
+class CheckpointError(MM1Error):
+    """A model folder is incomplete or does not fit its configuration."""
+
+
+class PictureError(MM1Error):
+    """A picture cannot be opened or is not safe to open."""
+
+
+class PromptError(MM1Error):
+    """A prompt does not fit the pictures given, the model or its context."""
+
+
+class SamplingError(MM1Error):
+    """A sampling or generation setting is out of range."""

@@ -1,0 +1,111 @@
+"""Answer a prompt about one or more pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from mm1_mlx.command import run_command
+from mm1_mlx.errors import PromptError
+from mm1_mlx.settings import EMBEDDED_MODEL, MAX_PICTURE_PIXELS, MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
+
+TINY_NOTICE = (
+    "mm1-tiny knows only the tiny world: plain pictures of one to five coloured shapes, letters and digits. "
+    "For a real model give --model a folder or hub id."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=EMBEDDED_MODEL, help="model folder or hub id")
+    parser.add_argument(
+        "--image", nargs="+", action="extend", default=[], metavar="PICTURE",
+        help="pictures in reading order: paths, data: URLs, or - for stdin; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--prompt", required=True, help="text, <image> where a picture goes; - reads stdin")
+    parser.add_argument("--system", help="system message")
+    parser.add_argument(
+        "--template", choices=("chat", "plain"), default="chat",
+        help="the model's chat template, or the prompt as it stands",
+    )  # fmt: skip
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest answer, in tokens")
+    parser.add_argument(
+        "--temp", "--temperature", type=float, default=Sampling.temp, help="0 takes the likeliest token"
+    )
+    parser.add_argument("--top-p", type=float, default=Sampling.top_p, help="nucleus sampling")
+    parser.add_argument(
+        "--min-p", type=float, default=Sampling.min_p, help="least share of the likeliest token's probability"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=Sampling.top_k, help="sample from the k likeliest; 0 is off"
+    )
+    parser.add_argument("--seed", type=int, help="of the sampling")
+    parser.add_argument("--max-kv-size", type=int, help="positions kept in the KV cache")
+    parser.add_argument("--kv-bits", type=int, help="bits of the KV cache: 2, 3, 4, 5, 6 or 8")
+    parser.add_argument(
+        "--prefill-step-size", type=int, default=PREFILL_STEP_SIZE, help="prompt tokens at once"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"), help="default: as stored; float32 on a CPU"
+    )
+    parser.add_argument(
+        "--max-image-pixels", type=int, default=MAX_PICTURE_PIXELS, help="refuse larger pictures"
+    )
+    parser.add_argument("--verbose", action="store_true", help="print the time of every phase")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: answer and numbers")
+
+
+def run(args: argparse.Namespace) -> None:
+    from mm1_mlx.checkpoint import load
+    from mm1_mlx.generation import stream_generate
+
+    sampling = Sampling(args.temp, args.top_p, args.min_p, args.top_k, args.seed)
+    if args.prompt == "-" and "-" in args.image:
+        raise PromptError("--prompt - and --image - both read stdin; give one of them another way.")
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    model, processor = load(args.model, dtype=args.dtype)
+    processor.max_pixels = args.max_image_pixels
+    if args.model == EMBEDDED_MODEL:
+        print(TINY_NOTICE, file=sys.stderr)
+    pieces = []
+    for piece in stream_generate(
+        model,
+        processor,
+        prompt,
+        images=args.image,
+        system=args.system,
+        template=args.template,
+        max_tokens=args.max_tokens,
+        sampling=sampling,
+        max_kv_size=args.max_kv_size,
+        kv_bits=args.kv_bits,
+        prefill_step_size=args.prefill_step_size,
+    ):
+        pieces.append(piece.text)
+        if not args.json:
+            print(piece.text, end="", flush=True)
+    timing = piece.timing
+    if args.json:
+        answer = {"text": "".join(pieces), "finish_reason": piece.finish_reason, "model": args.model}
+        print(json.dumps(answer | timing.to_dict()))
+        return
+    print(flush=True)
+    print(f"Prompt: {timing.prompt_tokens} tokens, {timing.prompt_rate:.3f} tokens-per-sec", file=sys.stderr)
+    print(
+        f"Generation: {timing.generation_tokens} tokens, {timing.generation_rate:.3f} tokens-per-sec",
+        file=sys.stderr,
+    )
+    print(f"Peak memory: {timing.peak_memory / 1e9:.3f} GB", file=sys.stderr)
+    if args.verbose:
+        for name in ("preprocess", "encoder", "connector", "prefill", "first_token", "decode"):
+            label = name.replace("_", " ").replace("first token", "time to first token")
+            print(f"{label.capitalize()}: {getattr(timing, name) * 1000:.1f} ms", file=sys.stderr)
+        print(f"Visual tokens: {timing.visual_tokens}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(__doc__, add_arguments, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

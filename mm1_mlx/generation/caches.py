@@ -1,0 +1,38 @@
+"""KV caches: which of mlx-lm's fits the settings, and which pairs of settings none fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mm1_mlx.errors import SamplingError
+from mm1_mlx.model.mlx_lm_parts import make_prompt_cache
+from mm1_mlx.model.mm1 import MM1
+
+KV_BITS = (2, 3, 4, 5, 6, 8)
+SMALLEST_ROTATING_CACHE = 8  # mlx-lm keeps the first 4 tokens and needs room to turn
+
+
+def make_cache(model: MM1, *, max_kv_size: int | None = None, kv_bits: int | None = None) -> list[Any]:
+    """An empty cache for one sequence.
+
+    Raises:
+        SamplingError: a setting is out of range, or mlx-lm has no cache for this pair or this decoder.
+    """
+    if kv_bits is not None and kv_bits not in KV_BITS:
+        raise SamplingError(f"--kv-bits is {kv_bits}, expected one of {', '.join(map(str, KV_BITS))}.")
+    if max_kv_size is None:
+        return make_prompt_cache(model.decoder)
+    if max_kv_size < SMALLEST_ROTATING_CACHE:
+        raise SamplingError(
+            f"--max-kv-size is {max_kv_size}, expected at least {SMALLEST_ROTATING_CACHE} tokens."
+        )
+    if kv_bits is not None:
+        raise SamplingError(
+            "--kv-bits and --max-kv-size exclude each other: mlx-lm's rotating cache has no bits."
+        )
+    if hasattr(model.decoder, "make_cache"):
+        name = model.config.text_config.model_type
+        raise SamplingError(
+            f"--max-kv-size has no effect on a {name} decoder, which makes its own cache; drop it."
+        )
+    return make_prompt_cache(model.decoder, max_kv_size=max_kv_size)

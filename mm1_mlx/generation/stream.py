@@ -1,0 +1,168 @@
+"""Answer one prompt, piece by piece. The sampling loop is mlx-lm's; the pictures are ours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+from jaxtyping import Float
+
+from mm1_mlx.errors import SamplingError
+from mm1_mlx.generation.caches import make_cache
+from mm1_mlx.generation.timing import Timing
+from mm1_mlx.inputs.picture import Source
+from mm1_mlx.inputs.processor import Inputs, Processor
+from mm1_mlx.inputs.prompt import Prompt
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
+
+VISION_BATCH_SIZE = 16  # views encoded together; memory is freed between
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next bit of text; the last one has a ``finish_reason``: "stop" or "length"."""
+
+    text: str
+    token: int
+    timing: Timing  # as far as known; complete on the last piece
+    finish_reason: str | None
+
+
+def stream_generate(
+    model: MM1,
+    processor: Processor,
+    prompt: Prompt,
+    *,
+    images: Sequence[Source] = (),
+    system: str | None = None,
+    template: str = "chat",
+    max_tokens: int = MAX_TOKENS,
+    sampling: Sampling | None = None,
+    max_kv_size: int | None = None,
+    kv_bits: int | None = None,
+    prefill_step_size: int = PREFILL_STEP_SIZE,
+) -> Iterator[Piece]:
+    """Yield the answer as it comes.
+
+    Args:
+        model: from ``load``.
+        processor: from ``load``.
+        prompt: a question or chat messages; ``<image>`` where a picture goes, else pictures come first.
+        images: paths, bytes, ``data:`` URLs, Pillow pictures or uint8 arrays, in reading order.
+        system: a system message.
+        template: "chat", or "plain" for a prompt that is to be continued as it stands.
+        max_tokens: the longest answer, in tokens; the context may end it sooner.
+        sampling: how tokens are chosen; greedy by default.
+        max_kv_size: keep only that many positions, the oldest overwritten.
+        kv_bits: pack the KV cache.
+        prefill_step_size: prompt tokens processed at once.
+
+    Raises:
+        MM1Error: a picture, the prompt or a setting is not usable; nothing was computed.
+    """
+    sampling = sampling or Sampling()
+    _require_at_least_1(max_tokens, "--max-tokens")
+    _require_at_least_1(prefill_step_size, "--prefill-step-size")
+    vocabulary = model.config.text_config.vocab_size
+    if sampling.top_k >= vocabulary:
+        raise SamplingError(
+            f"--top-k is {sampling.top_k}, expected less than the vocabulary of {vocabulary}."
+        )
+    cache = make_cache(model, max_kv_size=max_kv_size, kv_bits=kv_bits)
+    group_size = _kv_group_size(model, kv_bits)
+
+    start, timing = time.perf_counter(), Timing()
+    mx.reset_peak_memory()
+    with timing.phase("preprocess"):
+        inputs = processor(prompt, images, system=system, template=template)
+    timing.prompt_tokens, timing.visual_tokens = len(inputs.input_ids), inputs.num_visual_tokens
+    context = model.config.text_config.max_positions
+    if context is not None:
+        max_tokens = min(max_tokens, context - timing.prompt_tokens)
+    embeddings = embed(model, inputs, timing)
+    if sampling.seed is not None:
+        mx.random.seed(sampling.seed)
+
+    from mlx_lm.generate import stream_generate as stream_text
+    from mlx_lm.sample_utils import make_sampler
+
+    began = time.perf_counter()
+    first = None
+    for response in stream_text(
+        model,
+        processor.tokenizer,
+        inputs.input_ids,
+        max_tokens=max_tokens,
+        sampler=make_sampler(sampling.temp, sampling.top_p, sampling.min_p, top_k=sampling.top_k),
+        prompt_cache=cache,
+        kv_bits=kv_bits,
+        kv_group_size=group_size,
+        quantized_kv_start=0,
+        prefill_step_size=prefill_step_size,
+        input_embeddings=embeddings,
+    ):
+        now = time.perf_counter()
+        if first is None:
+            first = now
+            timing.prefill += now - began
+            timing.first_token = now - start
+        timing.decode = now - first
+        timing.generation_tokens = response.generation_tokens
+        timing.peak_memory = mx.get_peak_memory()
+        yield Piece(response.text, response.token, timing, response.finish_reason)
+
+
+def generate(model: MM1, processor: Processor, prompt: Prompt, **options) -> str:
+    """The whole answer. Options and errors are those of ``stream_generate``."""
+    return "".join(piece.text for piece in stream_generate(model, processor, prompt, **options))
+
+
+def embed(model: MM1, inputs: Inputs, timing: Timing | None = None) -> Float[mx.array, "L D"]:
+    """What the decoder reads for one prompt, evaluated."""
+    timing = timing or Timing()
+    visual_tokens = encode_in_batches(model, inputs.pixel_values, timing)
+    with timing.phase("prefill"):
+        embeddings = model.embed_inputs(inputs.input_ids, visual_tokens=visual_tokens)
+        mx.eval(embeddings)
+    return embeddings
+
+
+def encode_in_batches(
+    model: MM1, pixel_values: Float[mx.array, "N H W 3"], timing: Timing
+) -> Float[mx.array, "K D"] | None:
+    """Visual tokens of all views, or None where there is none.
+
+    A few views are encoded at a time and evaluated, so that memory does not grow with their number.
+    """
+    done = []
+    for start in range(0, pixel_values.shape[0], VISION_BATCH_SIZE):
+        with timing.phase("encoder"):
+            patches = model.image_encoder(pixel_values[start : start + VISION_BATCH_SIZE])
+            mx.eval(patches)
+        with timing.phase("connector"):
+            done.append(model.connector(patches).flatten(0, 1))
+            mx.eval(done[-1])
+    return mx.concatenate(done) if done else None
+
+
+def _require_at_least_1(value: int, flag: str) -> None:
+    if value < 1:
+        raise SamplingError(f"{flag} is {value}, expected at least 1.")
+
+
+def _kv_group_size(model: MM1, kv_bits: int | None) -> int:
+    """The largest group that divides the width of a head."""
+    if kv_bits is None:
+        return 64
+    values = model.config.text_config.to_dict()
+    heads = values.get("num_attention_heads") or 1
+    head_dims = values.get("head_dims") or values.get("head_dim") or values["hidden_size"] // heads
+    for group_size in (64, 32):
+        if head_dims % group_size == 0:
+            return group_size
+    raise SamplingError(
+        f"--kv-bits needs heads of a multiple of 32 dimensions; this decoder's have {head_dims}."
+    )

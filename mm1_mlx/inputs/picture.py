@@ -1,0 +1,188 @@
+"""Open a picture safely, whatever a Mac has: orientation, alpha, palettes, 16 bit, CMYK, HEIC."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from mm1_mlx.errors import PictureError
+from mm1_mlx.settings import MAX_PICTURE_PIXELS
+
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+TURNS = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What people have; Pillow knows more, some of which start other programs.
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "WEBP",
+    "GIF",
+    "TIFF",
+    "BMP",
+    "DIB",
+    "HEIF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "ICO",
+)
+
+Source = str | Path | bytes | Image.Image | np.ndarray
+
+
+def open_picture(
+    source: Source, *, alpha: Literal["white", "drop"] = "white", max_pixels: int = MAX_PICTURE_PIXELS
+) -> Image.Image:
+    """An upright RGB picture from a path, bytes, a ``data:`` URL, ``"-"`` (stdin), or what is open already.
+
+    Args:
+        source: where the picture is; arrays are uint8 ``(H, W, 3)``.
+        alpha: what transparent pixels become: "white", or "drop", which shows the colours under them
+            as published preprocessing does.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        PictureError: there is no picture there, or it is damaged, too large, or of an unknown kind.
+    """
+    picture, data, name = None, b"", "the picture"
+    if isinstance(source, np.ndarray):
+        picture = _from_array(source)
+    elif isinstance(source, Image.Image):
+        picture = source
+    else:
+        data, name = _read(source)
+        if not data:
+            raise PictureError(f"{name} is empty (0 bytes); give a picture file.")
+        _require_heic_support(data, name)
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = picture or Image.open(io.BytesIO(data), formats=_formats())
+            _check_size(picture, name, max_pixels)
+            picture.load()
+            return _to_rgb(picture, alpha)
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        start = data[:12].decode("utf-8", "replace").replace("\n", " ")
+        raise PictureError(
+            f"{name} is not a picture of a known kind (it starts with {start!r}); "
+            "give PNG, JPEG, WebP, GIF, TIFF, BMP or HEIC."
+        ) from None
+    except Exception as error:  # Pillow's decoders raise all kinds, such as struct.error
+        raise PictureError(
+            f"{name} is damaged or cut short ({error}); export or download it again."
+        ) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow can read."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _read(source: str | Path | bytes) -> tuple[bytes, str]:
+    """The bytes, and what to call them in a message."""
+    if isinstance(source, bytes):
+        return source, "the picture"
+    if source == "-":
+        return sys.stdin.buffer.read(), "the picture on stdin"
+    if isinstance(source, str) and source.startswith("data:"):
+        return _decode_data_url(source), "the data: URL"
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise PictureError(f"{source} is a web address; download the picture and give its path.")
+    path = Path(os.path.expanduser(source))  # Path.expanduser refuses "~$draft.png"
+    try:
+        return path.read_bytes(), str(path)
+    except FileNotFoundError:
+        raise PictureError(f"there is no picture at {path}.") from None
+    except IsADirectoryError:
+        raise PictureError(f"{path} is a folder; give a picture file.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PictureError(f"{path} cannot be read: {reason}.") from None
+
+
+def _decode_data_url(url: str) -> bytes:
+    header, comma, body = url.partition(",")
+    if not comma or not header.endswith(";base64"):
+        raise PictureError("a data: URL must look like data:image/png;base64,…")
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:  # binascii.Error, or a character outside ASCII
+        raise PictureError(f"the data: URL is not valid base64 ({error}).") from None
+
+
+def _require_heic_support(data: bytes, name: str) -> None:
+    if data[4:8] != b"ftyp" or data[8:12] not in HEIC_BRANDS:
+        return
+    try:
+        import pillow_heif
+    except ImportError:
+        raise PictureError(
+            f'{name} is a HEIC picture; run: pip install "mm1-mlx[heic]", or export it as JPEG.'
+        ) from None
+    pillow_heif.register_heif_opener()
+
+
+def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = picture.size
+    if not width * height:
+        raise PictureError(f"{name} has {width} x {height} pixels; give one that shows something.")
+    if width * height > max_pixels:
+        raise PictureError(
+            f"{name} has {width} x {height} = {width * height:,} pixels, more than the limit of "
+            f"{max_pixels:,}; shrink it, or raise --max-image-pixels if you trust it."
+        )
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+        raise PictureError(f"the array is {array.dtype} {array.shape}, expected uint8 (H, W, 3).")
+    return Image.fromarray(array)
+
+
+def _to_rgb(picture: Image.Image, alpha: Literal["white", "drop"]) -> Image.Image:
+    picture = _upright(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _to_8_bit(picture)
+    if alpha == "white" and picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        canvas = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(canvas, picture)
+    return picture.convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned by EXIF; Pillow's ``exif_transpose`` also rewrites the EXIF, and fails on tags of a wrong type."""
+    turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _to_8_bit(picture: Image.Image) -> Image.Image:
+    """16-bit grey (and integer or float grey that holds it) to 8 bits; Pillow's own ``convert`` clips."""
+    values = np.asarray(picture).astype(np.float64)
+    top = 1.0 if picture.mode == "F" and values.max(initial=0) <= 1 else 65535.0
+    if picture.mode in ("I", "F") and top != 1.0 and values.max(initial=0) <= 255:
+        top = 255.0
+    return Image.fromarray(np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8))

@@ -1,0 +1,80 @@
+"""Prompts: text with ``<image>`` where a picture goes, as a question, a conversation or plain text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mm1_mlx.errors import PromptError
+
+IMAGE = "<image>"
+
+Message = dict[str, Any]  # {"role": …, "content": text, or a list of {"type": "text" | "image", …}}
+Prompt = str | list[Message]
+
+
+def messages_of(prompt: Prompt, num_images: int, *, system: str | None = None) -> list[Message]:
+    """``prompt`` as chat messages with text contents, ``<image>`` in the places of the pictures.
+
+    A string is one user turn. Pictures without a place come before the first user turn's text, in order.
+
+    Raises:
+        PromptError: the prompt is empty or malformed, or places and pictures differ in number.
+    """
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    messages = [{"role": _role(m), "content": _text(m)} for m in prompt]
+    if not any(m["content"].strip() for m in messages):
+        raise PromptError("the prompt is empty; ask something with --prompt.")
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    places = sum(m["content"].count(IMAGE) for m in messages)
+    if num_images and not places:
+        first = next((m for m in messages if m["role"] == "user"), messages[0])
+        first["content"] = IMAGE * num_images + first["content"]
+    check_places(places, num_images)
+    return messages
+
+
+def plain_text(prompt: str, num_images: int) -> str:
+    """``prompt`` as it stands, no chat template; pictures without a place come first.
+
+    Raises:
+        PromptError: as ``messages_of``.
+    """
+    if not prompt.strip():
+        raise PromptError("the prompt is empty; ask something with --prompt.")
+    places = prompt.count(IMAGE)
+    check_places(places, num_images)
+    return prompt if places else IMAGE * num_images + prompt
+
+
+def check_places(places: int, num_images: int) -> None:
+    """Refuse a prompt whose ``<image>`` and pictures differ in number; no place at all is fine."""
+    if places and places != num_images:
+        was = "was" if num_images == 1 else "were"
+        raise PromptError(f"the prompt has {places} {IMAGE} but {num_images} --image {was} given.")
+
+
+def _role(message: Message) -> str:
+    role = message.get("role") if isinstance(message, dict) else None
+    if role not in ("system", "user", "assistant"):
+        raise PromptError(f"a message has role {role!r}, expected system, user or assistant.")
+    return role
+
+
+def _text(message: Message) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise PromptError(f"a message's content is {content!r}, expected text or a list of parts.")
+    return "".join(_part(part) for part in content)
+
+
+def _part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "image":
+        return IMAGE
+    if kind == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    raise PromptError(f'a part of a message is {part!r}, expected {{"type": "image"}} or text.')

@@ -1,0 +1,72 @@
+"""High resolution: a picture as several views of the encoder's size.
+
+``quadrants`` is MM1's sub-image decomposition (four crops and the whole) in 360VL's order; ``anyres`` is
+LLaVA-NeXT's rule as HyperCLOVAX applies it.
+
+Source: MM1, "Supervised Fine-Tuning" (scaling to higher resolutions).
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from mm1_mlx.config import ImageConfig
+from mm1_mlx.inputs.preprocess import (
+    BICUBIC,
+    fit_within,
+    pad_to_square,
+    paste_centered,
+    to_square,
+)
+
+
+def views(picture: Image.Image, config: ImageConfig) -> list[Image.Image]:
+    """The square views of one RGB picture, by ``config.sub_images``; each becomes visual tokens."""
+    if config.sub_images == "quadrants":
+        return quadrants(picture, config)
+    if config.sub_images == "anyres":
+        return anyres(picture, config)
+    return [to_square(picture, config.image_size, config)]
+
+
+def quadrants(picture: Image.Image, config: ImageConfig) -> list[Image.Image]:
+    """Padded to a square at twice the size: top left, top right, bottom left, bottom right, whole."""
+    size = config.image_size
+    large = pad_to_square(picture, config).resize((2 * size, 2 * size), BICUBIC)
+    crops = _crops(large, size)
+    return [*crops, large.resize((size, size), BICUBIC)]
+
+
+def anyres(picture: Image.Image, config: ImageConfig) -> list[Image.Image]:
+    """The whole picture first, then the crops of the canvas that loses least of it, row by row."""
+    size = config.image_size
+    whole = paste_centered(fit_within(picture, (size, size)), (size, size), config)
+    canvas = best_canvas(picture.size, size, config.max_sub_images)
+    return [whole, *_crops(paste_centered(fit_within(picture, canvas), canvas, config), size)]
+
+
+def best_canvas(picture_size: tuple[int, int], size: int, max_sub_images: int) -> tuple[int, int]:
+    """(width, height) of the canvas that keeps most pixels, then wastes fewest.
+
+    Canvases are all grids of at most ``max_sub_images`` squares of ``size`` pixels.
+    """
+    width, height = picture_size
+    best, best_kept, least_wasted = (size, size), -1, 0
+    for rows in range(1, max_sub_images + 1):
+        for columns in range(1, max_sub_images // rows + 1):
+            canvas_width, canvas_height = columns * size, rows * size
+            scale = min(canvas_width / width, canvas_height / height)
+            kept = min(int(width * scale) * int(height * scale), width * height)
+            wasted = canvas_width * canvas_height - kept
+            if kept > best_kept or (kept == best_kept and wasted < least_wasted):
+                best, best_kept, least_wasted = (canvas_width, canvas_height), kept, wasted
+    return best
+
+
+def _crops(canvas: Image.Image, size: int) -> list[Image.Image]:
+    """Squares of ``size`` pixels, row by row."""
+    return [
+        canvas.crop((left, top, left + size, top + size))
+        for top in range(0, canvas.height, size)
+        for left in range(0, canvas.width, size)
+    ]

@@ -1,0 +1,94 @@
+"""What the model takes from inside mlx-lm, in one place; ``tests/model/test_mlx_lm_parts.py`` watches it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.switch_layers import SwitchGLU
+from mlx_lm.utils import _get_classes
+
+from mm1_mlx.errors import ConfigError
+
+__all__ = [
+    "SwitchGLU",
+    "build_decoder",
+    "create_attention_mask",
+    "decoders_with_input_embeddings",
+    "make_prompt_cache",
+    "scaled_dot_product_attention",
+    "token_embedding",
+]
+
+# On their way from ids these change the rows of their table, but take input_embeddings as they come: text
+# beside a picture would be read wrongly.
+PREPARE_THEIR_EMBEDDINGS = frozenset({"gear", "gemma3n", "muse_spark"})
+
+
+def build_decoder(values: dict[str, Any]) -> nn.Module:
+    """The mlx-lm decoder that ``values["model_type"]`` names, with random weights.
+
+    Raises:
+        ConfigError: mlx-lm has no such model, it takes no ``input_embeddings``, or ``values`` do not fit it.
+    """
+    name = values["model_type"]
+    try:
+        model_class, args_class = _get_classes(values)
+    except (ValueError, AttributeError):  # no such file, or one that holds no model, such as "base"
+        raise ConfigError(_refusal(name, "is not an architecture of mlx-lm")) from None
+    if "input_embeddings" not in inspect.signature(model_class.__call__).parameters:
+        raise ConfigError(_refusal(name, "takes no input_embeddings in mlx-lm, so no pictures"))
+    if model_class.__module__.rpartition(".")[2] in PREPARE_THEIR_EMBEDDINGS:
+        raise ConfigError(_refusal(name, "scales or normalises token embeddings before it takes pictures"))
+    try:
+        return model_class(args_class.from_dict(values))
+    except Exception as error:  # each architecture fails in its own way on values it did not foresee
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
+
+
+def _refusal(name: str, reason: str) -> str:
+    return (
+        f"text_config.model_type {name!r} {reason}; "
+        f"these work: mm1_decoder, {', '.join(decoders_with_input_embeddings())}."
+    )
+
+
+def decoders_with_input_embeddings() -> list[str]:
+    """mlx-lm architectures whose ``Model`` can be fed with embeddings. Reads their source, imports none."""
+    folder = Path(importlib.util.find_spec("mlx_lm.models").submodule_search_locations[0])
+    names = {path.stem for path in folder.glob("*.py") if _takes_embeddings(path)}
+    return sorted(names - PREPARE_THEIR_EMBEDDINGS)
+
+
+def _takes_embeddings(path: Path) -> bool:
+    source = path.read_text(encoding="utf-8")
+    if "input_embeddings" not in source:
+        return False
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Model":
+            calls = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__call__"]
+            return any(a.arg == "input_embeddings" for f in calls for a in f.args.args + f.args.kwonlyargs)
+    return False
+
+
+def token_embedding(decoder: nn.Module, vocab_size: int) -> nn.Module:
+    """The table that turns token ids into embeddings, whatever the architecture calls it.
+
+    Raises:
+        ConfigError: the decoder has not exactly one table with ``vocab_size`` rows.
+    """
+    tables = [
+        module
+        for _, module in decoder.named_modules()
+        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and module.weight.shape[0] == vocab_size
+    ]
+    if len(tables) != 1:
+        raise ConfigError(f"the decoder has {len(tables)} embeddings of {vocab_size} rows, expected 1.")
+    return tables[0]

@@ -1,0 +1,139 @@
+"""MM1: image encoder, connector, decoder, and visual tokens in the places of the pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from jaxtyping import Float, Integer
+from mlx.utils import tree_flatten
+
+from mm1_mlx.config import MM1Config
+from mm1_mlx.errors import PromptError
+from mm1_mlx.model.connector import make_connector
+from mm1_mlx.model.decoder import Decoder, make_decoder
+from mm1_mlx.model.image_encoder import ImageEncoder
+from mm1_mlx.model.mlx_lm_parts import make_prompt_cache, token_embedding
+
+
+def visual_token_places(input_ids: Integer[mx.array, "*L"], image_token_id: int) -> Integer[mx.array, "*L"]:
+    """For each position the number of its visual token, counted in reading order; -1 where text is."""
+    is_visual = input_ids == image_token_id
+    numbers = mx.cumsum(is_visual.astype(mx.int32).flatten()).reshape(input_ids.shape) - 1
+    return mx.where(is_visual, numbers, -1)
+
+
+def place_visual_tokens(
+    text: Float[mx.array, "*L D"], visual_tokens: Float[mx.array, "K D"], places: Integer[mx.array, "*L"]
+) -> Float[mx.array, "*L D"]:
+    """``visual_tokens`` at ``places``, ``text`` elsewhere: one gather, one ``where``."""
+    if visual_tokens.shape[0] == 0:
+        return text
+    visual = visual_tokens[mx.maximum(places, 0)].astype(text.dtype)
+    return mx.where(places[..., None] >= 0, visual, text)
+
+
+class MM1(nn.Module):
+    """Pictures and text in, logits of the next token out.
+
+    Sequences of a batch may hold any number of pictures each, none included: their visual tokens
+    follow one another in reading order.
+
+    Source: MM1, "Building Performant Multimodal LLMs".
+    """
+
+    def __init__(self, config: MM1Config):
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoder(config.vision_config)
+        self.connector = make_connector(config.connector_config)
+        self.decoder = make_decoder(config.text_config)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self.decoder.layers
+
+    def make_cache(self) -> list[Any]:
+        return make_prompt_cache(self.decoder)
+
+    def encode_images(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N T D"]:
+        """Pixels of N pictures or sub-images to their visual tokens."""
+        return self.connector(self.image_encoder(pixels))
+
+    def embed_text(self, input_ids: Integer[mx.array, "*L"]) -> Float[mx.array, "*L D"]:
+        if isinstance(self.decoder, Decoder):
+            return self.decoder.embed(input_ids)
+        return token_embedding(self.decoder, self.config.text_config.vocab_size)(input_ids)
+
+    def embed_inputs(
+        self,
+        input_ids: Integer[mx.array, "*L"],
+        *,
+        pixel_values: Float[mx.array, "N H W 3"] | list[mx.array] | None = None,
+        visual_tokens: Float[mx.array, "K D"] | None = None,
+    ) -> Float[mx.array, "*L D"]:
+        """What the decoder reads: text embeddings with the pictures' visual tokens in their places.
+
+        Args:
+            input_ids: ``image_token_id`` stands once for every visual token. They may be a suffix of a
+                prompt, with the pictures of that suffix alone.
+            pixel_values: the pictures, in reading order.
+            visual_tokens: the pictures' visual tokens, where they are known already.
+
+        Raises:
+            PromptError: the places and the visual tokens differ in number.
+        """
+        if isinstance(pixel_values, list):
+            pixel_values = mx.stack(pixel_values) if pixel_values else None
+        if visual_tokens is None and pixel_values is not None and pixel_values.shape[0]:
+            visual_tokens = self.encode_images(pixel_values).flatten(0, 1)
+        self.check_places(input_ids, 0 if visual_tokens is None else visual_tokens.shape[0])
+        text = self.embed_text(input_ids)
+        if visual_tokens is None:
+            return text
+        places = visual_token_places(input_ids, self.config.image_token_id)
+        return place_visual_tokens(text, visual_tokens, places)
+
+    def check_places(self, input_ids: Integer[mx.array, "*L"], num_visual_tokens: int) -> None:
+        """Refuse ids whose places for visual tokens are not ``num_visual_tokens`` in number."""
+        places = mx.sum(input_ids == self.config.image_token_id).item()
+        if places != num_visual_tokens:
+            each = self.config.connector_config.tokens_per_image
+            raise PromptError(
+                f"the input ids have {places} places for visual tokens, but the pictures give "
+                f"{num_visual_tokens} ({each} for each picture or sub-image)."
+            )
+
+    def __call__(
+        self,
+        input_ids: Integer[mx.array, "B L"] | None,
+        pixel_values: Float[mx.array, "N H W 3"] | None = None,
+        cache: list[Any] | None = None,
+        input_embeddings: Float[mx.array, "B L D"] | None = None,
+    ) -> Float[mx.array, "B L V"]:
+        """Logits. ``input_embeddings`` replace both ids and pictures where given.
+
+        Ids with places for visual tokens need their ``pixel_values``; without any, ids are read as text.
+        """
+        if input_embeddings is None and pixel_values is not None:
+            input_embeddings = self.embed_inputs(input_ids, pixel_values=pixel_values)
+        return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings)
+
+    def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
+        """What a quantized folder packs by default: the decoder's layers, not its routers.
+
+        Image encoders and connectors lose detail at 4 bits and weigh little. A decoder of mlx-lm's that
+        knows better which of its layers to pack, and how, is asked.
+        """
+        part, _, rest = path.partition(".")
+        if part != "decoder":
+            return False
+        if hasattr(self.decoder, "quant_predicate"):
+            return self.decoder.quant_predicate(rest, module)
+        return not path.endswith("mlp.router")
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Parameters of ``module``; nothing is evaluated, so a preset costs no memory."""
+    return sum(value.size for _, value in tree_flatten(module.parameters()))

@@ -1,0 +1,40 @@
+"""What a user may set at run time, with its default and its range. Light: ``--help`` reads it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mm1_mlx.errors import SamplingError
+
+EMBEDDED_MODEL = "mm1-tiny"
+MAX_TOKENS = 256  # of one answer
+PREFILL_STEP_SIZE = 2048  # prompt tokens processed at once
+MAX_PICTURE_PIXELS = 150_000_000  # three times a phone's largest picture; more may be a decompression bomb
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; temperature 0 takes the likeliest.
+
+    Raises:
+        SamplingError: a value is out of range.
+    """
+
+    temp: float = 0.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    top_k: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temp) and 0 <= self.temp <= 10):
+            raise SamplingError(f"--temp is {self.temp}, expected 0 to 10.")
+        if not 0 < self.top_p <= 1:
+            raise SamplingError(f"--top-p is {self.top_p}, expected more than 0 and at most 1.")
+        if not 0 <= self.min_p <= 1:
+            raise SamplingError(f"--min-p is {self.min_p}, expected 0 to 1.")
+        if self.top_k < 0:
+            raise SamplingError(f"--top-k is {self.top_k}, expected 0 (off) or more.")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise SamplingError(f"--seed is {self.seed}, expected 0 to 2^64 - 1.")

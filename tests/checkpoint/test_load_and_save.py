@@ -1,0 +1,214 @@
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mm1_mlx import MM1, load, preset, quantize, save
+from mm1_mlx.checkpoint.save import new_folder
+from mm1_mlx.errors import CheckpointError, ConfigError
+
+TOKENS = mx.array([[1, 5, *[3] * 16, 40, 41, 2, 6]])
+
+
+def logits_of(model):
+    pixels = mx.random.normal((1, 126, 126, 3), key=mx.random.key(0))
+    return np.array(model(TOKENS, pixel_values=pixels))
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (values[section] if section else values)[name] = value
+    path.write_text(json.dumps(values))
+
+
+def change_weights(folder, change):
+    path = str(folder / "model.safetensors")
+    weights = dict(mx.load(path))
+    change(weights)
+    mx.eval(weights)
+    mx.save_safetensors(path, weights)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_saved_then_loaded_is_bit_equal(dtype, mm1_tiny, tiny_folder, tmp_path):
+    model, _ = load(tiny_folder, dtype=dtype)
+    save(model, tmp_path / "copy", companions=tiny_folder)
+    again, _ = load(tmp_path / "copy", dtype=dtype)
+    for (key, ours), (_, theirs) in zip(
+        tree_flatten(model.parameters()), tree_flatten(again.parameters()), strict=True
+    ):
+        assert ours.dtype == theirs.dtype and mx.array_equal(ours, theirs), key
+    assert again.config == model.config
+
+
+def test_a_folder_in_shards_loads(tiny_folder, mm1_tiny):
+    weights = mx.load(str(tiny_folder / "model.safetensors"))
+    keys = sorted(weights)
+    for number, part in enumerate((keys[::2], keys[1::2]), start=1):
+        path = tiny_folder / f"model-{number:05d}-of-00002.safetensors"
+        mx.save_safetensors(str(path), {key: weights[key] for key in part})
+    (tiny_folder / "model.safetensors").unlink()
+    np.testing.assert_array_equal(logits_of(load(tiny_folder)[0]), logits_of(mm1_tiny[0]))
+
+
+@pytest.mark.parametrize("bits, tolerance", [(8, 0.05), (4, 0.6)])
+def test_a_quantized_folder_loads_as_it_was_saved(bits, tolerance, tiny_folder, tmp_path, mm1_tiny):
+    model, _ = load(tiny_folder)
+    quantize(model, bits=bits)
+    before = logits_of(model)
+    save(model, tmp_path / "packed", companions=tiny_folder)
+    again, _ = load(tmp_path / "packed")
+    np.testing.assert_array_equal(logits_of(again), before)
+    exact = logits_of(mm1_tiny[0])
+    assert np.abs(before - exact).mean() < tolerance * exact.std()
+
+
+def test_quantization_leaves_image_encoder_and_connector_alone(tiny_folder):
+    model, _ = load(tiny_folder)
+    quantize(model, bits=4)
+    packed = {key for key, _ in tree_flatten(model.parameters()) if key.endswith(".scales")}
+    assert packed and all(key.startswith("decoder.") for key in packed)
+
+
+def test_quantized_configs_carry_both_keys(tiny_folder):
+    model, _ = load(tiny_folder)
+    values = quantize(model, bits=4).config.to_dict()
+    assert (
+        values["quantization"]
+        == values["quantization_config"]
+        == {"group_size": 64, "bits": 4, "mode": "affine"}
+    )
+
+
+def test_unknown_bits_are_refused(mm1_tiny):
+    with pytest.raises(ConfigError, match="7 bits"):
+        quantize(mm1_tiny[0], bits=7)
+
+
+def test_a_sparse_model_is_saved_loaded_and_quantized(tiny_folder, tmp_path):
+    values = preset("mm1-tiny").to_dict()
+    values["text_config"] |= {"num_experts": 4, "sparse_every": 2, "num_layers": 2}
+    model = MM1(type(preset("mm1-tiny")).from_dict(values))
+    quantize(model, bits=8)
+    save(model, tmp_path / "sparse", companions=tiny_folder)
+    np.testing.assert_array_equal(logits_of(load(tmp_path / "sparse")[0]), logits_of(model))
+
+
+def test_an_mlx_lm_decoder_is_saved_and_loaded(tiny_folder, tmp_path):
+    values = preset("mm1-tiny").to_dict()
+    values["text_config"] = {
+        **{"model_type": "qwen2", "hidden_size": 256, "num_hidden_layers": 1, "intermediate_size": 64},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "vocab_size": 768},
+    }
+    model = MM1(type(preset("mm1-tiny")).from_dict(values))
+    save(model, tmp_path / "qwen2", companions=tiny_folder)
+    np.testing.assert_array_equal(logits_of(load(tmp_path / "qwen2")[0]), logits_of(model))
+
+
+def test_an_existing_folder_is_not_overwritten_unasked(mm1_tiny, tiny_folder):
+    with pytest.raises(CheckpointError, match="exists"):
+        save(mm1_tiny[0], tiny_folder, companions=tiny_folder)
+
+
+def test_a_failed_save_leaves_nothing(tmp_path):
+    with pytest.raises(OSError), new_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("x")
+        raise OSError("disk full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_needs_a_tokenizer(mm1_tiny, tmp_path):
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        save(mm1_tiny[0], tmp_path / "out", companions=tmp_path)
+
+
+def refused(folder, *words, kind=CheckpointError):
+    with pytest.raises(kind) as caught:
+        load(folder)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_unknown_model_names_what_exists():
+    refused("no-such-model", "'no-such-model'", "mm1-tiny")
+
+
+def test_a_preset_without_weights_says_so():
+    refused("mm1-7b", "no published weights")
+
+
+def test_a_file_is_not_a_model_folder(picture):
+    refused(picture, "is a file")
+
+
+def test_a_folder_without_config_is_refused(tmp_path):
+    refused(tmp_path, "no config.json")
+
+
+def test_a_broken_config_is_refused(tiny_folder):
+    (tiny_folder / "config.json").write_text("{")
+    refused(tiny_folder, "config.json", "not valid JSON")
+
+
+def test_another_architectures_folder_is_refused(tiny_folder):
+    change_config(tiny_folder, model_type="llava")
+    refused(tiny_folder, "'llava'", "'mm1'")
+
+
+def test_an_unknown_config_key_is_named(tiny_folder):
+    change_config(tiny_folder, vision_config__patch_sise=14)
+    refused(tiny_folder, "'patch_sise'", "patch_size", kind=ConfigError)
+
+
+def test_a_folder_without_weights_is_refused(tiny_folder):
+    (tiny_folder / "model.safetensors").unlink()
+    refused(tiny_folder, "no model*.safetensors")
+
+
+def test_damaged_weights_are_refused(tiny_folder):
+    path = tiny_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    refused(tiny_folder, "model.safetensors", "damaged")
+
+
+def test_a_missing_tensor_is_named(tiny_folder):
+    change_weights(tiny_folder, lambda w: w.pop("connector.readout.0.bias"))
+    refused(tiny_folder, "lacks connector.readout.0.bias")
+
+
+def test_an_extra_tensor_is_named(tiny_folder):
+    change_weights(tiny_folder, lambda w: w.update(stray=mx.zeros(3)))
+    refused(tiny_folder, "holds stray")
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes(tiny_folder):
+    change_weights(tiny_folder, lambda w: w.update({"decoder.norm.weight": mx.zeros((7,))}))
+    refused(tiny_folder, "decoder.norm.weight is (7,), expected (256,)")
+
+
+def test_nan_weights_are_named(tiny_folder):
+    change_weights(tiny_folder, lambda w: w.update({"decoder.norm.weight": mx.full((256,), mx.nan)}))
+    refused(tiny_folder, "NaN in decoder.norm.weight")
+
+
+def test_a_missing_tokenizer_is_refused(tiny_folder):
+    (tiny_folder / "tokenizer.json").unlink()
+    refused(tiny_folder, "tokenizer")
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tiny_folder):
+    change_config(tiny_folder, text_config__vocab_size=600)
+    change_weights(
+        tiny_folder, lambda w: w.update({k: w[k][:600] for k in w if k == "decoder.embed_tokens.weight"})
+    )
+    refused(tiny_folder, "600")
+
+
+def test_an_unknown_dtype_is_refused(tiny_folder):
+    with pytest.raises(ConfigError, match="int8"):
+        load(tiny_folder, dtype="int8")

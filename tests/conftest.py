@@ -1,0 +1,31 @@
+"""Shared fixtures: the shipped model, a copy of its folder to damage, a picture of an unseen scene."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import mm1_mlx
+from mm1_mlx import tiny
+
+TINY_FOLDER = Path(mm1_mlx.__file__).parent / "tiny" / "mm1-tiny"
+
+
+@pytest.fixture(scope="session")
+def mm1_tiny():
+    """The shipped model and its processor; tests leave both as they are."""
+    return mm1_mlx.load("mm1-tiny")
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    """A copy of the shipped model folder, to be damaged."""
+    return Path(shutil.copytree(TINY_FOLDER, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory):
+    """A picture file of an unseen scene."""
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    tiny.render(tiny.make_scene(tiny.TESTING_SEEDS + 3)).save(path)
+    return path

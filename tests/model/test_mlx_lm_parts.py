@@ -1,0 +1,233 @@
+import dataclasses
+import importlib
+import inspect
+import sys
+from types import SimpleNamespace
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx_lm.generate import GenerationResponse, generate_step, stream_generate
+from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.sample_utils import make_sampler
+from mlx_lm.utils import _get_classes, make_shards, quantize_model
+
+from mm1_mlx.config import MlxLmDecoderConfig
+from mm1_mlx.errors import ConfigError
+from mm1_mlx.model.decoder import make_decoder
+from mm1_mlx.model.mlx_lm_parts import (
+    PREPARE_THEIR_EMBEDDINGS,
+    SwitchGLU,
+    build_decoder,
+    create_attention_mask,
+    decoders_with_input_embeddings,
+    make_prompt_cache,
+    scaled_dot_product_attention,
+    token_embedding,
+)
+
+VALUES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 40,
+    "max_position_embeddings": 64,
+    "rope_theta": 1000.0,
+    "tie_word_embeddings": True,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+    "sliding_window": 64,
+    "sliding_window_pattern": 2,
+    "layer_types": ["full_attention", "full_attention"],
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "positional"),
+    [
+        (create_attention_mask, ["h", "cache"]),
+        (SwitchGLU.__init__, ["self", "input_dims", "hidden_dims", "num_experts"]),
+        (SwitchGLU.__call__, ["self", "x", "indices"]),
+        (make_prompt_cache, ["model", "max_kv_size"]),
+        (generate_step, ["prompt", "model"]),
+        (stream_generate, ["model", "tokenizer", "prompt"]),
+        (quantize_model, ["model", "config", "group_size", "bits"]),
+        (make_shards, ["weights"]),
+        (make_sampler, ["temp", "top_p", "min_p"]),
+        (_get_classes, ["config"]),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", None),
+)
+def test_mlx_lm_takes_what_we_pass_by_position_and_needs_no_more(function, positional):
+    parameters = list(inspect.signature(function).parameters.values())
+    assert [p.name for p in parameters[: len(positional)]] == positional
+    optional = parameters[len(positional) :]
+    assert all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in optional)
+
+
+@pytest.mark.parametrize(
+    ("function", "keywords"),
+    [
+        (scaled_dot_product_attention, {"cache", "scale", "mask"}),
+        (stream_generate, {"max_tokens"}),
+        (
+            generate_step,
+            {"max_tokens", "sampler", "prompt_cache", "prefill_step_size", "input_embeddings"}
+            | {"max_kv_size", "kv_bits", "kv_group_size", "quantized_kv_start"},
+        ),
+        (quantize_model, {"quant_predicate"}),
+        (make_sampler, {"top_k"}),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_mlx_lm_takes_what_we_pass_by_name(function, keywords):
+    assert keywords <= set(inspect.signature(function).parameters)
+
+
+def test_attention_takes_queries_keys_and_values_first():
+    assert list(inspect.signature(scaled_dot_product_attention).parameters)[:3] == [
+        "queries",
+        "keys",
+        "values",
+    ]
+
+
+def test_stream_generate_hands_other_options_on_to_generate_step():
+    assert any(p.kind is p.VAR_KEYWORD for p in inspect.signature(stream_generate).parameters.values())
+
+
+def test_what_stream_generate_yields_has_the_fields_that_we_read():
+    fields = {field.name for field in dataclasses.fields(GenerationResponse)}
+    assert {"text", "token", "generation_tokens", "finish_reason"} <= fields
+
+
+def test_classes_are_found_by_model_type():
+    from mlx_lm.models import llama
+
+    assert _get_classes({"model_type": "llama"}) == (llama.Model, llama.ModelArgs)
+
+
+def test_the_mask_without_a_cache_is_causal():
+    assert create_attention_mask(mx.zeros((1, 3, 8)), None) == "causal"
+    assert create_attention_mask(mx.zeros((1, 1, 8)), None) is None
+
+
+def test_the_cache_of_a_decoder_has_one_entry_per_layer():
+    decoder = SimpleNamespace(layers=[None] * 3)
+    assert [type(c) for c in make_prompt_cache(decoder)] == [KVCache] * 3
+    assert [type(c) for c in make_prompt_cache(decoder, max_kv_size=8)] == [RotatingKVCache] * 3
+
+
+def test_some_decoders_take_input_embeddings_and_some_do_not():
+    names = decoders_with_input_embeddings()
+    assert {"llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma3_text"} <= set(names)
+    assert not {"gemma", "phi3", "phi", "base", "cache"} & set(names)
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen2", "qwen3", "mixtral", "gemma3", "gemma", "gemma2", "phi3", "olmo2", "starcoder2"]
+)
+def test_what_the_source_says_of_input_embeddings_is_what_the_class_takes(name):
+    model_class = importlib.import_module(f"mlx_lm.models.{name}").Model
+    takes = "input_embeddings" in inspect.signature(model_class.__call__).parameters
+    assert (name in decoders_with_input_embeddings()) == takes
+
+
+def test_listing_the_decoders_imports_none():
+    before = set(sys.modules)
+    decoders_with_input_embeddings()
+    assert set(sys.modules) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma3_text", "smollm3"]
+)
+def test_rows_of_the_embedding_table_stand_for_ids(name):
+    mx.random.seed(0)
+    decoder = make_decoder(MlxLmDecoderConfig(VALUES | {"model_type": name}))
+    ids = mx.array([[1, 2, 3, 4, 5]])
+    from_ids = decoder(ids)
+    from_embeddings = decoder(ids, input_embeddings=token_embedding(decoder, 40)(ids))
+    np.testing.assert_allclose(np.array(from_embeddings), np.array(from_ids), rtol=0, atol=1e-5)
+
+
+def test_gear_is_refused_because_rows_of_its_table_do_not_stand_for_ids():
+    with pytest.raises(ConfigError, match="'gear' scales or normalises token embeddings"):
+        build_decoder(VALUES | {"model_type": "gear"})
+    model_class, args_class = _get_classes({"model_type": "gear"})
+    decoder, ids = model_class(args_class.from_dict(VALUES | {"model_type": "gear"})), mx.array([[1, 2, 3]])
+    assert not mx.allclose(
+        decoder(ids), decoder(ids, input_embeddings=token_embedding(decoder, 40)(ids)), atol=0.1
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PREPARE_THEIR_EMBEDDINGS))
+def test_decoders_that_prepare_their_embeddings_are_not_offered(name):
+    assert importlib.util.find_spec(f"mlx_lm.models.{name}") is not None
+    assert name not in decoders_with_input_embeddings()
+
+
+@pytest.mark.parametrize("name", ["phi3", "gemma", "qwen"])
+def test_a_decoder_without_input_embeddings_is_refused_with_those_that_work(name):
+    with pytest.raises(ConfigError) as refusal:
+        build_decoder(VALUES | {"model_type": name})
+    start, end = str(refusal.value).split("; ")
+    assert start == f"text_config.model_type {name!r} takes no input_embeddings in mlx-lm, so no pictures"
+    assert end == f"these work: mm1_decoder, {', '.join(decoders_with_input_embeddings())}."
+
+
+@pytest.mark.parametrize("name", ["llama9", "", "base", "switch_layers", "../llama"])
+def test_an_unknown_architecture_is_refused_with_those_that_work(name):
+    with pytest.raises(ConfigError) as refusal:
+        build_decoder(VALUES | {"model_type": name})
+    start, end = str(refusal.value).split("; ")
+    assert start == f"text_config.model_type {name!r} is not an architecture of mlx-lm"
+    assert end == f"these work: mm1_decoder, {', '.join(decoders_with_input_embeddings())}."
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"num_attention_heads": None}, "text_config does not fit mlx-lm's llama (TypeError:"),
+        (
+            {"num_hidden_layers": "two", "layer_types": None},
+            "text_config does not fit mlx-lm's llama (TypeError:",
+        ),
+        (
+            {"num_attention_heads": 0, "head_dim": None},
+            "text_config does not fit mlx-lm's llama (ZeroDivisionError:",
+        ),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_with_the_reason(change, problem):
+    with pytest.raises(ConfigError) as refusal:
+        build_decoder(VALUES | {"model_type": "llama"} | change)
+    assert str(refusal.value).startswith(problem)
+
+
+def test_a_missing_value_is_named():
+    values = {k: v for k, v in VALUES.items() if k != "num_attention_heads"}
+    with pytest.raises(ConfigError, match=r"does not fit mlx-lm's llama.*'num_attention_heads'"):
+        build_decoder(values | {"model_type": "llama"})
+
+
+def test_the_embedding_table_is_found_when_it_is_quantized():
+    decoder = build_decoder(VALUES | {"model_type": "llama", "tie_word_embeddings": False})
+    nn.quantize(decoder, group_size=32, bits=4)
+    assert token_embedding(decoder, 40) is decoder.model.embed_tokens
+
+
+@pytest.mark.parametrize(("sizes", "found"), [((7, 8), 0), ((40, 40), 2)])
+def test_anything_but_one_table_of_the_vocabularys_size_is_refused(sizes, found):
+    with pytest.raises(ConfigError, match=f"the decoder has {found} embeddings of 40 rows, expected 1"):
+        token_embedding(nn.Sequential(*(nn.Embedding(size, 4) for size in sizes)), 40)

@@ -1,0 +1,317 @@
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mm1_mlx.config import (
+    ConnectorConfig,
+    DecoderConfig,
+    ImageConfig,
+    ImageEncoderConfig,
+    MlxLmDecoderConfig,
+    MM1Config,
+)
+from mm1_mlx.errors import ConfigError
+from mm1_mlx.presets import DECODERS, IMAGE_ENCODERS, MM1_TINY, preset
+
+TINY = MM1_TINY.to_dict()
+PRESETS = ["mm1-tiny", *DECODERS]
+LLAMA = {"model_type": "llama", "hidden_size": 256, "vocab_size": 768, "max_position_embeddings": 512}
+
+
+def changed(section, **changes):
+    """The tiny model's configuration with some values of one section changed."""
+    return TINY | {section: TINY[section] | changes}
+
+
+def refusal(values, config_class=MM1Config):
+    with pytest.raises(ConfigError) as error:
+        config_class.from_dict(values)
+    return str(error.value)
+
+
+def through_json(config):
+    return type(config).from_dict(json.loads(json.dumps(config.to_dict())))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_json(name):
+    assert through_json(preset(name)) == preset(name)
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_an_image_encoder_survives_json(name):
+    assert through_json(IMAGE_ENCODERS[name]) == IMAGE_ENCODERS[name]
+
+
+def test_every_optional_value_survives_json():
+    packed = {"group_size": 64, "bits": 4, "mode": "affine"}
+    config = replace(
+        MM1_TINY,
+        text_config=MlxLmDecoderConfig(LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        connector_config=replace(MM1_TINY.connector_config, num_extra_tokens=1, pre_norm=True),
+        image_config=replace(MM1_TINY.image_config, resize="pad", sub_images="anyres", max_sub_images=6),
+        eos_token_id=(1, 2),
+        quantization=packed,
+        quantization_config=packed,
+    )
+    assert through_json(config) == config
+
+
+def test_a_decoder_of_mlx_lms_is_read_by_its_model_type():
+    config = MM1Config.from_dict(TINY | {"text_config": LLAMA})
+    assert config.text_config == MlxLmDecoderConfig(LLAMA)
+    assert (config.text_config.hidden_dims, config.text_config.vocab_size) == (256, 768)
+    assert (config.text_config.model_type, config.text_config.max_positions) == ("llama", 512)
+
+
+def test_a_decoder_without_model_type_is_ours():
+    values = {k: v for k, v in TINY["text_config"].items() if k != "model_type"}
+    assert MM1Config.from_dict(TINY | {"text_config": values}) == MM1_TINY
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one():
+    message = refusal(changed("connector_config", num_visual_token=4))
+    assert message == "ConnectorConfig has an unknown key 'num_visual_token'. Did you mean num_visual_tokens?"
+
+
+def test_an_unknown_key_that_resembles_none_is_refused_with_all_known_ones():
+    message = refusal(changed("image_config", zzz=1))
+    assert message.startswith("ImageConfig has an unknown key 'zzz'. Known keys: image_size, mean, std, ")
+
+
+def test_missing_keys_are_named():
+    assert refusal({"type": "average_pool", "input_dims": 8}, ConnectorConfig) == (
+        "ConnectorConfig lacks num_visual_tokens, output_dims."
+    )
+
+
+@pytest.mark.parametrize(
+    "key", ["vision_config", "connector_config", "text_config", "image_config", "image_token_id"]
+)
+def test_a_missing_section_is_named(key):
+    assert refusal({k: v for k, v in TINY.items() if k != key}) == f"MM1Config lacks {key}."
+
+
+@pytest.mark.parametrize("key", ["model_type", "hidden_size", "vocab_size"])
+def test_a_decoder_of_mlx_lms_needs_its_type_width_and_vocabulary(key):
+    with pytest.raises(ConfigError, match=f"text_config lacks {key}."):
+        MlxLmDecoderConfig({k: v for k, v in LLAMA.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("vision_config", {"num_layers": "5"}, "ImageEncoderConfig.num_layers is '5', expected int."),
+        ("vision_config", {"num_layers": 5.0}, "ImageEncoderConfig.num_layers is 5.0, expected int."),
+        ("vision_config", {"norm_eps": "1e-5"}, "ImageEncoderConfig.norm_eps is '1e-5', expected float."),
+        ("vision_config", {"norm_eps": None}, "ImageEncoderConfig.norm_eps is None, expected float."),
+        (
+            "vision_config",
+            {"activation": "relu"},
+            "ImageEncoderConfig.activation is 'relu', expected one of quick_gelu, gelu, gelu_tanh.",
+        ),
+        (
+            "connector_config",
+            {"position_grid": "9"},
+            "ConnectorConfig.position_grid is '9', expected int or null.",
+        ),
+        ("text_config", {"tied_head": 1}, "DecoderConfig.tied_head is 1, expected bool."),
+        ("image_config", {"mean": [0.5, "x", 0.5]}, "ImageConfig.mean is 'x', expected float."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(section, change, message):
+    assert refusal(changed(section, **change)) == message
+
+
+@pytest.mark.parametrize("mean", [[0.5, 0.5], [0.5] * 4, 0.5, "0.5"])
+def test_a_mean_needs_three_numbers(mean):
+    assert refusal(changed("image_config", mean=mean)).startswith(f"ImageConfig.mean is {mean!r}, expected")
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("vision_config", "num_layers"), ("connector_config", "num_blocks"), ("text_config", "num_experts")],
+)
+def test_booleans_are_not_accepted_as_integers(section, key):
+    assert refusal(changed(section, **{key: True})).endswith(f"{key} is True, expected int.")
+
+
+def test_booleans_are_not_accepted_as_numbers():
+    assert (
+        refusal(changed("text_config", rope_theta=True))
+        == "DecoderConfig.rope_theta is True, expected float."
+    )
+
+
+def test_integers_are_accepted_as_numbers():
+    theta = MM1Config.from_dict(changed("text_config", rope_theta=10_000)).text_config.rope_theta
+    assert (theta, type(theta)) == (10_000, float)
+
+
+@pytest.mark.parametrize("value", [10**400, float("inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_refused(value):
+    assert refusal(changed("text_config", norm_eps=value)).startswith("DecoderConfig.norm_eps is ")
+
+
+@pytest.mark.parametrize("section", ["vision_config", "connector_config", "text_config", "image_config"])
+@pytest.mark.parametrize("value", [None, 3, "text", [1]])
+def test_a_section_that_is_no_object_is_refused(section, value):
+    refusal(TINY | {section: value})
+
+
+def test_a_configuration_that_is_no_object_is_refused():
+    assert refusal([1, 2]) == "MM1Config is [1, 2], expected a JSON object."
+
+
+def test_a_number_of_visual_tokens_that_is_no_square_is_refused_with_the_nearest_squares():
+    assert refusal(changed("connector_config", num_visual_tokens=130)) == (
+        "ConnectorConfig: num_visual_tokens is 130, not a perfect square; the nearest are 121 and 144."
+    )
+
+
+def test_a_connector_for_another_encoder_is_refused_with_both_widths():
+    assert refusal(changed("connector_config", input_dims=64)) == (
+        "MM1Config: connector_config.input_dims is 64, but vision_config.hidden_dims is 128."
+    )
+
+
+@pytest.mark.parametrize("text_config", [TINY["text_config"], LLAMA], ids=["ours", "mlx-lm's"])
+def test_a_connector_for_another_decoder_is_refused_with_both_widths(text_config):
+    values = changed("connector_config", output_dims=64) | {"text_config": text_config}
+    assert refusal(values) == "MM1Config: connector_config.output_dims is 64, but the decoder is 256 wide."
+
+
+@pytest.mark.parametrize("image_token_id", [-1, 768])
+def test_an_image_token_outside_the_vocabulary_is_refused(image_token_id):
+    assert refusal(TINY | {"image_token_id": image_token_id}) == (
+        f"MM1Config: image_token_id is {image_token_id}, outside the vocabulary of 768."
+    )
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": "768"}, {"hidden_size": None}, {"model_type": 3}])
+def test_a_decoder_of_mlx_lms_with_a_value_of_the_wrong_type_is_refused(change):
+    (key,) = change
+    assert refusal(TINY | {"text_config": LLAMA | change}).startswith(f"text_config.{key} is ")
+
+
+@pytest.mark.parametrize("feature_layer", [-7, 6])
+def test_a_feature_layer_outside_the_encoder_is_refused(feature_layer):
+    assert refusal(changed("vision_config", feature_layer=feature_layer)) == (
+        f"ImageEncoderConfig: feature_layer is {feature_layer}, expected -6 to 5 for 5 layers."
+    )
+
+
+@pytest.mark.parametrize(("feature_layer", "expected"), [(-1, 5), (-2, 4), (5, 5), (0, 0), (-6, 0)])
+def test_a_feature_layer_counts_from_the_input_or_from_the_end(feature_layer, expected):
+    config = replace(MM1_TINY.vision_config, feature_layer=feature_layer)
+    assert config.num_feature_layers == expected
+
+
+@pytest.mark.parametrize("change", [{"num_experts": 4}, {"sparse_every": 2}])
+def test_experts_and_sparse_layers_go_together(change):
+    assert "give both or neither" in refusal(changed("text_config", **change))
+
+
+@pytest.mark.parametrize("sparse_every", [-1, 5])
+def test_a_decoder_with_experts_and_no_layer_for_them_is_refused(sparse_every):
+    assert refusal(changed("text_config", num_experts=4, sparse_every=sparse_every)) == (
+        f"DecoderConfig: sparse_every is {sparse_every}, expected 1 to 4 for 4 layers."
+    )
+
+
+def test_a_single_expert_is_refused():
+    assert refusal(changed("text_config", num_experts=1, sparse_every=2)) == (
+        "DecoderConfig: num_experts is 1; top-2 routing needs at least 2 (0: dense)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("vision_config", {"num_heads": 3}, "hidden_dims is 128, not a multiple of num_heads 3."),
+        ("vision_config", {"image_size": 13}, "image_size is 13, smaller than one patch of 14."),
+        ("vision_config", {"patch_size": 0}, "patch_size is 0, expected more than 0."),
+        ("connector_config", {"num_blocks": -1}, "num_blocks is -1, expected 0 or more."),
+        ("connector_config", {"hidden_dims": 0}, "hidden_dims is 0, expected more than 0."),
+        ("connector_config", {"num_readout_layers": 4}, "num_readout_layers is 4, expected 1 to 3."),
+        ("connector_config", {"position_grid": 0}, "position_grid is 0, expected more than 0 or null."),
+        ("connector_config", {"num_extra_tokens": -1}, "num_extra_tokens is -1, expected 0 or more."),
+        (
+            "connector_config",
+            {"type": "average_pool", "num_extra_tokens": 1},
+            "num_extra_tokens is for the c_abstractor only.",
+        ),
+        (
+            "connector_config",
+            {"type": "attention_pool", "num_heads": 3},
+            "hidden_dims is 128, not a multiple of num_heads 3.",
+        ),
+        ("text_config", {"num_kv_heads": 3}, "num_heads is 4, not a multiple of num_kv_heads 3."),
+        ("text_config", {"head_dims": 63}, "head_dims is 63, RoPE needs an even number."),
+        ("text_config", {"rope_theta": -1.0}, "rope_theta is -1.0, expected more than 0."),
+        ("image_config", {"std": [0.5, 0.0, 0.5]}, "std is (0.5, 0.0, 0.5), expected numbers above 0."),
+        ("image_config", {"max_sub_images": 0}, "max_sub_images is 0, expected more than 0."),
+    ],
+)
+def test_sizes_that_do_not_fit_each_other_are_refused(section, change, message):
+    assert refusal(changed(section, **change)).endswith(f": {message}")
+
+
+def test_a_connector_tells_the_positions_that_a_picture_takes():
+    config = replace(MM1_TINY.connector_config, num_extra_tokens=2)
+    assert (config.side, config.num_visual_tokens, config.tokens_per_image) == (4, 16, 18)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.just(10**400) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+SECTIONS = {
+    ImageEncoderConfig: TINY["vision_config"],
+    ConnectorConfig: TINY["connector_config"],
+    DecoderConfig: TINY["text_config"],
+    ImageConfig: TINY["image_config"],
+}
+
+
+def objects(valid):
+    """Any JSON object, and a valid one with any values in place of some of its own, or without some."""
+    keys = st.sampled_from(sorted(valid))
+    changes = st.dictionaries(keys | st.text(max_size=5), JSON, max_size=3)
+    dropped = st.sets(keys, max_size=1)
+    near = st.builds(
+        lambda new, old: {k: v for k, v in (valid | new).items() if k not in old}, changes, dropped
+    )
+    return near | st.dictionaries(keys | st.text(max_size=5), JSON, max_size=6) | JSON
+
+
+def assert_read_or_refused(config_class, values):
+    try:
+        config = config_class.from_dict(values)
+    except ConfigError as error:
+        assert str(error).endswith((".", "?"))
+    else:
+        assert through_json(config) == config
+
+
+@pytest.mark.parametrize("config_class", SECTIONS, ids=lambda c: c.__name__)
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_json_is_read_or_refused_with_a_reason(config_class, data):
+    assert_read_or_refused(config_class, data.draw(objects(SECTIONS[config_class])))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_json_as_a_whole_model_is_read_or_refused_with_a_reason(data):
+    values = data.draw(objects(TINY))
+    section = data.draw(
+        st.sampled_from(["vision_config", "connector_config", "text_config", "image_config", None])
+    )
+    if section is not None and isinstance(values, dict):
+        values = values | {section: data.draw(objects(LLAMA if data.draw(st.booleans()) else TINY[section]))}
+    assert_read_or_refused(MM1Config, values)

@@ -1,0 +1,213 @@
+"""The command as people run it: answers, numbers, and every mistake in one clear line."""
+
+import importlib
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+command = importlib.import_module("mm1_mlx.generate")
+ASK = "What color is it?"
+
+
+@pytest.fixture
+def run(capsys):
+    """Run in this process: exit code, stdout, stderr."""
+
+    def run(*argv):
+        try:
+            code = command.main([str(a) for a in argv])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def refused(result, *words):
+    code, out, err = result
+    lines = [line for line in err.splitlines() if not line.startswith("mm1-tiny knows")]
+    assert (code, out, len(lines)) == (1, "", 1), err
+    assert lines[0].startswith("mm1: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def test_an_answer_goes_to_stdout_and_the_numbers_to_stderr(run, picture):
+    code, out, err = run("--image", picture, "--prompt", ASK)
+    assert code == 0 and out.strip() and out.endswith("\n")
+    for word in ("mm1-tiny knows only the tiny world", "Prompt: ", "Generation: ", "Peak memory: "):
+        assert word in err and word not in out
+
+
+def test_verbose_prints_every_phase(run, picture):
+    _, _, err = run("--image", picture, "--prompt", ASK, "--verbose")
+    for phase in (
+        "Preprocess",
+        "Encoder",
+        "Connector",
+        "Prefill",
+        "Time to first token",
+        "Decode",
+        "Peak memory",
+    ):
+        assert f"{phase}: " in err
+
+
+def test_json_is_one_object_with_answer_and_numbers(run, picture):
+    _, plain, _ = run("--image", picture, "--prompt", ASK)
+    _, out, _ = run("--image", picture, "--prompt", ASK, "--json")
+    answer = json.loads(out)
+    assert answer["text"] == plain.strip()
+    assert {"preprocess", "encoder", "connector", "prefill", "first_token", "decode", "peak_memory"} <= set(
+        answer
+    )
+
+
+def test_several_pictures_in_one_flag_or_many(run, picture):
+    both = [run("--image", picture, picture, "--prompt", ASK, "--json", "--max-tokens", 1)]
+    both.append(run("--image", picture, "--image", picture, "--prompt", ASK, "--json", "--max-tokens", 1))
+    assert [json.loads(out)["visual_tokens"] for _, out, _ in both] == [32, 32]
+
+
+def test_the_prompt_may_come_from_stdin(run, picture, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(ASK))
+    assert run("--image", picture, "--prompt", "-")[1] == run("--image", picture, "--prompt", ASK)[1]
+
+
+def test_a_picture_may_come_from_stdin(run, picture, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(picture.read_bytes())))
+    assert run("--image", "-", "--prompt", ASK)[1] == run("--image", picture, "--prompt", ASK)[1]
+
+
+def test_text_alone_is_answered(run):
+    code, out, _ = run("--prompt", "Hello!")
+    assert code == 0 and out.strip()
+
+
+def test_a_missing_picture(run):
+    refused(run("--image", "nowhere.png", "--prompt", ASK), "no picture at nowhere.png")
+
+
+def test_an_unreadable_picture(run, tmp_path):
+    refused(run("--image", tmp_path, "--prompt", ASK), "is a folder")
+
+
+def test_a_truncated_picture(run, picture, tmp_path):
+    path = tmp_path / "cut.png"
+    path.write_bytes(picture.read_bytes()[:300])
+    refused(run("--image", path, "--prompt", ASK), "cut.png is damaged or cut short")
+
+
+def test_an_empty_picture(run, tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    refused(run("--image", tmp_path / "empty.png", "--prompt", ASK), "0 bytes")
+
+
+def test_a_text_file_named_png(run, tmp_path):
+    (tmp_path / "text.png").write_text("Dear diary")
+    refused(run("--image", tmp_path / "text.png", "--prompt", ASK), "not a picture", "'Dear diary'")
+
+
+def test_a_decompression_bomb_names_the_limit_and_the_flag(run, tmp_path):
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    refused(
+        run("--image", tmp_path / "bomb.png", "--prompt", ASK),
+        "200,000,000",
+        "150,000,000",
+        "--max-image-pixels",
+    )
+
+
+def test_the_pixel_limit_can_be_set(run, picture):
+    refused(
+        run("--image", picture, "--prompt", ASK, "--max-image-pixels", "100"), "126 x 126", "limit of 100"
+    )
+
+
+def test_more_places_than_pictures(run, picture):
+    refused(run("--image", picture, "--prompt", "<image><image> same?"), "2 <image> but 1 --image was given")
+
+
+def test_more_pictures_than_places(run, picture):
+    result = run("--image", picture, picture, "--prompt", "<image> what?")
+    refused(result, "1 <image> but 2 --image were given")
+
+
+def test_a_place_without_any_picture(run):
+    refused(run("--prompt", "<image> what?"), "1 <image> but 0 --image were given")
+
+
+def test_an_empty_prompt(run, picture):
+    refused(run("--image", picture, "--prompt", "  "), "prompt is empty")
+
+
+def test_an_unknown_model(run):
+    refused(run("--model", "mm1-large", "--prompt", ASK), "'mm1-large'", "mm1-tiny")
+
+
+def test_a_folder_that_is_no_model(run, tmp_path):
+    refused(run("--model", tmp_path, "--prompt", ASK), "no config.json")
+
+
+@pytest.mark.parametrize("flag, value", [("--temp", "-1"), ("--top-p", "2"), ("--min-p", "-0.5"), ("--top-k", "-2"), ("--max-tokens", "-1"), ("--max-kv-size", "1"), ("--kv-bits", "9")])  # fmt: skip
+def test_absurd_values_name_their_flag(run, picture, flag, value):
+    refused(
+        run("--image", picture, "--prompt", ASK, flag, value),
+        f"{flag} is {float(value) if '.' in value or flag in ('--temp', '--top-p') else value}",
+    )
+
+
+def test_a_prompt_longer_than_the_context(run, picture):
+    refused(run("--image", picture, "--prompt", "red " * 2000), "context is 1,024", "shorten")
+
+
+def test_two_readers_of_stdin(run):
+    refused(run("--image", "-", "--prompt", "-"), "both read stdin")
+
+
+def test_a_wrong_flag_is_a_usage_error(run):
+    code, _, err = run("--promt", "x")
+    assert code == 2 and "usage:" in err
+
+
+def test_help_shows_every_default(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for line in ("(default: mm1-tiny)", "(default: 256)", "(default: 0.0)", "(default: 2048)"):
+        assert line in out
+
+
+def subprocess_command(*argv, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "mm1_mlx.generate", *map(str, argv)],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options,
+    )
+
+
+def test_ctrl_c_exits_130_without_a_traceback():
+    process = subprocess_command("--prompt", "-", stdin=subprocess.PIPE)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err and "interrupted" in err
+
+
+def test_a_reader_that_goes_away_is_no_error(picture):
+    process = subprocess_command("--image", picture, "--prompt", "Describe the picture in detail.")
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 141
+    assert "Traceback" not in err and "BrokenPipe" not in err
+
+
+def test_the_console_script_is_installed():
+    assert shutil.which("mm1_mlx.generate", path=str(sys.prefix) + "/bin")

@@ -1,0 +1,70 @@
+"""A room imports only rooms above it, nothing imports a command, torch stays in ``convert``."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mm1_mlx
+
+PACKAGE = Path(mm1_mlx.__file__).parent
+ROOMS = ["model", "inputs", "checkpoint", "generation", "training", "evaluation", "serving", "tiny"]
+SHARED = {"errors", "config", "presets", "settings"}
+COMMANDS = {p.stem for p in PACKAGE.glob("*.py")} - SHARED - {"__init__", "command"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path):
+    """Dotted names that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_rooms_above_it(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    for name in imported(path):
+        top, *rest = name.split(".")
+        assert top not in ("torch", "convert"), f"imports {name}"
+        if top != "mm1_mlx":
+            continue
+        target = rest[0]
+        assert target not in COMMANDS, f"imports the command {target}"
+        if len(parts) == 1:
+            assert target in SHARED or parts[0] in COMMANDS | {"__init__"}, f"imports {name}"
+        elif target in ROOMS:
+            assert ROOMS.index(target) <= ROOMS.index(parts[0]), f"imports {name}"
+        else:
+            assert target in SHARED, f"imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_examples_import_the_public_face_alone(path):
+    names = [name for name in imported(path) if name.startswith("mm1_mlx")]
+    assert all(name.count(".") == 1 and name.split(".")[1] in mm1_mlx.__all__ for name in names)
+
+
+def test_the_public_names_exist():
+    for name in mm1_mlx.__all__:
+        assert getattr(mm1_mlx, name) is not None
+
+
+def test_importing_a_command_does_not_hide_the_function_of_its_name():
+    code = "import importlib; importlib.import_module('mm1_mlx.generate'); from mm1_mlx import generate; generate.__call__"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_and_help_load_neither_mlx_nor_transformers():
+    code = "import sys, mm1_mlx.generate; assert not {'mlx.core', 'transformers', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_running_needs_no_torch():
+    code = "import sys, mm1_mlx; mm1_mlx.load; mm1_mlx.stream_generate; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
