@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 from collections.abc import Callable
 
-from mm1_mlx.errors import MM1Error
+from mm1_mlx.errors import MM1Error, PromptError
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + the signal's number, as shells count
 
@@ -27,16 +28,55 @@ def run_command(
     )
     add_arguments(parser)
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
     try:
         run(args)
         sys.stdout.flush()
     except MM1Error as error:
-        print(f"mm1: {error}", file=sys.stderr)
+        print("mm1:", " ".join(str(error).split()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nmm1: interrupted.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         return CLOSED_PIPE
+    except OSError as error:  # a full disk behind stdout, say
+        _abandon_stdout()
+        print(f"mm1: {error.strerror or error}.", file=sys.stderr)
+        return 1
     return 0
+
+
+def exit_process(code: int) -> None:
+    """End the process with ``code``. Python replaces the code of a Ctrl-C that came while it imported."""
+    if code == INTERRUPTED:
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def read_stdin() -> str:
+    """The text on stdin.
+
+    Raises:
+        PromptError: there is no stdin, or it does not hold UTF-8 text.
+    """
+    try:
+        return sys.stdin.read()
+    except (AttributeError, UnicodeDecodeError) as error:
+        reason = "is closed" if sys.stdin is None else f"holds no UTF-8 text ({error})"
+        raise PromptError(f"--prompt - reads stdin, which {reason}.") from None
+
+
+def peak_resident_memory() -> int:
+    """Bytes of memory that the process held at most; macOS counts in bytes, Linux in kilobytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _abandon_stdout() -> None:
+    """Nothing more can be written; keep Python from trying again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,13 +7,14 @@ import math
 import sys
 import types
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from mm1_mlx.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
 
+LARGEST = 2**31  # no size of a model reaches it, and MLX counts elements of an axis below it
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -56,11 +57,10 @@ class Config:
         for name in names:
             value = getattr(self, name)
             self._require(value > 0, f"{name} is {value}, expected more than 0.")
+            self._require(value < LARGEST, f"{name} is {value}, expected less than 2^31.")
 
 
 def _has_default(f: Any) -> bool:
-    from dataclasses import MISSING
-
     return f.default is not MISSING or f.default_factory is not MISSING
 
 
@@ -74,7 +74,7 @@ def _typed(owner: str, key: str, value: Any, hint: Any) -> Any:
             return value
         if get_origin(option) is tuple and isinstance(value, list | tuple):
             inner = get_args(option)[0]
-            if len(get_args(option)) in (len(value), 2) or get_args(option)[-1] is Ellipsis:
+            if get_args(option)[-1] is Ellipsis or len(get_args(option)) == len(value):
                 return tuple(_typed(owner, key, v, inner) for v in value)
         if option is float:
             if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN, not infinite
@@ -92,6 +92,9 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if hint is type(None):
         return "null"
+    if get_origin(hint) is tuple:
+        number = "any number of" if get_args(hint)[-1] is Ellipsis else len(get_args(hint))
+        return f"a list of {number} {get_args(hint)[0].__name__}"
     return getattr(hint, "__name__", str(hint))
 
 
@@ -274,7 +277,9 @@ class MlxLmDecoderConfig:
         for key, kind in (("model_type", str), ("hidden_size", int), ("vocab_size", int)):
             if key not in self.values:
                 raise ConfigError(f"text_config lacks {key}.")
-            _typed("text_config", key, self.values[key], kind)
+            value = _typed("text_config", key, self.values[key], kind)
+            if kind is int and not 0 < value < LARGEST:
+                raise ConfigError(f"text_config.{key} is {value}, expected more than 0 and less than 2^31.")
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.values)
@@ -310,6 +315,7 @@ class ImageConfig(Config):
 
     def __post_init__(self) -> None:
         self._require_positive("image_size", "max_sub_images")
+        self._require(self.image_size <= 16_384, f"image_size is {self.image_size}, expected at most 16384.")
         self._require(all(s > 0 for s in self.std), f"std is {self.std}, expected numbers above 0.")
 
 
@@ -340,6 +346,11 @@ class MM1Config(Config):
             f"but the decoder is {decoder.hidden_dims} wide.",
         )
         self._require(
+            self.image_config.image_size >= encoder.patch_size,
+            f"image_config.image_size is {self.image_config.image_size}, smaller than one patch of "
+            f"{encoder.patch_size}.",
+        )
+        self._require(
             0 <= self.image_token_id < decoder.vocab_size,
             f"image_token_id is {self.image_token_id}, outside the vocabulary of {decoder.vocab_size}.",
         )
@@ -353,9 +364,10 @@ class MM1Config(Config):
     def from_dict(cls, values: Any) -> MM1Config:
         if isinstance(values, dict) and isinstance(values.get("text_config"), dict):
             text = values["text_config"]
-            kind = DecoderConfig if text.get("model_type", "mm1_decoder") == "mm1_decoder" else None
-            decoder = kind.from_dict(text) if kind else MlxLmDecoderConfig(text)
-            values = values | {"text_config": decoder}
+            ours = text.get("model_type", "mm1_decoder") == "mm1_decoder"
+            values = values | {
+                "text_config": DecoderConfig.from_dict(text) if ours else MlxLmDecoderConfig(text)
+            }
         return super().from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:

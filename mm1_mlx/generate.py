@@ -5,15 +5,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 
-from mm1_mlx.command import run_command
+from mm1_mlx.command import exit_process, peak_resident_memory, read_stdin, run_command
 from mm1_mlx.errors import PromptError
-from mm1_mlx.settings import EMBEDDED_MODEL, MAX_PICTURE_PIXELS, MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
+from mm1_mlx.settings import (
+    DTYPES,
+    EMBEDDED_MODEL,
+    MAX_PICTURE_PIXELS,
+    MAX_TOKENS,
+    PREFILL_STEP_SIZE,
+    Sampling,
+)
 
 TINY_NOTICE = (
     "mm1-tiny knows only the tiny world: plain pictures of one to five coloured shapes, letters and digits. "
     "For a real model give --model a folder or hub id."
 )
+
+PHASES = {
+    "imports": "Imports",
+    "load": "Load",
+    "preprocess": "Preprocess",
+    "encoder": "Encoder",
+    "connector": "Connector",
+    "prefill": "Prefill",
+    "first_token": "Time to first token",
+    "decode": "Decode",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefill-step-size", type=int, default=PREFILL_STEP_SIZE, help="prompt tokens at once"
     )
     parser.add_argument(
-        "--dtype", choices=("float16", "bfloat16", "float32"), help="default: as stored; float32 on a CPU"
+        "--dtype", choices=DTYPES, help="of the weights; by default as stored, but float32 on a CPU"
     )
     parser.add_argument(
         "--max-image-pixels", type=int, default=MAX_PICTURE_PIXELS, help="refuse larger pictures"
@@ -56,17 +75,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    start = time.perf_counter()
     from mm1_mlx.checkpoint import load
     from mm1_mlx.generation import stream_generate
 
     sampling = Sampling(args.temp, args.top_p, args.min_p, args.top_k, args.seed)
-    if args.prompt == "-" and "-" in args.image:
-        raise PromptError("--prompt - and --image - both read stdin; give one of them another way.")
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    imported = time.perf_counter()
+    if [args.prompt, *args.image].count("-") > 1:
+        raise PromptError("stdin can be read once: one - among --prompt and --image.")
+    if args.max_image_pixels < 1:
+        raise PromptError(f"--max-image-pixels is {args.max_image_pixels}, expected at least 1.")
+    prompt = read_stdin() if args.prompt == "-" else args.prompt
     model, processor = load(args.model, dtype=args.dtype)
+    loaded = time.perf_counter()
     processor.max_pixels = args.max_image_pixels
-    if args.model == EMBEDDED_MODEL:
-        print(TINY_NOTICE, file=sys.stderr)
     pieces = []
     for piece in stream_generate(
         model,
@@ -81,13 +103,17 @@ def run(args: argparse.Namespace) -> None:
         kv_bits=args.kv_bits,
         prefill_step_size=args.prefill_step_size,
     ):
+        if not pieces and args.model == EMBEDDED_MODEL:
+            print(TINY_NOTICE, file=sys.stderr)
         pieces.append(piece.text)
         if not args.json:
             print(piece.text, end="", flush=True)
     timing = piece.timing
+    numbers = {"imports": imported - start, "load": loaded - imported} | timing.to_dict()
+    numbers["resident_memory"] = peak_resident_memory()
     if args.json:
         answer = {"text": "".join(pieces), "finish_reason": piece.finish_reason, "model": args.model}
-        print(json.dumps(answer | timing.to_dict()))
+        print(json.dumps(answer | numbers))
         return
     print(flush=True)
     print(f"Prompt: {timing.prompt_tokens} tokens, {timing.prompt_rate:.3f} tokens-per-sec", file=sys.stderr)
@@ -97,15 +123,20 @@ def run(args: argparse.Namespace) -> None:
     )
     print(f"Peak memory: {timing.peak_memory / 1e9:.3f} GB", file=sys.stderr)
     if args.verbose:
-        for name in ("preprocess", "encoder", "connector", "prefill", "first_token", "decode"):
-            label = name.replace("_", " ").replace("first token", "time to first token")
-            print(f"{label.capitalize()}: {getattr(timing, name) * 1000:.1f} ms", file=sys.stderr)
+        print(f"Resident memory of the process: {numbers['resident_memory'] / 1e9:.3f} GB", file=sys.stderr)
         print(f"Visual tokens: {timing.visual_tokens}", file=sys.stderr)
+        for name, label in PHASES.items():
+            print(f"{label}: {numbers[name] * 1000:.1f} ms", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
     return run_command(__doc__, add_arguments, run, argv)
 
 
+def script() -> None:
+    """The console script."""
+    exit_process(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

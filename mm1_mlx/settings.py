@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from mm1_mlx.errors import SamplingError
 
 EMBEDDED_MODEL = "mm1-tiny"
+DTYPES = ("float16", "bfloat16", "float32")
+BITS = (2, 3, 4, 5, 6, 8)  # that MLX can pack, in weights and KV caches
 MAX_TOKENS = 256  # of one answer
 PREFILL_STEP_SIZE = 2048  # prompt tokens processed at once
 MAX_PICTURE_PIXELS = 150_000_000  # three times a phone's largest picture; more may be a decompression bomb
@@ -28,8 +29,8 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temp) and 0 <= self.temp <= 10):
-            raise SamplingError(f"--temp is {self.temp}, expected 0 to 10.")
+        if self.temp != 0 and not 0.01 <= self.temp <= 10:
+            raise SamplingError(f"--temp is {self.temp}, expected 0 (greedy) or 0.01 to 10.")
         if not 0 < self.top_p <= 1:
             raise SamplingError(f"--top-p is {self.top_p}, expected more than 0 and at most 1.")
         if not 0 <= self.min_p <= 1:

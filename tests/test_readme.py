@@ -38,3 +38,7 @@ def test_the_continuous_integration_runs_the_readmes_question():
     script = (ROOT / ".ci" / "run").read_text()
     assert '--prompt "What color is the circle?"' in script
     assert f'"{blocks("text")[0].strip()}"' in script
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"\b(TODO|SPEED|MM1TABLE|XXX)\b", README)

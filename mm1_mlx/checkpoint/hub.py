@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from pathlib import Path
 
@@ -22,11 +24,14 @@ def find_folder(name: str | Path) -> Path:
     """
     if str(name) in EMBEDDED:
         return EMBEDDED[str(name)]
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError(f"{path} is a file; --model takes a model folder.")
+    path = Path(os.path.expanduser(name))
+    try:
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise CheckpointError(f"{path} is a file; --model takes a model folder.")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"--model {str(name)[:80]!r} cannot be looked up ({error}).") from None
     if isinstance(name, str) and HUB_ID.fullmatch(name):
         return _download(name)
     if str(name) in DECODERS:
@@ -40,10 +45,14 @@ def find_folder(name: str | Path) -> Path:
 
 
 def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
+    """The configuration first: a model of another kind is refused before gigabytes of it arrive."""
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
+        found = json.loads(Path(hf_hub_download(name, "config.json")).read_text()).get("model_type")
+        if found == "mm1":
+            return Path(snapshot_download(name, allow_patterns=FILES))
     except Exception as error:  # the hub's client raises many kinds; every one means no model
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from None
+    raise CheckpointError(f"{name} on the hub is a {found!r} model, expected 'mm1'; it was not downloaded.")

@@ -15,8 +15,8 @@ from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.settings import DTYPES
 
-DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 HF_KEYS = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
 
 
@@ -41,14 +41,11 @@ def load(path_or_hub_id: str | Path, *, dtype: str | None = None) -> tuple[MM1, 
     if config.quantization is not None:
         _quantize_layers(model, config.quantization, weights)
     _check_weights(model, weights, folder)
+    if dtype is None and mx.default_device() == mx.cpu:
+        dtype = "float32"
+    _evaluate(weights, getattr(mx, dtype) if dtype else None, folder)
     model.load_weights(list(weights.items()), strict=True)
-    _check_numbers(weights, folder)
-    if dtype is not None:
-        model.set_dtype(DTYPES[dtype])
-    elif mx.default_device() == mx.cpu:
-        model.set_dtype(mx.float32)
     model.eval()
-    mx.eval(model.parameters())
     return model, Processor(_load_tokenizer(folder, config), config)
 
 
@@ -64,7 +61,9 @@ def read_config(folder: Path) -> MM1Config:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no config.json; give a model folder.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
     if not isinstance(values, dict) or values.get("model_type") != "mm1":
         found = values.get("model_type") if isinstance(values, dict) else values
@@ -79,7 +78,12 @@ def read_config(folder: Path) -> MM1Config:
 
 
 def _read_weights(folder: Path) -> dict[str, mx.array]:
-    files = sorted(folder.glob("model*.safetensors"))
+    try:
+        files = sorted(path for path in folder.iterdir() if path.match("model*.safetensors"))
+        for file in files:
+            file.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None
     if not files:
         raise CheckpointError(f"{folder} has no model*.safetensors; the weights are missing.")
     weights: dict[str, mx.array] = {}
@@ -124,16 +128,28 @@ def _check_weights(model: MM1, weights: dict[str, mx.array], folder: Path) -> No
             f"{folder} holds {_some(extra)}, which the configuration has no place for; {again}"
         )
     for key, value in expected.items():
+        if mx.issubdtype(weights[key].dtype, mx.floating) != mx.issubdtype(value.dtype, mx.floating):
+            raise CheckpointError(
+                f"{folder}: {key} holds {weights[key].dtype}, expected {value.dtype}; {again}"
+            )
         if weights[key].shape != value.shape:
             raise CheckpointError(f"{folder}: {key} is {weights[key].shape}, expected {value.shape}; {again}")
 
 
-def _check_numbers(weights: dict[str, mx.array], folder: Path) -> None:
-    floating = [key for key, value in weights.items() if mx.issubdtype(value.dtype, mx.floating)]
-    damaged = mx.stack([mx.any(mx.isnan(weights[key])) for key in floating]).tolist()
-    bad = [key for key, nan in zip(floating, damaged, strict=True) if nan]
+def _evaluate(weights: dict[str, mx.array], dtype: mx.Dtype | None, folder: Path, at_once: int = 32) -> None:
+    """Read the tensors from disk, a few at a time, as ``dtype`` where they hold floats; refuse NaN and Inf."""
+    keys = [key for key, value in weights.items() if mx.issubdtype(value.dtype, mx.floating)]
+    bad = []
+    for start in range(0, len(keys), at_once):
+        chunk = keys[start : start + at_once]
+        finite = mx.stack([mx.all(mx.isfinite(weights[key])) for key in chunk])
+        if dtype is not None:
+            weights |= {key: weights[key].astype(dtype) for key in chunk}
+        mx.eval(finite, [weights[key] for key in chunk])
+        bad += [key for key, good in zip(chunk, finite.tolist(), strict=True) if not good]
+    mx.eval(weights)
     if bad:
-        raise CheckpointError(f"{folder} holds NaN in {_some(bad)}; the weights are damaged.")
+        raise CheckpointError(f"{folder} holds NaN or infinity in {_some(bad)}; the weights are damaged.")
 
 
 def _some(keys: list[str], shown: int = 3) -> str:
@@ -152,7 +168,11 @@ def _load_tokenizer(folder: Path, config: MM1Config) -> Any:
     try:
         if generation_config.exists():
             eos = json.loads(generation_config.read_text()).get("eos_token_id", eos)
-        tokenizer = load_tokenizer(folder, eos_token_ids=list(eos) if isinstance(eos, tuple) else eos)
+        tokenizer = load_tokenizer(
+            folder,
+            {"trust_remote_code": False},  # else transformers asks on stdin whether to run the folder's code
+            eos_token_ids=list(eos) if isinstance(eos, tuple) else eos,
+        )
     except Exception as error:  # transformers raises whatever a broken file provokes
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
@@ -162,5 +182,9 @@ def _load_tokenizer(folder: Path, config: MM1Config) -> Any:
         raise CheckpointError(
             f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the model's vocabulary is "
             f"{config.text_config.vocab_size}."
+        )
+    if tokenizer.convert_ids_to_tokens(config.image_token_id) is None:
+        raise CheckpointError(
+            f"image_token_id is {config.image_token_id}, which the tokenizer of {folder} does not know."
         )
     return tokenizer

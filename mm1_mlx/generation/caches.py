@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mm1_mlx.errors import SamplingError
-from mm1_mlx.model.mlx_lm_parts import make_prompt_cache
+from mm1_mlx.model.mlx_lm_parts import RotatingKVCache, make_prompt_cache
 from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.settings import BITS
 
-KV_BITS = (2, 3, 4, 5, 6, 8)
 SMALLEST_ROTATING_CACHE = 8  # mlx-lm keeps the first 4 tokens and needs room to turn
 
 
@@ -18,10 +18,16 @@ def make_cache(model: MM1, *, max_kv_size: int | None = None, kv_bits: int | Non
     Raises:
         SamplingError: a setting is out of range, or mlx-lm has no cache for this pair or this decoder.
     """
-    if kv_bits is not None and kv_bits not in KV_BITS:
-        raise SamplingError(f"--kv-bits is {kv_bits}, expected one of {', '.join(map(str, KV_BITS))}.")
+    if kv_bits is not None and kv_bits not in BITS:
+        raise SamplingError(f"--kv-bits is {kv_bits}, expected one of {', '.join(map(str, BITS))}.")
+    name = model.config.text_config.model_type
     if max_kv_size is None:
-        return make_prompt_cache(model.decoder)
+        cache = make_prompt_cache(model.decoder)
+        if kv_bits is not None and any(isinstance(c, RotatingKVCache) for c in cache):
+            raise SamplingError(
+                f"--kv-bits does not work with the sliding window of this {name} decoder; drop it."
+            )
+        return cache
     if max_kv_size < SMALLEST_ROTATING_CACHE:
         raise SamplingError(
             f"--max-kv-size is {max_kv_size}, expected at least {SMALLEST_ROTATING_CACHE} tokens."
@@ -31,7 +37,6 @@ def make_cache(model: MM1, *, max_kv_size: int | None = None, kv_bits: int | Non
             "--kv-bits and --max-kv-size exclude each other: mlx-lm's rotating cache has no bits."
         )
     if hasattr(model.decoder, "make_cache"):
-        name = model.config.text_config.model_type
         raise SamplingError(
             f"--max-kv-size has no effect on a {name} decoder, which makes its own cache; drop it."
         )

@@ -6,7 +6,10 @@ import base64
 import io
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -71,10 +74,8 @@ def open_picture(
         if not data:
             raise PictureError(f"{name} is empty (0 bytes); give a picture file.")
         _require_heic_support(data, name)
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _pillows_own_limit_off():
             picture = picture or Image.open(io.BytesIO(data), formats=_formats())
             _check_size(picture, name, max_pixels)
             picture.load()
@@ -91,8 +92,21 @@ def open_picture(
         raise PictureError(
             f"{name} is damaged or cut short ({error}); export or download it again."
         ) from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+_one_at_a_time = threading.Lock()  # Pillow's limit and the warnings' filters belong to the whole process
+
+
+@contextmanager
+def _pillows_own_limit_off() -> Iterator[None]:
+    """Our limit is checked before decoding; Pillow's is lower, and warns."""
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _formats() -> list[str]:
@@ -106,7 +120,7 @@ def _read(source: str | Path | bytes) -> tuple[bytes, str]:
     if isinstance(source, bytes):
         return source, "the picture"
     if source == "-":
-        return sys.stdin.buffer.read(), "the picture on stdin"
+        return sys.stdin.buffer.read() if sys.stdin else b"", "the picture on stdin"
     if isinstance(source, str) and source.startswith("data:"):
         return _decode_data_url(source), "the data: URL"
     if isinstance(source, str) and source.startswith(("http://", "https://")):
@@ -140,7 +154,7 @@ def _require_heic_support(data: bytes, name: str) -> None:
         import pillow_heif
     except ImportError:
         raise PictureError(
-            f'{name} is a HEIC picture; run: pip install "mm1-mlx[heic]", or export it as JPEG.'
+            f"{name} is a HEIC picture; run: pip install pillow-heif, or export it as JPEG."
         ) from None
     pillow_heif.register_heif_opener()
 

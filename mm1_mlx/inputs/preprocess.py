@@ -14,7 +14,9 @@ from mm1_mlx.settings import MAX_PICTURE_PIXELS
 BICUBIC = Image.Resampling.BICUBIC
 
 
-def to_square(picture: Image.Image, size: int, config: ImageConfig) -> Image.Image:
+def to_square(
+    picture: Image.Image, size: int, config: ImageConfig, *, max_pixels: int = MAX_PICTURE_PIXELS
+) -> Image.Image:
     """A ``size`` x ``size`` picture, by ``config.resize``: stretched, centre-cropped or padded.
 
     Raises:
@@ -23,16 +25,16 @@ def to_square(picture: Image.Image, size: int, config: ImageConfig) -> Image.Ima
     if config.resize == "squash":
         return picture.resize((size, size), BICUBIC)
     if config.resize == "crop":
-        return _crop(picture, size)
-    return pad_to_square(picture, config).resize((size, size), BICUBIC)
+        return _crop(picture, size, max_pixels)
+    return pad_to_square(picture, config, max_pixels=max_pixels).resize((size, size), BICUBIC)
 
 
-def _crop(picture: Image.Image, size: int) -> Image.Image:
+def _crop(picture: Image.Image, size: int, max_pixels: int) -> Image.Image:
     """The shorter side becomes ``size``; the middle is kept. As transformers' ``CLIPImageProcessor``."""
     width, height = picture.size
     shorter, longer = sorted((width, height))
     other = int(size * longer / shorter)
-    _require_room(picture, size, other)
+    _require_room(picture, size, other, max_pixels)
     width, height = (size, other) if width <= height else (other, size)
     picture = picture.resize((width, height), BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
@@ -44,18 +46,21 @@ def pad_color(config: ImageConfig) -> tuple[int, int, int]:
     return tuple(int(255 * value) for value in config.mean)
 
 
-def pad_to_square(picture: Image.Image, config: ImageConfig) -> Image.Image:
+def pad_to_square(
+    picture: Image.Image, config: ImageConfig, *, max_pixels: int = MAX_PICTURE_PIXELS
+) -> Image.Image:
+    """``picture`` in the middle of a square of the mean colour, as wide as its longer side."""
     side = max(picture.size)
-    _require_room(picture, side, side)
+    _require_room(picture, side, side, max_pixels)
     return paste_centered(picture, (side, side), config)
 
 
-def _require_room(picture: Image.Image, width: int, height: int) -> None:
+def _require_room(picture: Image.Image, width: int, height: int, max_pixels: int) -> None:
     """Long and thin pictures grow when they are padded or cropped to a square."""
-    if width * height > MAX_PICTURE_PIXELS:
+    if width * height > max_pixels:
         raise PictureError(
-            f"a picture of {picture.width} x {picture.height} pixels needs a canvas of {width} x {height}, more "
-            f"than {MAX_PICTURE_PIXELS:,} pixels, for this model; cut it into pieces."
+            f"a picture of {picture.width} x {picture.height} pixels needs a canvas of {width} x {height} for this "
+            f"model, more than the limit of {max_pixels:,} pixels; cut it into pieces or raise --max-image-pixels."
         )
 
 

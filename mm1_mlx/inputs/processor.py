@@ -9,12 +9,13 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Integer
+from PIL import Image
 
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.picture import Source, open_picture
 from mm1_mlx.inputs.preprocess import normalize
-from mm1_mlx.inputs.prompt import IMAGE, Prompt, messages_of, plain_text
+from mm1_mlx.inputs.prompt import IMAGE, Message, Prompt, messages_of, plain_text
 from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
 
@@ -72,44 +73,63 @@ class Processor:
             PromptError: places and pictures differ in number, or the prompt is longer than the context.
             PictureError: a picture cannot be opened.
         """
-        text = self._render(prompt, len(images), system, template)
-        pictures = [
-            open_picture(source, alpha=self.config.image_config.alpha, max_pixels=self.max_pixels)
-            for source in images
-        ]
-        squares = [views(picture, self.config.image_config) for picture in pictures]
+        chat = template == "chat" and bool(self.tokenizer.chat_template)
+        ids = self._tokenize(self._render(prompt, len(images), system, template, chat), chat, len(images))
         each = self.config.connector_config.tokens_per_image
-        ids, places = self._expand(self._encode(text, template), [each * len(s) for s in squares])
-        self._check_context(len(ids), places)
+        self._check_context(len(ids) - len(images), each * len(images), len(images))  # before any is opened
+        squares = [self._views(source) for source in images]
+        ids, places = self._expand(ids, [each * len(s) for s in squares])
+        visual = sum(map(len, places))
+        self._check_context(len(ids) - visual, visual, len(places))
         return Inputs(mx.array(ids, dtype=mx.int32), self._pixels(squares), places)
 
-    def _render(self, prompt: Prompt, num_images: int, system: str | None, template: str) -> str:
-        if template == "plain" or not self.tokenizer.chat_template:
-            if not isinstance(prompt, str):
-                why = "the template is plain" if template == "plain" else "this model has no chat template"
-                raise PromptError(f"{why}; give the prompt as one string.")
+    def _views(self, source: Source) -> list[Image.Image]:
+        """One picture's views; the picture itself, which may be large, is let go."""
+        image_config = self.config.image_config
+        picture = open_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels)
+        return views(picture, image_config, max_pixels=self.max_pixels)
+
+    def _render(self, prompt: Prompt, num_images: int, system: str | None, template: str, chat: bool) -> str:
+        """The prompt's text, with the image token once for every picture."""
+        if chat:
+            messages = messages_of(prompt, num_images, system=system)
+            text = self._apply_template(messages)
+        elif isinstance(prompt, str):
             text = plain_text(prompt, num_images)
             text = text if system is None else f"{system}\n{text}"
         else:
-            messages = messages_of(prompt, num_images, system=system)
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            why = "the template is plain" if template == "plain" else "this model has no chat template"
+            raise PromptError(f"{why}; give the prompt as one string.")
         return text.replace(IMAGE, self.image_token)
 
-    def _encode(self, text: str, template: str) -> list[int]:
+    def _apply_template(self, messages: list[Message]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise PromptError(f"the model's chat template refuses these messages: {error}") from None
+
+    def _tokenize(self, text: str, chat: bool, num_images: int) -> list[int]:
         """Ids with the image token once a picture; a chat template writes its own special tokens."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        try:
+            ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        except (TypeError, UnicodeError):
+            raise PromptError("the prompt is not valid Unicode text.") from None
         begin = self.tokenizer.bos_token_id
-        plain = template == "plain" or not self.tokenizer.chat_template
-        return [begin, *ids] if plain and begin is not None and ids[:1] != [begin] else ids
+        if not chat and begin is not None and ids[:1] != [begin]:
+            ids = [begin, *ids]
+        found = ids.count(self.config.image_token_id)
+        if found != num_images:
+            raise PromptError(
+                f"the tokenised prompt has {found} {self.image_token} for {num_images} pictures; the text "
+                f"itself must not hold {self.image_token}."
+            )
+        return ids
 
     def _expand(self, ids: list[int], lengths: list[int]) -> tuple[list[int], list[range]]:
         """Repeat each picture's token once for every visual token."""
         token = self.config.image_token_id
-        if ids.count(token) != len(lengths):
-            raise PromptError(
-                f"the tokenised prompt has {ids.count(token)} {self.image_token} for {len(lengths)} "
-                f"pictures; the text itself must not hold {self.image_token}."
-            )
         expanded: list[int] = []
         places: list[range] = []
         remaining = iter(lengths)
@@ -122,18 +142,18 @@ class Processor:
             expanded += [token] * length
         return expanded, places
 
-    def _check_context(self, length: int, places: list[range]) -> None:
+    def _check_context(self, text: int, visual: int, num_images: int) -> None:
+        """Refuse a prompt that leaves no room for an answer; counts are tokens."""
         context = self.config.text_config.max_positions
-        if context is None or length < context:
+        if context is None or text + visual < context:
             return
-        visual, pictures = sum(map(len, places)), "picture" if len(places) == 1 else "pictures"
+        pictures = "picture" if num_images == 1 else "pictures"
         raise PromptError(
-            f"the prompt is {length:,} tokens ({length - visual:,} of text, {visual:,} of {len(places)} "
-            f"{pictures}), but the model's context is {context:,}, answer included; shorten the text or "
-            "give fewer pictures."
+            f"the prompt is {text + visual:,} tokens ({text:,} of text, {visual:,} of {num_images} {pictures}), "
+            f"but the model's context is {context:,}, answer included; shorten the text or give fewer pictures."
         )
 
-    def _pixels(self, squares: list[list[Any]]) -> mx.array:
+    def _pixels(self, squares: list[list[Image.Image]]) -> mx.array:
         flat = [square for picture in squares for square in picture]
         size = self.config.image_config.image_size
         if not flat:

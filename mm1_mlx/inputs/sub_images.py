@@ -18,21 +18,30 @@ from mm1_mlx.inputs.preprocess import (
     paste_centered,
     to_square,
 )
+from mm1_mlx.settings import MAX_PICTURE_PIXELS
 
 
-def views(picture: Image.Image, config: ImageConfig) -> list[Image.Image]:
-    """The square views of one RGB picture, by ``config.sub_images``; each becomes visual tokens."""
+def views(
+    picture: Image.Image, config: ImageConfig, *, max_pixels: int = MAX_PICTURE_PIXELS
+) -> list[Image.Image]:
+    """The square views of one RGB picture, by ``config.sub_images``; each becomes visual tokens.
+
+    Raises:
+        PictureError: the picture is so long and thin that a square of it has more than ``max_pixels``.
+    """
     if config.sub_images == "quadrants":
-        return quadrants(picture, config)
+        return quadrants(picture, config, max_pixels=max_pixels)
     if config.sub_images == "anyres":
         return anyres(picture, config)
-    return [to_square(picture, config.image_size, config)]
+    return [to_square(picture, config.image_size, config, max_pixels=max_pixels)]
 
 
-def quadrants(picture: Image.Image, config: ImageConfig) -> list[Image.Image]:
+def quadrants(
+    picture: Image.Image, config: ImageConfig, *, max_pixels: int = MAX_PICTURE_PIXELS
+) -> list[Image.Image]:
     """Padded to a square at twice the size: top left, top right, bottom left, bottom right, whole."""
     size = config.image_size
-    large = pad_to_square(picture, config).resize((2 * size, 2 * size), BICUBIC)
+    large = pad_to_square(picture, config, max_pixels=max_pixels).resize((2 * size, 2 * size), BICUBIC)
     crops = _crops(large, size)
     return [*crops, large.resize((size, size), BICUBIC)]
 

@@ -36,7 +36,7 @@ class MixtureOfExperts(nn.Module):
         self.experts = SwitchGLU(dims, hidden_dims, num_experts)
 
     def route(self, x: Float[mx.array, "B L D"]) -> Routing:
-        logits = x.astype(mx.float32) @ self.router.weight.astype(mx.float32).T
+        logits = self.router(x.astype(mx.float32))
         experts = mx.stop_gradient(mx.argsort(-logits, axis=-1)[..., :2])
         gates = mx.take_along_axis(mx.softmax(logits, axis=-1), experts, axis=-1)
         return Routing(logits, experts.astype(mx.int32), gates / gates.sum(axis=-1, keepdims=True))

@@ -10,13 +10,14 @@ from typing import Any
 
 import mlx.nn as nn
 from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import _get_classes
 
 from mm1_mlx.errors import ConfigError
 
 __all__ = [
+    "RotatingKVCache",
     "SwitchGLU",
     "build_decoder",
     "create_attention_mask",
@@ -71,11 +72,13 @@ def _takes_embeddings(path: Path) -> bool:
     source = path.read_text(encoding="utf-8")
     if "input_embeddings" not in source:
         return False
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef) and node.name == "Model":
-            calls = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__call__"]
-            return any(a.arg == "input_embeddings" for f in calls for a in f.args.args + f.args.kwonlyargs)
-    return False
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    if "Model" not in classes:
+        return False
+    if "ModelArgs" in classes and "text_config" in ast.unparse(classes["ModelArgs"]):
+        return False  # a model with pictures of its own, around a decoder that has its own name
+    calls = [f for f in classes["Model"].body if isinstance(f, ast.FunctionDef) and f.name == "__call__"]
+    return any(a.arg == "input_embeddings" for f in calls for a in f.args.args + f.args.kwonlyargs)
 
 
 def token_embedding(decoder: nn.Module, vocab_size: int) -> nn.Module:

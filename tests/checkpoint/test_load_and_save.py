@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import mlx.core as mx
@@ -62,17 +63,55 @@ def test_a_quantized_folder_loads_as_it_was_saved(bits, tolerance, tiny_folder, 
     quantize(model, bits=bits)
     before = logits_of(model)
     save(model, tmp_path / "packed", companions=tiny_folder)
-    again, _ = load(tmp_path / "packed")
+    again, _ = load(tmp_path / "packed", dtype="float16")
     np.testing.assert_array_equal(logits_of(again), before)
     exact = logits_of(mm1_tiny[0])
     assert np.abs(before - exact).mean() < tolerance * exact.std()
 
 
-def test_quantization_leaves_image_encoder_and_connector_alone(tiny_folder):
-    model, _ = load(tiny_folder)
-    quantize(model, bits=4)
-    packed = {key for key, _ in tree_flatten(model.parameters()) if key.endswith(".scales")}
+def test_quantization_keeps_image_encoder_and_connector_in_16_bit(tiny_folder, tmp_path):
+    save(quantize(load(tiny_folder, dtype="float32")[0], bits=4), tmp_path / "packed", companions=tiny_folder)
+    stored = mx.load(str(tmp_path / "packed" / "model.safetensors"))
+    packed = {key for key in stored if key.endswith(".scales")}
     assert packed and all(key.startswith("decoder.") for key in packed)
+    assert {v.dtype for v in stored.values()} == {mx.float16, mx.uint32}
+
+
+def test_a_quantized_model_is_not_quantized_again(tiny_folder):
+    model = quantize(load(tiny_folder)[0], bits=8)
+    with pytest.raises(ConfigError, match="quantized already"):
+        quantize(model, bits=4)
+
+
+def test_quantization_that_would_pack_nothing_is_refused():
+    values = preset("mm1-tiny").to_dict()
+    values["text_config"] |= {"hidden_dims": 48, "head_dims": 12, "feed_forward_dims": 40, "num_layers": 1}
+    values["connector_config"] |= {"output_dims": 48}
+    with pytest.raises(ConfigError, match="multiple of 128"):
+        quantize(MM1(type(preset("mm1-tiny")).from_dict(values)), group_size=128)
+
+
+def test_code_in_a_folder_is_not_run(tiny_folder, tmp_path):
+    (tiny_folder / "tok.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Tok: pass\n")
+    path = tiny_folder / "tokenizer_config.json"
+    values = json.loads(path.read_text()) | {
+        "tokenizer_class": "Tok",
+        "auto_map": {"AutoTokenizer": ["tok.Tok", None]},
+    }
+    path.write_text(json.dumps(values))
+    with contextlib.suppress(CheckpointError):
+        load(tiny_folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_image_token_that_the_tokenizer_lacks_is_refused(tiny_folder):
+    change_config(tiny_folder, image_token_id=767)
+    refused(tiny_folder, "image_token_id is 767")
+
+
+def test_integers_in_the_place_of_floats_are_refused(tiny_folder):
+    change_weights(tiny_folder, lambda w: w.update({"decoder.norm.weight": mx.ones((256,), mx.int32)}))
+    refused(tiny_folder, "decoder.norm.weight holds", "int32")
 
 
 def test_quantized_configs_carry_both_keys(tiny_folder):
@@ -96,7 +135,7 @@ def test_a_sparse_model_is_saved_loaded_and_quantized(tiny_folder, tmp_path):
     model = MM1(type(preset("mm1-tiny")).from_dict(values))
     quantize(model, bits=8)
     save(model, tmp_path / "sparse", companions=tiny_folder)
-    np.testing.assert_array_equal(logits_of(load(tmp_path / "sparse")[0]), logits_of(model))
+    np.testing.assert_array_equal(logits_of(load(tmp_path / "sparse", dtype="float16")[0]), logits_of(model))
 
 
 def test_an_mlx_lm_decoder_is_saved_and_loaded(tiny_folder, tmp_path):
@@ -193,7 +232,7 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(tiny_folder):
 
 def test_nan_weights_are_named(tiny_folder):
     change_weights(tiny_folder, lambda w: w.update({"decoder.norm.weight": mx.full((256,), mx.nan)}))
-    refused(tiny_folder, "NaN in decoder.norm.weight")
+    refused(tiny_folder, "NaN or infinity in decoder.norm.weight")
 
 
 def test_a_missing_tokenizer_is_refused(tiny_folder):

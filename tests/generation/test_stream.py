@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mm1_mlx import Sampling, generate, stream_generate
+from mm1_mlx import MM1, MM1Config, Sampling, generate, preset, stream_generate
 from mm1_mlx.errors import PromptError, SamplingError
 from mm1_mlx.generation.caches import make_cache
 from mm1_mlx.generation.stream import embed
@@ -115,8 +115,6 @@ def test_absurd_sampling_is_refused(values):
 
 
 def test_a_decoder_with_its_own_cache_refuses_max_kv_size():
-    from mm1_mlx import MM1, MM1Config, preset
-
     values = preset("mm1-tiny").to_dict()
     values["text_config"] = {
         **{"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 1, "intermediate_size": 64},
@@ -124,6 +122,22 @@ def test_a_decoder_with_its_own_cache_refuses_max_kv_size():
     }
     with pytest.raises(SamplingError, match="llama decoder"):
         make_cache(MM1(MM1Config.from_dict(values)), max_kv_size=64)
+
+
+def test_a_sliding_window_refuses_kv_bits():
+    values = preset("mm1-tiny").to_dict()
+    values["text_config"] = {
+        **{"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 64},
+        **{"num_attention_heads": 4, "rms_norm_eps": 1e-6, "vocab_size": 768, "sliding_window": 16},
+        **{"layer_types": ["full_attention", "sliding_attention"]},
+    }
+    with pytest.raises(SamplingError, match="sliding window of this llama decoder"):
+        make_cache(MM1(MM1Config.from_dict(values)), kv_bits=4)
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_any_picture_is_opened(mm1_tiny):
+    with pytest.raises(PromptError, match="of 100 pictures"):
+        generate(*mm1_tiny, PROMPT, images=["there is no such picture"] * 100)
 
 
 def test_a_prompt_longer_than_the_context_says_what_to_lower(mm1_tiny, picture):

@@ -135,7 +135,8 @@ def test_some_decoders_take_input_embeddings_and_some_do_not():
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "qwen2", "qwen3", "mixtral", "gemma3", "gemma", "gemma2", "phi3", "olmo2", "starcoder2"]
+    "name",
+    ["llama", "qwen2", "qwen3", "mixtral", "gemma3_text", "gemma", "gemma2", "phi3", "olmo2", "starcoder2"],
 )
 def test_what_the_source_says_of_input_embeddings_is_what_the_class_takes(name):
     model_class = importlib.import_module(f"mlx_lm.models.{name}").Model

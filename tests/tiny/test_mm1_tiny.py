@@ -1,6 +1,7 @@
 """What the shipped mm1-tiny can do, measured on scenes of unseen seeds."""
 
 import random
+from pathlib import Path
 
 import pytest
 from answers import answer_all
@@ -9,25 +10,41 @@ from mm1_mlx import generate, load, quantize, save, tiny
 
 NUM_SCENES = 1000
 # least share right, and the most that is right when another scene's picture is shown
-BOUNDS = {"color": (0.95, 0.30), "shape": (0.95, 0.30), "count": (0.90, 0.60), "existence": (0.95, 0.65)}
+BOUNDS = {"color": (0.95, 0.15), "shape": (0.95, 0.20), "count": (0.85, 0.40), "existence": (0.95, 0.60)}
+# none of these stands in mm1_mlx/tiny/phrases.py
 PARAPHRASES = {
     "color": (
-        "Please say which color the {n} in the image has.",
         "The {n} has what color?",
-        "Do tell me the {n} color.",
+        "What color is the {n} that you see?",
+        "Which color do you see on the {n}?",
+        "Name the color that the {n} has.",
+        "What colour does the {n} in the image have?",
+        "Please name the color of the {n} in the picture.",
     ),
     "shape": (
         "The {c} thing in the photo is what shape?",
         "Which {c} shape can you see?",
         "What {c} thing is shown?",
+        "Tell me what shape the {c} object has.",
     ),
-    "count": ("How many objects can be seen in this photo?", "Say the number of things in the image."),
+    "count": (
+        "Say the number of things in the image.",
+        "How many objects does this picture have?",
+        "How many objects does the photo contain?",
+        "Please tell me how many objects you see.",
+    ),
     "existence": (
         "Can a {n} be found in the picture?",
         "Does the photo show any {n}?",
-        "Is some {n} in there?",
+        "Tell me if you see a {n}.",
+        "Is there a {n} to be seen?",
     ),
 }
+
+
+def test_the_paraphrases_are_none_of_the_training_templates():
+    source = Path(tiny.__file__).with_name("phrases.py").read_text()
+    assert not [text for texts in PARAPHRASES.values() for text in texts if f'"{text}"' in source]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +56,8 @@ def world():
     for number, scene in enumerate(scenes):
         for kind in BOUNDS:
             question = tiny.make_question(scene, kind, random.Random(number))
-            if question is not None:
+            symbol = kind == "shape" and question and question.answer.startswith(("letter", "digit"))
+            if question is not None and not symbol:
                 questions[kind].append((number, question.text, question.answer))
     return scenes, pictures, questions
 
@@ -55,6 +73,16 @@ def share_right(model, processor, pictures, asked, *, shift=0):
 def test_questions_about_unseen_scenes_are_answered(kind, mm1_tiny, world):
     _, pictures, questions = world
     assert share_right(*mm1_tiny, pictures, questions[kind]) >= BOUNDS[kind][0]
+
+
+@pytest.mark.slow
+def test_one_to_five_objects_are_counted(mm1_tiny, world):
+    scenes, pictures, _ = world
+    asked = [(i, "How many objects are there?", str(len(s.things))) for i, s in enumerate(scenes)]
+    assert share_right(*mm1_tiny, pictures, asked) >= 0.9
+    for number in "12345":
+        rows = [row for row in asked if row[2] == number]
+        assert share_right(*mm1_tiny, pictures, rows) >= 0.85, number
 
 
 @pytest.mark.slow
@@ -128,9 +156,6 @@ def test_a_system_message_and_a_place_at_the_end_change_no_answer(mm1_tiny):
     assert generate(*mm1_tiny, "What color is it?<image>", images=[picture]) == color
 
 
-def test_the_weights_fit_the_wheel(mm1_tiny):
-    model, _ = mm1_tiny
-    from mlx.utils import tree_flatten
-
-    size = sum(value.size * 2 for _, value in tree_flatten(model.parameters()))
-    assert size < 16e6
+def test_the_model_folder_fits_the_wheel():
+    folder = Path(tiny.__file__).parent / "mm1-tiny"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 16e6
