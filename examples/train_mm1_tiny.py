@@ -2,9 +2,9 @@
 
     python examples/train_mm1_tiny.py --run runs/tiny --output runs/mm1-tiny
 
-or with two processes, which on a CPU with two cores is faster:
-
-    mlx.launch -n 2 --backend ring examples/train_mm1_tiny.py --run runs/tiny --output runs/mm1-tiny
+or with two processes, each with MLX_RANK=0 or 1 and MLX_HOSTFILE naming a file that holds
+[["127.0.0.1:5801"], ["127.0.0.1:5802"]]. On a CPU with two cores set OPENBLAS_NUM_THREADS=1 too, and start them
+by hand: mlx.launch keeps a core busy of its own.
 
 1. encoder: the image encoder learns what stands at each place of a picture (dense labels). A ViT that
    starts from nothing through a decoder stays on a plateau for long; MM1 too starts from a trained encoder.

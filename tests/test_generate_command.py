@@ -231,6 +231,7 @@ def test_the_console_script_runs():
     assert "--prompt" in subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a full device")
 def test_a_full_disk_behind_stdout(picture):
     with open("/dev/full", "w") as full:
         process = subprocess_command("--image", picture, "--prompt", ASK, stdout=full)

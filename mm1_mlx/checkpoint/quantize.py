@@ -7,7 +7,7 @@ import io
 from dataclasses import replace
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
+import mlx.nn as nn
 from mlx_lm.utils import quantize_model
 
 from mm1_mlx.errors import ConfigError
@@ -33,14 +33,19 @@ def quantize(model: MM1, *, bits: int = 4, group_size: int = 64) -> MM1:
         )
     if model.config.quantization is not None:
         raise ConfigError("the model is quantized already; quantize the original.")
+    if not any(_can_be_packed(model, path, module, group_size) for path, module in model.named_modules()):
+        raise ConfigError(
+            f"no layer of the decoder has a multiple of {group_size} inputs; lower the group size."
+        )
     if model.image_encoder.position_embedding.dtype == mx.float32:
         model.set_dtype(mx.float16)
     with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints a note there
         _, values = quantize_model(model, model.config.to_dict(), group_size, bits)
-    if not any(key.endswith(".scales") for key, _ in tree_flatten(model.parameters())):
-        raise ConfigError(
-            f"no layer of the decoder has a multiple of {group_size} inputs; lower the group size."
-        )
     packing = values["quantization"]
     model.config = replace(model.config, quantization=packing, quantization_config=packing)
     return model
+
+
+def _can_be_packed(model: MM1, path: str, module: nn.Module, group_size: int) -> bool:
+    fits = hasattr(module, "to_quantized") and module.weight.shape[-1] % group_size == 0
+    return fits and bool(model.quant_predicate(path, module))

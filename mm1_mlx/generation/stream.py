@@ -61,7 +61,7 @@ def stream_generate(
         prefill_step_size: prompt tokens processed at once.
 
     Raises:
-        MM1Error: a picture, the prompt or a setting is not usable; nothing was computed.
+        MM1Error: a picture, the prompt or a setting is not usable. It comes when the first piece is asked for.
     """
     sampling = sampling or Sampling()
     _require_at_least_1(max_tokens, "--max-tokens")
