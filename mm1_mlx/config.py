@@ -100,7 +100,7 @@ def _describe(hint: Any) -> str:
 
 @dataclass(frozen=True)
 class ImageEncoderConfig(Config):
-    """A ViT: CLIP's or SigLIP's flavour is a matter of these switches.
+    """A ViT: CLIP's, SigLIP's or Qwen2-VL's flavour is a matter of these switches.
 
     Source: MM1, "Model Architecture Ablations" (image encoder pre-training).
     """
@@ -118,11 +118,14 @@ class ImageEncoderConfig(Config):
     final_norm: bool  # normalise the features that are handed on
     patch_bias: bool
     feature_layer: int = -1  # which hidden state: 0 before the first layer, -1 after the last
+    positions: Literal["learned", "rotary"] = "learned"  # rotary: 2-D, for pictures of any size
+    temporal_patch_size: int = 1  # frames embedded together; a still picture repeats itself
+    patch_block: int = 1  # patches come block by block of this side; 1: row by row
 
     def __post_init__(self) -> None:
         self._require_positive(
             *("image_size", "patch_size", "hidden_dims", "feed_forward_dims", "num_layers", "num_heads"),
-            "norm_eps",
+            *("norm_eps", "temporal_patch_size", "patch_block"),
         )
         self._require(
             self.image_size >= self.patch_size,
@@ -137,6 +140,22 @@ class ImageEncoderConfig(Config):
             -n - 1 <= self.feature_layer <= n,
             f"feature_layer is {self.feature_layer}, expected {-n - 1} to {n} for {n} layers.",
         )
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        if self.positions == "learned":
+            self._require(
+                self.patch_block == 1,
+                f"patch_block is {self.patch_block}, expected 1: learned positions go row by row.",
+            )
+            return
+        head_dims = self.hidden_dims // self.num_heads
+        self._require(
+            head_dims % 4 == 0,
+            f"hidden_dims / num_heads is {head_dims}, rotary positions need a multiple of 4.",
+        )
+        extra = [name for name in ("class_token", "pre_norm", "final_norm") if getattr(self, name)]
+        self._require(not extra, f"{', '.join(extra)} must be false with rotary positions.")
 
     @property
     def grid_side(self) -> int:
@@ -156,8 +175,8 @@ class ConnectorConfig(Config):
     Source: MM1, "Model Architecture Ablations" (vision-language connector).
     """
 
-    type: Literal["c_abstractor", "average_pool", "attention_pool"]
-    num_visual_tokens: int  # per picture or sub-image, a perfect square
+    type: Literal["c_abstractor", "c_abstractor_pair", "average_pool", "attention_pool"]
+    num_visual_tokens: int | None  # per view, a perfect square; null: one for every merged square of patches
     input_dims: int  # width of the image encoder
     output_dims: int  # width of the decoder
     hidden_dims: int = 0  # width inside: convolutions, or attention
@@ -165,24 +184,23 @@ class ConnectorConfig(Config):
     num_readout_layers: int = 1  # C-Abstractor: linear layers of the MLP at the end, SiLU between
     position_grid: int | None = None  # C-Abstractor: side of the learned positions; none if null
     pre_norm: bool = False  # C-Abstractor: LayerNorm on the patch features
+    position_antialias: bool = False  # C-Abstractor: how positions shrink to a smaller grid
     num_extra_tokens: int = 0  # C-Abstractor: learned tokens after the visual ones
+    merge_size: int = 0  # C-Abstractor: squares of patches merged into one token, in place of pooling
+    row_end: bool = False  # C-Abstractor: a learned vector that may end a row of visual tokens
     num_heads: int = 1  # attention pooling
 
     def __post_init__(self) -> None:
-        self._require_positive("num_visual_tokens", "input_dims", "output_dims", "num_heads")
-        side = math.isqrt(self.num_visual_tokens)
-        self._require(
-            side * side == self.num_visual_tokens,
-            f"num_visual_tokens is {self.num_visual_tokens}, not a perfect square; "
-            f"the nearest are {side * side} and {(side + 1) ** 2}.",
-        )
+        self._require_positive("input_dims", "output_dims", "num_heads")
+        self._check_num_visual_tokens()
+        convolutions = ("c_abstractor", "c_abstractor_pair")
         self._require(self.num_blocks >= 0, f"num_blocks is {self.num_blocks}, expected 0 or more.")
         self._require(
             self.num_extra_tokens >= 0, f"num_extra_tokens is {self.num_extra_tokens}, expected 0 or more."
         )
         self._require(
-            self.type == "c_abstractor" or not self.num_extra_tokens,
-            "num_extra_tokens is for the c_abstractor only.",
+            self.type == "c_abstractor" or not (self.num_extra_tokens or self.row_end),
+            "num_extra_tokens and row_end are for the c_abstractor only.",
         )
         self._require(
             1 <= self.num_readout_layers <= 3,
@@ -192,7 +210,7 @@ class ConnectorConfig(Config):
             self.position_grid is None or self.position_grid > 0,
             f"position_grid is {self.position_grid}, expected more than 0 or null.",
         )
-        needs_width = self.type == "attention_pool" or (self.type == "c_abstractor" and self.num_blocks)
+        needs_width = self.type == "attention_pool" or (self.type in convolutions and self.num_blocks)
         if needs_width:
             self._require_positive("hidden_dims")
             self._require(
@@ -200,15 +218,41 @@ class ConnectorConfig(Config):
                 f"hidden_dims is {self.hidden_dims}, not a multiple of num_heads {self.num_heads}.",
             )
 
+    def _check_num_visual_tokens(self) -> None:
+        if self.merge_size:
+            self._require(
+                self.type == "c_abstractor" and self.merge_size > 1 and self.num_visual_tokens is None,
+                "merge_size is for a c_abstractor whose num_visual_tokens is null, and at least 2.",
+            )
+            self._require(self.num_blocks > 0, "merge_size needs num_blocks above 0.")
+            return
+        self._require(
+            self.num_visual_tokens is not None, "num_visual_tokens is null; give a number or merge_size."
+        )
+        self._require_positive("num_visual_tokens")
+        side = math.isqrt(self.num_visual_tokens)
+        self._require(
+            side * side == self.num_visual_tokens,
+            f"num_visual_tokens is {self.num_visual_tokens}, not a perfect square; "
+            f"the nearest are {side * side} and {(side + 1) ** 2}.",
+        )
+
     @property
     def side(self) -> int:
-        """Visual tokens along each side of the picture."""
+        """Visual tokens along each side of a view, where their number is fixed."""
         return math.isqrt(self.num_visual_tokens)
 
     @property
-    def tokens_per_image(self) -> int:
-        """Positions one picture or sub-image takes in the sequence."""
-        return self.num_visual_tokens + self.num_extra_tokens
+    def views_at_once(self) -> int:
+        """Views that become visual tokens together: the pair reads four quadrants and the whole."""
+        return 5 if self.type == "c_abstractor_pair" else 1
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Visual tokens made of ``views_at_once`` views of ``height`` x ``width`` patches each."""
+        if self.merge_size:
+            return (height // self.merge_size) * (width // self.merge_size) + self.num_extra_tokens
+        connectors = 2 if self.type == "c_abstractor_pair" else 1
+        return connectors * self.num_visual_tokens + self.num_extra_tokens
 
 
 @dataclass(frozen=True)
@@ -308,15 +352,45 @@ class ImageConfig(Config):
     image_size: int  # pixels, each side, of what the encoder sees
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["squash", "crop", "pad"] = "squash"  # to a square: stretch, centre crop, or pad
+    resize: Literal["squash", "crop", "pad", "smart"] = "squash"  # to a square: stretch, centre crop or pad
     alpha: Literal["white", "drop"] = "white"  # "drop" keeps the published checkpoints' rule
     sub_images: Literal["none", "quadrants", "anyres"] = "none"
     max_sub_images: int = 1
+    canvases: tuple[tuple[int, int], ...] = ()  # anyres: (rows, columns) to choose from; all if empty
+    unpad: bool = False  # anyres: drop what only pads the crops' joined map, end each of its rows
+    size_multiple: int = 0  # smart: aspect kept, sides multiples of this many pixels
+    min_pixels: int = 0  # smart: of the resized picture
+    max_pixels: int = 0
 
     def __post_init__(self) -> None:
         self._require_positive("image_size", "max_sub_images")
+        self._require(
+            all(0 < r * c <= self.max_sub_images and r > 0 for r, c in self.canvases),
+            f"canvases are {self.canvases}, expected rows and columns of at most {self.max_sub_images} sub-images.",
+        )
+        self._require(not self.unpad or self.sub_images == "anyres", "unpad is for sub_images anyres only.")
+        if self.resize == "smart":
+            self._require_positive("size_multiple", "min_pixels", "max_pixels")
+            self._require(self.sub_images == "none", "resize smart goes with sub_images none only.")
+            self._require(
+                self.min_pixels <= self.max_pixels,
+                f"min_pixels is {self.min_pixels}, more than max_pixels {self.max_pixels}.",
+            )
         self._require(self.image_size <= 16_384, f"image_size is {self.image_size}, expected at most 16384.")
         self._require(all(s > 0 for s in self.std), f"std is {self.std}, expected numbers above 0.")
+
+
+@dataclass(frozen=True)
+class PromptConfig(Config):
+    """How prompts are written, beyond what the tokenizer's chat template says."""
+
+    cut_at: tuple[str, ...] = ()  # a prompt is cut before and after these; pieces are tokenised on their own
+    after_image: str = ""  # text after a picture that the prompt gives no place
+    image_part: dict | None = (
+        None  # what the chat template takes for a picture, if it writes the token itself
+    )
+    row_token_id: int | None = None  # a text token before a picture and between its rows of visual tokens
+    system: str | None = None  # the system message where none is given
 
 
 @dataclass(frozen=True)
@@ -329,6 +403,8 @@ class MM1Config(Config):
     image_config: ImageConfig
     image_token_id: int
     eos_token_id: int | tuple[int, ...] | None = None
+    prompt_config: PromptConfig = PromptConfig()
+    untrained: tuple[str, ...] = ()  # parts with fresh random weights: the model cannot answer yet
     model_type: Literal["mm1"] = "mm1"
     quantization: dict | None = None
     quantization_config: dict | None = None
@@ -354,11 +430,50 @@ class MM1Config(Config):
             0 <= self.image_token_id < decoder.vocab_size,
             f"image_token_id is {self.image_token_id}, outside the vocabulary of {decoder.vocab_size}.",
         )
+        row = self.prompt_config.row_token_id
+        self._require(
+            row is None or 0 <= row < decoder.vocab_size,
+            f"prompt_config.row_token_id is {row}, outside the vocabulary of {decoder.vocab_size}.",
+        )
+        self._check_views()
         ends = self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
         self._require(
             all(end is None or 0 <= end < decoder.vocab_size for end in ends),
             f"eos_token_id is {self.eos_token_id}, outside the vocabulary of {decoder.vocab_size}.",
         )
+
+    def _check_views(self) -> None:
+        """The connector must fit the way pictures are cut into views."""
+        encoder, connector, image = self.vision_config, self.connector_config, self.image_config
+        self._require(
+            connector.type != "c_abstractor_pair" or image.sub_images == "quadrants",
+            "a c_abstractor_pair reads four quadrants and the whole: image_config.sub_images must be quadrants.",
+        )
+        self._require(
+            not image.unpad or connector.row_end,
+            "image_config.unpad needs connector_config.row_end.",
+        )
+        self._require(
+            image.sub_images != "anyres" or not connector.num_extra_tokens,
+            "sub_images anyres joins visual tokens to a map, where num_extra_tokens have no place.",
+        )
+        if image.resize == "smart":
+            step = encoder.patch_size * max(connector.merge_size, encoder.patch_block)
+            self._require(
+                connector.merge_size > 0 and image.size_multiple % step == 0,
+                f"resize smart needs a connector with merge_size and a size_multiple of {step} pixels, "
+                f"found {image.size_multiple}.",
+            )
+        else:
+            self._require(
+                not connector.merge_size, "connector_config.merge_size needs image_config.resize smart."
+            )
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Patches along height and width of a view, where views have one size."""
+        side = self.image_config.image_size // self.vision_config.patch_size
+        return side, side
 
     @classmethod
     def from_dict(cls, values: Any) -> MM1Config:
@@ -371,7 +486,8 @@ class MM1Config(Config):
         return super().from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
-        nested = {"vision_config", "connector_config", "text_config", "image_config"}
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        out = {k: v.to_dict() if k in nested else v for k, v in plain.items()}
-        return {k: v for k, v in out.items() if v is not None}
+        """The same as plain JSON values; what stands at its default is left out."""
+        nested = {"vision_config", "connector_config", "text_config", "image_config", "prompt_config"}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        plain["model_type"] = self.model_type
+        return {k: v.to_dict() if k in nested else v for k, v in plain.items()}

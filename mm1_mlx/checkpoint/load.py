@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ def load(path_or_hub_id: str | Path, *, dtype: str | None = None) -> tuple[MM1, 
     _evaluate(weights, getattr(mx, dtype) if dtype else None, folder)
     model.load_weights(list(weights.items()), strict=True)
     model.eval()
+    if config.untrained:
+        parts = " and ".join(config.untrained)
+        print(f"mm1: the {parts} of {path_or_hub_id} is untrained: its answers are noise.", file=sys.stderr)
     return model, Processor(_load_tokenizer(folder, config), config)
 
 

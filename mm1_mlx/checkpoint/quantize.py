@@ -1,51 +1,132 @@
-"""Fewer bits per weight, in the decoder; image encoder and connector keep 16."""
+"""Fewer bits per weight: in the decoder, and on request in image encoder and connector."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.utils import quantize_model
 
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import BITS
 
 GROUP_SIZES = (32, 64, 128)
+MODES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}  # the bits and group size of each
+MORE_BITS = {2: 4, 3: 6, 4: 6, 5: 8, 6: 8, 8: 8}
+EDGE = 8  # one layer in eight, at either end, is an edge
 
 
-def quantize(model: MM1, *, bits: int = 4, group_size: int = 64) -> MM1:
-    """Pack the decoder's weights in place, and say so in ``model.config``.
+@dataclass(frozen=True)
+class Packing:
+    """How weights are packed.
+
+    Image encoders and connectors lose detail at 4 bits and weigh little: they stay as they are unless asked for.
+
+    Raises:
+        ConfigError: MLX has no such number of bits, group size or mode.
+    """
+
+    bits: int | None = None  # 4, or what the mode has
+    group_size: int | None = None  # weights that share a scale: 64, or what the mode has
+    mode: Literal["affine", "mxfp4", "mxfp8", "nvfp4"] = "affine"
+    mixed: bool = False  # more bits for the head, the embedding and the first and last layers
+    encoder: bool = False
+    connector: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode != "affine" and self.mode not in MODES:
+            raise ConfigError(f"mode is {self.mode!r}, expected affine, {', '.join(MODES)}.")
+        bits, group_size = MODES.get(self.mode, (self.bits or 4, self.group_size or 64))
+        if (self.bits or bits, self.group_size or group_size) != (bits, group_size):
+            raise ConfigError(
+                f"{self.mode} has {bits} bits in groups of {group_size}; drop the other numbers."
+            )
+        if self.mode == "affine" and (bits not in BITS or group_size not in GROUP_SIZES):
+            raise ConfigError(
+                f"{bits} bits in groups of {group_size}: expected {', '.join(map(str, BITS))} bits and groups of "
+                f"{', '.join(map(str, GROUP_SIZES))}."
+            )
+        object.__setattr__(self, "bits", bits)
+        object.__setattr__(self, "group_size", group_size)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What most layers are packed with: arguments of ``mx.quantize``."""
+        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+
+    @property
+    def finer(self) -> dict[str, Any]:
+        """What the layers that matter most are packed with in a mixed recipe."""
+        if self.mode == "affine":
+            return self.plain | {"bits": MORE_BITS[self.bits]}
+        return {"group_size": 32, "bits": 8, "mode": "mxfp8"}
+
+
+def packing_plan(model: MM1, packing: Packing) -> dict[str, dict[str, Any]]:
+    """Which layers are packed, by path, and how.
+
+    Raises:
+        ConfigError: no layer can be packed.
+    """
+    plan = {}
+    parts = {"decoder": True, "image_encoder": packing.encoder, "connector": packing.connector}
+    for path, module in model.named_modules():
+        part = path.partition(".")[0]
+        if not parts.get(part) or not hasattr(module, "to_quantized"):
+            continue
+        wanted = model.quant_predicate(path, module) if part == "decoder" else True
+        chosen = packing.finer if packing.mixed and _matters_most(model, path) else packing.plain
+        if isinstance(wanted, dict):  # a decoder of mlx-lm's that knows better
+            chosen = {"mode": "affine"} | wanted
+        if wanted and module.weight.shape[-1] % chosen["group_size"] == 0:
+            plan[path] = chosen
+    if not plan:
+        raise ConfigError(
+            f"no layer of the decoder has a multiple of {packing.group_size} inputs; lower the group size."
+        )
+    return plan
+
+
+def quantization_config(packing: Packing, plan: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """``config.json``'s ``quantization``: the plain packing, and the layers that differ from it."""
+    return packing.plain | {path: values for path, values in plan.items() if values != packing.plain}
+
+
+def quantize(model: MM1, *, bits: int = 4, group_size: int = 64, packing: Packing | None = None) -> MM1:
+    """Pack the model's weights in place, and say so in ``model.config``.
 
     Floating-point weights of 32 bits become float16: a model loaded on a CPU is saved as small as any.
 
+    Args:
+        model: what to pack.
+        bits: of a decoder's weight, in groups of ``group_size``; image encoder and connector keep 16.
+        group_size: weights that share a scale.
+        packing: everything that can be chosen, in place of the two.
+
     Raises:
-        ConfigError: MLX has no such number of bits or group size, no layer of the decoder has a multiple of
-            ``group_size`` inputs, or the model is quantized already.
+        ConfigError: MLX has no such packing, no layer can be packed, or the model is quantized already.
     """
-    if bits not in BITS or group_size not in GROUP_SIZES:
-        raise ConfigError(
-            f"{bits} bits in groups of {group_size}: expected {', '.join(map(str, BITS))} bits and groups of "
-            f"{', '.join(map(str, GROUP_SIZES))}."
-        )
+    packing = packing or Packing(bits, group_size)
     if model.config.quantization is not None:
         raise ConfigError("the model is quantized already; quantize the original.")
-    if not any(_can_be_packed(model, path, module, group_size) for path, module in model.named_modules()):
-        raise ConfigError(
-            f"no layer of the decoder has a multiple of {group_size} inputs; lower the group size."
-        )
-    if model.image_encoder.position_embedding.dtype == mx.float32:
+    plan = packing_plan(model, packing)
+    if model.image_encoder.dtype == mx.float32:
         model.set_dtype(mx.float16)
-    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints a note there
-        _, values = quantize_model(model, model.config.to_dict(), group_size, bits)
-    packing = values["quantization"]
-    model.config = replace(model.config, quantization=packing, quantization_config=packing)
+    nn.quantize(model, class_predicate=lambda path, _: plan.get(path, False))
+    described = quantization_config(packing, plan)
+    model.config = replace(model.config, quantization=described, quantization_config=described)
     return model
 
 
-def _can_be_packed(model: MM1, path: str, module: nn.Module, group_size: int) -> bool:
-    fits = hasattr(module, "to_quantized") and module.weight.shape[-1] % group_size == 0
-    return fits and bool(model.quant_predicate(path, module))
+def _matters_most(model: MM1, path: str) -> bool:
+    """Head and embedding, and the first and last eighth of the decoder's layers."""
+    names = path.split(".")
+    if names[0] != "decoder":
+        return False
+    if "layers" not in names:
+        return True
+    edge = max(len(model.layers) // EDGE, 1)
+    number = int(names[names.index("layers") + 1])
+    return number < edge or number >= len(model.layers) - edge

@@ -15,7 +15,7 @@ from mm1_mlx.generation.timing import Timing
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Inputs, Processor
 from mm1_mlx.inputs.prompt import Prompt
-from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.model.mm1 import MM1, uniform_batches
 from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
 
 VISION_BATCH_SIZE = 16  # views encoded together; memory is freed between
@@ -124,6 +124,8 @@ def embed(model: MM1, inputs: Inputs, timing: Timing | None = None) -> Float[mx.
     """What the decoder reads for one prompt, evaluated."""
     timing = timing or Timing()
     visual_tokens = encode_in_batches(model, inputs.pixel_values, timing)
+    if inputs.token_order is not None:
+        visual_tokens = model.arrange(visual_tokens, inputs.token_order)
     with timing.phase("prefill"):
         embeddings = model.embed_inputs(inputs.input_ids, visual_tokens=visual_tokens)
         mx.eval(embeddings)
@@ -131,19 +133,20 @@ def embed(model: MM1, inputs: Inputs, timing: Timing | None = None) -> Float[mx.
 
 
 def encode_in_batches(
-    model: MM1, pixel_values: Float[mx.array, "N H W 3"], timing: Timing
+    model: MM1, pixel_values: Float[mx.array, "N H W 3"] | list[mx.array], timing: Timing
 ) -> Float[mx.array, "K D"] | None:
     """Visual tokens of all views, or None where there is none.
 
     A few views are encoded at a time and evaluated, so that memory does not grow with their number.
     """
     done = []
-    for start in range(0, pixel_values.shape[0], VISION_BATCH_SIZE):
+    views_at_once = model.config.connector_config.views_at_once
+    for pixels in uniform_batches(pixel_values, views_at_once, VISION_BATCH_SIZE):
         with timing.phase("encoder"):
-            patches = model.image_encoder(pixel_values[start : start + VISION_BATCH_SIZE])
+            patches = model.image_encoder(pixels)
             mx.eval(patches)
         with timing.phase("connector"):
-            done.append(model.connector(patches).flatten(0, 1))
+            done.append(model.connector(patches, model.image_encoder.grid(pixels)).flatten(0, 1))
             mx.eval(done[-1])
     return mx.concatenate(done) if done else None
 

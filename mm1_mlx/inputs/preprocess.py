@@ -12,6 +12,7 @@ from mm1_mlx.errors import PictureError
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
 
 BICUBIC = Image.Resampling.BICUBIC
+LARGEST_RATIO = 200  # of a picture's sides, for ``smart_resize``
 
 
 def to_square(
@@ -81,6 +82,50 @@ def fit_within(picture: Image.Image, canvas_size: tuple[int, int]) -> Image.Imag
     else:
         size = (min(math.ceil(width * canvas_height / height), canvas_width), canvas_height)
     return picture.resize(size, BICUBIC)
+
+
+def smart_resize(picture: Image.Image, *, multiple: int, min_pixels: int, max_pixels: int) -> Image.Image:
+    """Resized as :func:`smart_resize_size` says; a picture thinner than ``multiple`` is resized twice."""
+    size = smart_resize_size(*picture.size, multiple=multiple, min_pixels=min_pixels, max_pixels=max_pixels)
+    enlarged = _at_least(*picture.size, multiple)
+    if enlarged != picture.size:
+        picture = picture.resize(enlarged, BICUBIC)
+    return picture.resize(size, BICUBIC)
+
+
+def smart_resize_size(
+    width: int, height: int, *, multiple: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Width and height as multiples of ``multiple``, aspect kept, ``min_pixels`` to ``max_pixels`` together.
+
+    Source: Qwen2-VL (arXiv:2409.12191), and the enlargement of thin pictures as Kanana-1.5-v does it.
+
+    Raises:
+        PictureError: one side is more than 200 times the other.
+    """
+    shorter, longer = sorted((width, height))
+    if longer > LARGEST_RATIO * shorter:
+        raise PictureError(
+            f"a picture of {width} x {height} pixels: one side is more than {LARGEST_RATIO} times the other, more "
+            "than this model reads; crop it or cut it into pieces."
+        )
+    sides = _at_least(width, height, multiple)
+    rounded = tuple(round(side / multiple) * multiple for side in sides)
+    if math.prod(rounded) > max_pixels:
+        shrink = math.sqrt(math.prod(sides) / max_pixels)
+        return tuple(max(math.floor(side / shrink / multiple), 1) * multiple for side in sides)
+    if math.prod(rounded) < min_pixels:
+        grow = math.sqrt(min_pixels / math.prod(sides))
+        return tuple(math.ceil(side * grow / multiple) * multiple for side in sides)
+    return rounded
+
+
+def _at_least(width: int, height: int, shortest: int) -> tuple[int, int]:
+    """The size, enlarged until no side is below ``shortest`` pixels."""
+    if min(width, height) >= shortest:
+        return width, height
+    scale = shortest / min(width, height)
+    return int(width * scale), int(height * scale)
 
 
 def normalize(squares: list[Image.Image], config: ImageConfig) -> np.ndarray:

@@ -13,9 +13,10 @@ from PIL import Image
 
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import PromptError
+from mm1_mlx.inputs.layout import Layout, layout
 from mm1_mlx.inputs.picture import Source, open_picture
 from mm1_mlx.inputs.preprocess import normalize
-from mm1_mlx.inputs.prompt import IMAGE, Message, Prompt, messages_of, plain_text
+from mm1_mlx.inputs.prompt import IMAGE, Prompt, cut, messages_of, plain_text, with_image_parts
 from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
 
@@ -25,12 +26,15 @@ class Inputs:
     """One prompt, ready for the model."""
 
     input_ids: Integer[mx.array, "L"]  # image_token_id once for every visual token
-    pixel_values: Float[mx.array, "N H W 3"]  # all views of all pictures, in reading order; N may be 0
-    image_places: list[range]  # for each picture, the positions of its visual tokens
-
-    @property
-    def num_visual_tokens(self) -> int:
-        return sum(len(places) for places in self.image_places)
+    pixel_values: (
+        Float[mx.array, "N H W 3"] | list[mx.array]
+    )  # all views in reading order, if any; a list where
+    # they differ in size
+    image_places: list[range]  # for each picture, the positions it takes
+    num_visual_tokens: int
+    token_order: Integer[mx.array, "M"] | None = (
+        None  # how visual tokens are arranged, where not as they come
+    )
 
 
 class Processor:
@@ -74,37 +78,46 @@ class Processor:
             PictureError: a picture cannot be opened.
         """
         chat = template == "chat" and bool(self.tokenizer.chat_template)
-        ids = self._tokenize(self._render(prompt, len(images), system, template, chat), chat, len(images))
-        each = self.config.connector_config.tokens_per_image
-        self._check_context(len(ids) - len(images), each * len(images), len(images))  # before any is opened
-        squares = [self._views(source) for source in images]
-        ids, places = self._expand(ids, [each * len(s) for s in squares])
-        visual = sum(map(len, places))
-        self._check_context(len(ids) - visual, visual, len(places))
-        return Inputs(mx.array(ids, dtype=mx.int32), self._pixels(squares), places)
-
-    def _views(self, source: Source) -> list[Image.Image]:
-        """One picture's views; the picture itself, which may be large, is let go."""
-        image_config = self.config.image_config
-        picture = open_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels)
-        return views(picture, image_config, max_pixels=self.max_pixels)
-
-    def _render(self, prompt: Prompt, num_images: int, system: str | None, template: str, chat: bool) -> str:
-        """The prompt's text, with the image token once for every picture."""
         if chat:
-            messages = messages_of(prompt, num_images, system=system)
-            text = self._apply_template(messages)
+            text = self._chat_text(prompt, len(images), system)
         elif isinstance(prompt, str):
-            text = plain_text(prompt, num_images)
+            text = plain_text(prompt, len(images))
             text = text if system is None else f"{system}\n{text}"
         else:
             why = "the template is plain" if template == "plain" else "this model has no chat template"
             raise PromptError(f"{why}; give the prompt as one string.")
-        return text.replace(IMAGE, self.image_token)
+        ids = self._tokenize(text.replace(IMAGE, self.image_token), chat, len(images))
+        self._check_context(len(ids) - len(images), self._fewest_tokens() * len(images), len(images))
+        pictures = [self._open(source) for source in images]
+        layouts = [found for found, _ in pictures]
+        ids, places = self._expand(ids, layouts)
+        visual = ids.count(self.config.image_token_id)
+        self._check_context(len(ids) - visual, visual, len(places))
+        pixels = self._pixels([view for _, views in pictures for view in views])
+        return Inputs(mx.array(ids, dtype=mx.int32), pixels, places, visual, _token_order(layouts))
 
-    def _apply_template(self, messages: list[Message]) -> str:
+    def _fewest_tokens(self) -> int:
+        """Visual tokens that any picture costs: enough to refuse a hopeless prompt before opening one."""
+        smart = self.config.image_config.resize == "smart"
+        return 1 if smart else self.config.connector_config.num_tokens(*self.config.patch_grid)
+
+    def _open(self, source: Source) -> tuple[Layout, list[Image.Image]]:
+        """One picture's layout and views; the picture itself, which may be large, is let go."""
+        image_config = self.config.image_config
+        picture = open_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels)
+        found = layout(picture.size, self.config)
+        return found, views(picture, image_config, max_pixels=self.max_pixels)
+
+    def _chat_text(self, prompt: Prompt, num_images: int, system: str | None) -> str:
+        """The conversation as the folder's chat template writes it."""
         from jinja2 import TemplateError
 
+        rules = self.config.prompt_config
+        messages = messages_of(prompt, num_images, system=system, after_image=rules.after_image)
+        if rules.system is not None and all(message["role"] != "system" for message in messages):
+            messages.insert(0, {"role": "system", "content": rules.system})
+        if rules.image_part is not None:
+            messages = [with_image_parts(message, rules.image_part) for message in messages]
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
@@ -112,8 +125,14 @@ class Processor:
 
     def _tokenize(self, text: str, chat: bool, num_images: int) -> list[int]:
         """Ids with the image token once a picture; a chat template writes its own special tokens."""
+        cut_at = self.config.prompt_config.cut_at
+        pieces = cut(text, (*cut_at, self.image_token)) if cut_at else [text]
         try:
-            ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+            ids = [
+                id
+                for piece in pieces
+                for id in self.tokenizer.encode(piece, add_special_tokens=False, verbose=False)
+            ]
         except (TypeError, UnicodeError):
             raise PromptError("the prompt is not valid Unicode text.") from None
         begin = self.tokenizer.bos_token_id
@@ -127,19 +146,16 @@ class Processor:
             )
         return ids
 
-    def _expand(self, ids: list[int], lengths: list[int]) -> tuple[list[int], list[range]]:
-        """Repeat each picture's token once for every visual token."""
-        token = self.config.image_token_id
+    def _expand(self, ids: list[int], layouts: list[Layout]) -> tuple[list[int], list[range]]:
+        """Put each picture's stretch of the sequence in the place of its token."""
         expanded: list[int] = []
         places: list[range] = []
-        remaining = iter(lengths)
+        remaining = iter(layouts)
         for id in ids:
-            if id != token:
-                expanded.append(id)
-                continue
-            length = next(remaining)
-            places.append(range(len(expanded), len(expanded) + length))
-            expanded += [token] * length
+            stretch = next(remaining).ids if id == self.config.image_token_id else [id]
+            if id == self.config.image_token_id:
+                places.append(range(len(expanded), len(expanded) + len(stretch)))
+            expanded += stretch
         return expanded, places
 
     def _check_context(self, text: int, visual: int, num_images: int) -> None:
@@ -153,9 +169,24 @@ class Processor:
             f"but the model's context is {context:,}, answer included; shorten the text or give fewer pictures."
         )
 
-    def _pixels(self, squares: list[list[Image.Image]]) -> mx.array:
-        flat = [square for picture in squares for square in picture]
-        size = self.config.image_config.image_size
-        if not flat:
-            return mx.zeros((0, size, size, 3))
-        return mx.array(np.ascontiguousarray(normalize(flat, self.config.image_config)))
+    def _pixels(self, views: list[Image.Image]) -> mx.array | list[mx.array]:
+        """Normalised pixels: one array where all views have one size by the model's rule."""
+        config = self.config.image_config
+        if config.resize == "smart":
+            return [mx.array(np.ascontiguousarray(normalize([view], config)[0])) for view in views]
+        if not views:
+            return mx.zeros((0, config.image_size, config.image_size, 3))
+        return mx.array(np.ascontiguousarray(normalize(views, config)))
+
+
+def _token_order(layouts: list[Layout]) -> mx.array | None:
+    """The pictures' orders as one, over all their visual tokens."""
+    if all(found.order is None for found in layouts):
+        return None
+    order: list[int] = []
+    made = 0
+    for found in layouts:
+        own = range(found.num_made) if found.order is None else found.order
+        order += [number if number < 0 else made + number for number in own]
+        made += found.num_made
+    return mx.array(order, dtype=mx.int32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from mm1_mlx.errors import PromptError
@@ -12,10 +14,13 @@ Message = dict[str, Any]  # {"role": …, "content": text, or a list of {"type":
 Prompt = str | list[Message]
 
 
-def messages_of(prompt: Prompt, num_images: int, *, system: str | None = None) -> list[Message]:
+def messages_of(
+    prompt: Prompt, num_images: int, *, system: str | None = None, after_image: str = ""
+) -> list[Message]:
     """``prompt`` as chat messages with text contents, ``<image>`` in the places of the pictures.
 
-    A string is one user turn. Pictures without a place come before the first user turn's text, in order.
+    A string is one user turn. Pictures without a place come before the first user turn's text, in order,
+    each with ``after_image`` behind it.
 
     Raises:
         PromptError: the prompt is empty or malformed, or places and pictures differ in number.
@@ -30,7 +35,7 @@ def messages_of(prompt: Prompt, num_images: int, *, system: str | None = None) -
     places = sum(m["content"].count(IMAGE) for m in messages)
     if num_images and not places:
         first = next((m for m in messages if m["role"] == "user"), messages[0])
-        first["content"] = IMAGE * num_images + first["content"]
+        first["content"] = (IMAGE + after_image) * num_images + first["content"]
     check_places(places, num_images)
     return messages
 
@@ -46,6 +51,21 @@ def plain_text(prompt: str, num_images: int) -> str:
     places = prompt.count(IMAGE)
     check_places(places, num_images)
     return prompt if places else IMAGE * num_images + prompt
+
+
+def with_image_parts(message: Message, image_part: dict[str, Any]) -> Message:
+    """``message`` with ``image_part`` for each ``<image>``: some chat templates write the token themselves."""
+    texts = message["content"].split(IMAGE)
+    parts: list[dict[str, Any]] = []
+    for number, text in enumerate(texts):
+        parts += [image_part] * (number > 0) + [{"type": "text", "text": text}] * (text != "")
+    return message | {"content": parts}
+
+
+def cut(text: str, at: Sequence[str]) -> list[str]:
+    """``text`` in pieces, cut before and after each of ``at``; nothing is lost, no piece is empty."""
+    pattern = "|".join(re.escape(mark) for mark in sorted(at, key=len, reverse=True))
+    return [piece for piece in re.split(f"({pattern})", text) if piece]
 
 
 def check_places(places: int, num_images: int) -> None:

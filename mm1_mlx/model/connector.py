@@ -7,6 +7,7 @@ Honeybee's (arXiv:2312.06742), its blocks RegNet's.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +21,19 @@ def adaptive_average_pool(x: Float[mx.array, "B H W C"], side: int) -> Float[mx.
     """Average over ``side`` x ``side`` windows that cover the grid, uneven where they must be."""
     _, H, W, _ = x.shape
     return resample(x, average_weights(H, side), average_weights(W, side))
+
+
+def merge_squares(x: Float[mx.array, "B H W C"], side: int) -> Float[mx.array, "B h w K"]:
+    """Each square of ``side`` x ``side`` places as one, its channels side by side: channel, row, column."""
+    B, H, W, C = x.shape
+    x = x.reshape(B, H // side, side, W // side, side, C).transpose(0, 1, 3, 5, 2, 4)
+    return x.reshape(B, H // side, W // side, C * side * side)
+
+
+def square_grid(patches: Float[mx.array, "N P E"]) -> tuple[int, int]:
+    """The height and width of a square grid of patches."""
+    side = math.isqrt(patches.shape[1])
+    return side, side
 
 
 class DepthwiseConv(nn.Module):
@@ -111,21 +125,47 @@ class CAbstractor(nn.Module):
             self.position_embedding = mx.random.normal(shape, scale=0.02)
         inputs = [config.input_dims] + [width] * config.num_blocks
         self.before = [RegStageBlock(inputs[i], width) for i in range(config.num_blocks)]
-        self.after = [RegStageBlock(width, width) for _ in range(config.num_blocks)]
+        inputs = [width * max(config.merge_size, 1) ** 2] + [width] * config.num_blocks
+        self.after = [RegStageBlock(inputs[i], width) for i in range(config.num_blocks)]
         inputs = [width] + [config.output_dims] * config.num_readout_layers
         self.readout = [nn.Linear(inputs[i], config.output_dims) for i in range(config.num_readout_layers)]
         if config.num_extra_tokens:
             shape = (config.num_extra_tokens, config.output_dims)
             self.extra_tokens = mx.random.normal(shape, scale=0.02)
+        if config.row_end:
+            self.row_end = mx.random.normal((config.output_dims,), scale=0.02)
 
-    def embed(self, patches: Float[mx.array, "N P E"]) -> Float[mx.array, "N h w E"]:
-        """The square grid that the convolutions see: normalised and with positions, where configured."""
-        N, P, E = patches.shape
-        side = math.isqrt(P)
+    def embed(
+        self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
+    ) -> Float[mx.array, "N h w E"]:
+        """The grid that the convolutions see: normalised and with positions, where configured."""
+        height, width = grid or square_grid(patches)
         x = self.pre_norm(patches) if self.config.pre_norm else patches
         if self.config.position_grid:
-            x = x + resize_positions(self.position_embedding, side, side)
-        return x.reshape(N, side, side, E)
+            antialias = self.config.position_antialias
+            x = x + resize_positions(self.position_embedding, height, width, antialias=antialias)
+        return mx.unflatten(x, 1, (height, width))
+
+    def stage_before(
+        self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
+    ) -> Float[mx.array, "N h w C"]:
+        """Everything up to the pooling; it does not depend on the number of visual tokens."""
+        x = self.embed(patches, grid)
+        for block in self.before:
+            x = block(x)
+        return x
+
+    def pool(self, x: Float[mx.array, "N h w C"], num_visual_tokens: int | None = None) -> mx.array:
+        """Fewer places: averaged to a square of ``num_visual_tokens``, or squares of patches side by side."""
+        if self.config.merge_size:
+            return merge_squares(x, self.config.merge_size)
+        return adaptive_average_pool(x, math.isqrt(num_visual_tokens or self.config.num_visual_tokens))
+
+    def stage_after(self, x: Float[mx.array, "N s t C"]) -> Float[mx.array, "N T D"]:
+        """Convolutions and MLP on the pooled grid; visual tokens row by row."""
+        for block in self.after:
+            x = block(x)
+        return self.read_out(x.flatten(1, 2))
 
     def read_out(self, x: Float[mx.array, "N T C"]) -> Float[mx.array, "N T D"]:
         """The MLP: linear layers with SiLU between."""
@@ -134,18 +174,58 @@ class CAbstractor(nn.Module):
             x = linear(nn.silu(x))
         return x
 
-    def __call__(self, patches: Float[mx.array, "N P E"]) -> Float[mx.array, "N T D"]:
-        x = self.embed(patches)
-        for block in self.before:
-            x = block(x)
-        x = adaptive_average_pool(x, self.config.side)
-        for block in self.after:
-            x = block(x)
-        x = self.read_out(x.flatten(1, 2))
+    def in_groups(
+        self, patches: Float[mx.array, "N P E"], groups: Sequence[tuple[int, int]]
+    ) -> list[Float[mx.array, "n T D"]]:
+        """Visual tokens of consecutive views, group by group: ``(views, visual tokens of each)``.
+
+        HyperCLOVAX gives the first views of a video more tokens than those that follow; all views go
+        through the first convolutions together.
+        """
+        x = self.stage_before(patches)
+        starts = [sum(n for n, _ in groups[:i]) for i in range(len(groups))]
+        return [
+            self.stage_after(self.pool(x[start : start + num_views], num_visual_tokens))
+            for start, (num_views, num_visual_tokens) in zip(starts, groups, strict=True)
+        ]
+
+    def __call__(
+        self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
+    ) -> Float[mx.array, "N T D"]:
+        """Visual tokens. ``grid`` is the patches' height and width, needed where they are no square."""
+        x = self.stage_after(self.pool(self.stage_before(patches, grid)))
         if self.config.num_extra_tokens:
             extra = mx.broadcast_to(self.extra_tokens, (x.shape[0], *self.extra_tokens.shape))
             x = mx.concatenate([x, extra.astype(x.dtype)], axis=1)
         return x
+
+
+class CAbstractorPair(nn.Module):
+    """360VL's two C-Abstractors: one reads four quadrants joined to one large grid, one the whole picture.
+
+    Five views, the quadrants row by row and the whole, become twice ``num_visual_tokens``: details first.
+    """
+
+    def __init__(self, config: ConnectorConfig):
+        super().__init__()
+        self.config = config
+        self.detail = CAbstractor(config)
+        self.overview = CAbstractor(config)
+
+    @staticmethod
+    def join_quadrants(patches: Float[mx.array, "N 4 P E"]) -> Float[mx.array, "N Q E"]:
+        """Four square grids, row by row, as one grid of twice their side."""
+        N, _, P, E = patches.shape
+        side = math.isqrt(P)
+        grid = patches.reshape(N, 2, 2, side, side, E).transpose(0, 1, 3, 2, 4, 5)
+        return grid.reshape(N, 4 * P, E)
+
+    def __call__(
+        self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
+    ) -> Float[mx.array, "M T D"]:
+        views = mx.unflatten(patches, 0, (-1, 5))
+        detail = self.detail(self.join_quadrants(views[:, :4]))
+        return mx.concatenate([detail, self.overview(views[:, 4])], axis=1)
 
 
 class AveragePool(nn.Module):
@@ -156,10 +236,10 @@ class AveragePool(nn.Module):
         self.config = config
         self.output_proj = nn.Linear(config.input_dims, config.output_dims)
 
-    def __call__(self, patches: Float[mx.array, "N P E"]) -> Float[mx.array, "N T D"]:
-        N, P, E = patches.shape
-        side = math.isqrt(P)
-        x = adaptive_average_pool(patches.reshape(N, side, side, E), self.config.side)
+    def __call__(
+        self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
+    ) -> Float[mx.array, "N T D"]:
+        x = adaptive_average_pool(mx.unflatten(patches, 1, grid or square_grid(patches)), self.config.side)
         return self.output_proj(x.flatten(1, 2))
 
 
@@ -177,7 +257,9 @@ class AttentionPool(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.output_proj = nn.Linear(width, config.output_dims)
 
-    def __call__(self, patches: Float[mx.array, "N P E"]) -> Float[mx.array, "N T D"]:
+    def __call__(
+        self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
+    ) -> Float[mx.array, "N T D"]:
         heads = self.config.num_heads
         x = self.input_proj(patches)
         queries = mx.broadcast_to(self.queries, (x.shape[0], *self.queries.shape))
@@ -189,9 +271,14 @@ class AttentionPool(nn.Module):
         return self.output_proj(x.transpose(0, 2, 1, 3).flatten(2))
 
 
-CONNECTORS = {"c_abstractor": CAbstractor, "average_pool": AveragePool, "attention_pool": AttentionPool}
+CONNECTORS = {
+    "c_abstractor": CAbstractor,
+    "c_abstractor_pair": CAbstractorPair,
+    "average_pool": AveragePool,
+    "attention_pool": AttentionPool,
+}
 
 
-def make_connector(config: ConnectorConfig) -> CAbstractor | AveragePool | AttentionPool:
+def make_connector(config: ConnectorConfig) -> nn.Module:
     """The connector that ``config.type`` names."""
     return CONNECTORS[config.type](config)

@@ -1,4 +1,4 @@
-"""The image encoder: a ViT in CLIP's or SigLIP's flavour, pixels to patch features."""
+"""The image encoder: a ViT in CLIP's, SigLIP's or Qwen2-VL's flavour, pixels to patch features."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from jaxtyping import Float
 
 from mm1_mlx.config import ImageEncoderConfig
 from mm1_mlx.model.resample import resize_positions
+from mm1_mlx.model.rotary_2d import grid_angles, rotate
+
+Rotation = tuple[mx.array, mx.array]  # cosines and sines of every patch's angles
 
 
 def quick_gelu(x: mx.array) -> mx.array:
@@ -16,6 +19,13 @@ def quick_gelu(x: mx.array) -> mx.array:
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": nn.gelu, "gelu_tanh": nn.gelu_approx}
+
+
+def in_blocks(grid: Float[mx.array, "N h w C"], side: int) -> Float[mx.array, "N P C"]:
+    """A grid as a sequence, block by block of ``side`` x ``side``; row by row over and inside blocks."""
+    N, h, w, C = grid.shape
+    blocks = grid.reshape(N, h // side, side, w // side, side, C).transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(N, h * w, C)
 
 
 class Attention(nn.Module):
@@ -30,11 +40,15 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dims, dims)
         self.out_proj = nn.Linear(dims, dims)
 
-    def __call__(self, x: Float[mx.array, "N P E"]) -> Float[mx.array, "N P E"]:
+    def __call__(
+        self, x: Float[mx.array, "N P E"], rotation: Rotation | None = None
+    ) -> Float[mx.array, "N P E"]:
         q, k, v = (
             mx.unflatten(proj(x), -1, (self.num_heads, -1)).transpose(0, 2, 1, 3)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
         x = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.out_proj(x.transpose(0, 2, 1, 3).flatten(2))
 
@@ -58,8 +72,10 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.hidden_dims, eps=config.norm_eps)
         self.feed_forward = FeedForward(config.hidden_dims, config.feed_forward_dims, config.activation)
 
-    def __call__(self, x: Float[mx.array, "N P E"]) -> Float[mx.array, "N P E"]:
-        x = x + self.attention(self.norm1(x))
+    def __call__(
+        self, x: Float[mx.array, "N P E"], rotation: Rotation | None = None
+    ) -> Float[mx.array, "N P E"]:
+        x = x + self.attention(self.norm1(x), rotation)
         return x + self.feed_forward(self.norm2(x))
 
 
@@ -68,50 +84,80 @@ class ImageEncoder(nn.Module):
 
     The patch embedding is a reshape and a matrix product, equal to a convolution with stride
     ``patch_size``. Learned positions are interpolated when the picture has another size than the
-    positions were learned for: that is how MM1 goes from 378 to 672 pixels.
+    positions were learned for: that is how MM1 goes from 378 to 672 pixels. Rotary positions fit any
+    picture; they are applied in every attention, and features come block by block of patches.
 
-    Source: MM1, "Model Architecture Ablations" and "Supervised Fine-Tuning" (position interpolation).
+    Source: MM1, "Model Architecture Ablations" and "Supervised Fine-Tuning" (position interpolation);
+    Qwen2-VL (arXiv:2409.12191) for rotary positions.
     """
 
     def __init__(self, config: ImageEncoderConfig):
         super().__init__()
         self.config = config
         width = config.hidden_dims
-        self.patch_embedding = nn.Linear(3 * config.patch_size**2, width, bias=config.patch_bias)
-        self.position_embedding = mx.random.normal((config.grid_side**2, width), scale=0.02)
+        values = config.temporal_patch_size * config.patch_size**2 * 3
+        self.patch_embedding = nn.Linear(values, width, bias=config.patch_bias)
+        learned = config.positions == "learned"
+        if learned:
+            self.position_embedding = mx.random.normal((config.grid_side**2, width), scale=0.02)
         if config.class_token:
             self.class_embedding = mx.random.normal((width,), scale=0.02)
             self.class_position = mx.random.normal((width,), scale=0.02)
         if config.pre_norm:
             self.pre_norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.layers = [EncoderLayer(config) for _ in range(config.num_layers)]
-        self.post_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        if learned:
+            self.post_norm = nn.LayerNorm(width, eps=config.norm_eps)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The type it computes in: that of the norms, which are never quantized."""
+        return self.layers[0].norm1.weight.dtype
+
+    def grid(self, pixels: Float[mx.array, "N H W 3"]) -> tuple[int, int]:
+        """Rows and columns of patches, in whole blocks."""
+        p, b = self.config.patch_size, self.config.patch_block
+        _, H, W, _ = pixels.shape
+        return H // (p * b) * b, W // (p * b) * b
 
     def patches(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N P p"]:
-        """Cut into patches, row by row; what is left of a last whole patch is cropped."""
-        N, H, W, _ = pixels.shape
-        p = self.config.patch_size
-        h, w = H // p, W // p
+        """Cut into patches, block by block; what is left past the last whole block is cropped.
+
+        The values of a patch are its frames, all equal, each row by row.
+        """
+        N, p, (h, w) = len(pixels), self.config.patch_size, self.grid(pixels)
         grid = pixels[:, : h * p, : w * p].reshape(N, h, p, w, p, 3)
-        return grid.transpose(0, 1, 3, 2, 4, 5).reshape(N, h * w, p * p * 3)
+        grid = grid.transpose(0, 1, 3, 2, 4, 5).reshape(N, h, w, p * p * 3)
+        return mx.tile(in_blocks(grid, self.config.patch_block), (1, 1, self.config.temporal_patch_size))
+
+    def tokens(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N S E"]:
+        """Patches with learned positions, the class token in front where there is one."""
+        x = self.patch_embedding(self.patches(pixels.astype(self.dtype)))
+        if self.config.positions == "learned":
+            x = x + resize_positions(self.position_embedding, *self.grid(pixels))
+        if self.config.class_token:
+            first = mx.broadcast_to(self.class_embedding + self.class_position, (len(x), 1, x.shape[-1]))
+            x = mx.concatenate([first, x], axis=1)
+        return x
 
     def embed(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N S E"]:
-        """Hidden state 0: patches with positions, the class token in front where there is one."""
-        N, H, W, _ = pixels.shape
-        p = self.config.patch_size
-        pixels = pixels.astype(self.position_embedding.dtype)
-        x = self.patch_embedding(self.patches(pixels))
-        x = x + resize_positions(self.position_embedding, H // p, W // p)
-        if self.config.class_token:
-            first = mx.broadcast_to(self.class_embedding + self.class_position, (N, 1, x.shape[-1]))
-            x = mx.concatenate([first, x], axis=1)
+        """Hidden state 0: what the first layer reads."""
+        x = self.tokens(pixels)
         return self.pre_norm(x) if self.config.pre_norm else x
 
+    def rotation(self, pixels: Float[mx.array, "N H W 3"]) -> Rotation | None:
+        """How the layers turn queries and keys; none where positions are learned."""
+        if self.config.positions == "learned":
+            return None
+        angles = grid_angles(*self.grid(pixels), self.config.hidden_dims // self.config.num_heads)
+        angles = in_blocks(angles[None], self.config.patch_block)
+        return mx.cos(angles), mx.sin(angles)
+
     def __call__(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N P E"]:
-        """Patch features, row by row, without the class token."""
-        x = self.embed(pixels)
+        """Patch features, block by block (row by row where a block is one patch), without the class token."""
+        x, rotation = self.embed(pixels), self.rotation(pixels)
         for layer in self.layers[: self.config.num_feature_layers]:
-            x = layer(x)
+            x = layer(x, rotation)
         if self.config.final_norm:
             x = self.post_norm(x)
         return x[:, 1:] if self.config.class_token else x

@@ -8,13 +8,15 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 from mlx_lm.models.switch_layers import SwitchGLU
-from mlx_lm.utils import _get_classes
+from mlx_lm.utils import _get_classes, load_model
 
-from mm1_mlx.errors import ConfigError
+from mm1_mlx.errors import CheckpointError, ConfigError
 
 __all__ = [
     "RotatingKVCache",
@@ -22,6 +24,7 @@ __all__ = [
     "build_decoder",
     "create_attention_mask",
     "decoders_with_input_embeddings",
+    "load_decoder",
     "make_prompt_cache",
     "scaled_dot_product_attention",
     "token_embedding",
@@ -52,6 +55,27 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     except Exception as error:  # each architecture fails in its own way on values it did not foresee
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
+
+
+def load_decoder(folder: Path, values: dict[str, Any]) -> dict[str, mx.array]:
+    """A decoder's weights as mlx-lm reads them from ``folder``, opened but not read.
+
+    Args:
+        folder: where its ``model*.safetensors`` are.
+        values: its ``config.json``. A model with a ``text_config`` is one with pictures of its own: its decoder
+            is taken, under the names that it has alone.
+
+    Raises:
+        CheckpointError: the weights are absent, damaged, or do not fit.
+    """
+    try:
+        model, _ = load_model(folder, lazy=True, model_config=values)
+    except Exception as error:  # whatever an architecture makes of weights it did not foresee
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"mlx-lm cannot load the decoder of {folder}: {reason}") from None
+    if "text_config" in values:
+        model = model.language_model
+    return dict(tree_flatten(model.parameters()))
 
 
 def _refusal(name: str, reason: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -34,6 +35,23 @@ def place_visual_tokens(
     return mx.where(places[..., None] >= 0, visual, text)
 
 
+def uniform_batches(
+    pixel_values: Float[mx.array, "N H W 3"] | list[mx.array], views_at_once: int, most: int | None = None
+) -> Iterator[Float[mx.array, "n H W 3"]]:
+    """Consecutive views of one size, in batches of at most ``most`` that split no ``views_at_once``."""
+    step = len(pixel_values) if most is None else max(most // views_at_once, 1) * views_at_once
+    start = 0
+    while start < len(pixel_values):
+        stop = min(start + step, len(pixel_values))
+        if isinstance(pixel_values, list):
+            shape = pixel_values[start].shape
+            stop = next((i for i in range(start, stop) if pixel_values[i].shape != shape), stop)
+            yield mx.stack(pixel_values[start:stop])
+        else:
+            yield pixel_values[start:stop]
+        start = stop
+
+
 class MM1(nn.Module):
     """Pictures and text in, logits of the next token out.
 
@@ -57,9 +75,19 @@ class MM1(nn.Module):
     def make_cache(self) -> list[Any]:
         return make_prompt_cache(self.decoder)
 
-    def encode_images(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N T D"]:
-        """Pixels of N pictures or sub-images to their visual tokens."""
-        return self.connector(self.image_encoder(pixels))
+    def encode_images(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "M T D"]:
+        """Pixels of N views of one size to their visual tokens; M is N over the connector's ``views_at_once``."""
+        return self.connector(self.image_encoder(pixels), self.image_encoder.grid(pixels))
+
+    def arrange(
+        self, visual_tokens: Float[mx.array, "K D"], order: Integer[mx.array, "M"]
+    ) -> Float[mx.array, "M D"]:
+        """Visual tokens as the decoder reads them: ``order`` numbers them, -1 is the learned end of a row."""
+        if not self.config.connector_config.row_end:
+            return visual_tokens[order]
+        row_end = self.connector.row_end[None].astype(visual_tokens.dtype)
+        table = mx.concatenate([visual_tokens, row_end])
+        return table[mx.where(order < 0, visual_tokens.shape[0], order)]
 
     def embed_text(self, input_ids: Integer[mx.array, "*L"]) -> Float[mx.array, "*L D"]:
         if isinstance(self.decoder, Decoder):
@@ -71,6 +99,7 @@ class MM1(nn.Module):
         input_ids: Integer[mx.array, "*L"],
         *,
         pixel_values: Float[mx.array, "N H W 3"] | list[mx.array] | None = None,
+        token_order: Integer[mx.array, "M"] | None = None,
         visual_tokens: Float[mx.array, "K D"] | None = None,
     ) -> Float[mx.array, "*L D"]:
         """What the decoder reads: text embeddings with the pictures' visual tokens in their places.
@@ -78,16 +107,18 @@ class MM1(nn.Module):
         Args:
             input_ids: ``image_token_id`` stands once for every visual token. They may be a suffix of a
                 prompt, with the pictures of that suffix alone.
-            pixel_values: the pictures, in reading order.
-            visual_tokens: the pictures' visual tokens, where they are known already.
+            pixel_values: all views of the pictures, in reading order; a list where they differ in size.
+            token_order: how the views' visual tokens are arranged, where not as they come.
+            visual_tokens: the arranged visual tokens, where they are known already.
 
         Raises:
             PromptError: the places and the visual tokens differ in number.
         """
-        if isinstance(pixel_values, list):
-            pixel_values = mx.stack(pixel_values) if pixel_values else None
-        if visual_tokens is None and pixel_values is not None and pixel_values.shape[0]:
-            visual_tokens = self.encode_images(pixel_values).flatten(0, 1)
+        if visual_tokens is None and pixel_values is not None and len(pixel_values):
+            batches = uniform_batches(pixel_values, self.config.connector_config.views_at_once)
+            visual_tokens = mx.concatenate([self.encode_images(batch).flatten(0, 1) for batch in batches])
+            if token_order is not None:
+                visual_tokens = self.arrange(visual_tokens, token_order)
         self.check_places(input_ids, 0 if visual_tokens is None else visual_tokens.shape[0])
         text = self.embed_text(input_ids)
         if visual_tokens is None:
@@ -99,25 +130,26 @@ class MM1(nn.Module):
         """Refuse ids whose places for visual tokens are not ``num_visual_tokens`` in number."""
         places = mx.sum(input_ids == self.config.image_token_id).item()
         if places != num_visual_tokens:
-            each = self.config.connector_config.tokens_per_image
             raise PromptError(
-                f"the input ids have {places} places for visual tokens, but the pictures give "
-                f"{num_visual_tokens} ({each} for each picture or sub-image)."
+                f"the input ids have {places} places for visual tokens, but the pictures give {num_visual_tokens}."
             )
 
     def __call__(
         self,
         input_ids: Integer[mx.array, "B L"] | None,
-        pixel_values: Float[mx.array, "N H W 3"] | None = None,
+        pixel_values: Float[mx.array, "N H W 3"] | list[mx.array] | None = None,
         cache: list[Any] | None = None,
         input_embeddings: Float[mx.array, "B L D"] | None = None,
+        token_order: Integer[mx.array, "M"] | None = None,
     ) -> Float[mx.array, "B L V"]:
         """Logits. ``input_embeddings`` replace both ids and pictures where given.
 
         Ids with places for visual tokens need their ``pixel_values``; without any, ids are read as text.
         """
         if input_embeddings is None and pixel_values is not None:
-            input_embeddings = self.embed_inputs(input_ids, pixel_values=pixel_values)
+            input_embeddings = self.embed_inputs(
+                input_ids, pixel_values=pixel_values, token_order=token_order
+            )
         return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings)
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:

@@ -32,6 +32,22 @@ def bicubic_weights(source: int, target: int) -> Matrix:
     return tuple(rows)
 
 
+@lru_cache(maxsize=64)
+def bicubic_antialias_weights(source: int, target: int) -> Matrix:
+    """``(target, source)``: the same with ``antialias=True``, which blurs what it shrinks.
+
+    The kernel is Keys' with a = -0.5, as wide as the step between targets; past an edge there is nothing.
+    """
+    step = max(source / target, 1.0)
+    rows = []
+    for i in range(target):
+        center = (i + 0.5) * source / target
+        row = [_keys(abs(k + 0.5 - center) / step, a=-0.5) for k in range(source)]
+        total = sum(row)
+        rows.append(tuple(weight / total for weight in row))
+    return tuple(rows)
+
+
 def _keys(x: float, a: float = -0.75) -> float:
     if x <= 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1
@@ -61,12 +77,15 @@ def resample(x: Float[mx.array, "B H W C"], rows: Matrix, columns: Matrix) -> Fl
     return mx.array(columns, dtype=x.dtype) @ x
 
 
-def resize_positions(table: Float[mx.array, "P D"], height: int, width: int) -> Float[mx.array, "Q D"]:
+def resize_positions(
+    table: Float[mx.array, "P D"], height: int, width: int, *, antialias: bool = False
+) -> Float[mx.array, "Q D"]:
     """Learned positions of a square grid, interpolated to ``height`` x ``width`` patches."""
     P, D = table.shape
     side = math.isqrt(P)
     if (height, width) == (side, side):
         return table
     grid = table.reshape(1, side, side, D)
-    grid = resample(grid, bicubic_weights(side, height), bicubic_weights(side, width))
+    weights = bicubic_antialias_weights if antialias else bicubic_weights
+    grid = resample(grid, weights(side, height), weights(side, width))
     return grid.reshape(height * width, D)

@@ -1,0 +1,1 @@
+"""Turn PyTorch checkpoints into MLX model folders."""

@@ -1,0 +1,126 @@
+"""The C-Abstractor as Honeybee stores it, and HyperCLOVAX, 360VL and Kanana after it.
+
+Everything but the number of visual tokens is read from the shapes of the tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from convert.key_table import (
+    BATCH_OF_ONE,
+    DEPTHWISE,
+    POINTWISE,
+    SAME,
+    KeyTable,
+    Move,
+    after_first_row,
+)
+from convert.source_config import SourceConfig
+from mm1_mlx.config import ConnectorConfig
+from mm1_mlx.errors import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def connector_config(shapes: Shapes, *, num_visual_tokens: int | None, **options) -> ConnectorConfig:
+    """The sizes of a C-Abstractor, from its tensors' ``shapes`` by their names below the prefix.
+
+    Raises:
+        CheckpointError: the tensors are not those of a C-Abstractor.
+    """
+    if any(key.startswith(("layers.", "query_position_embeddings", "reference_points")) for key in shapes):
+        raise CheckpointError(
+            "this is a D-Abstractor (Honeybee-D, a deformable DETR decoder), not MM1's C-Abstractor; convert a "
+            "Honeybee-C checkpoint."
+        )
+    if "readout.0.weight" not in shapes:
+        found = ", ".join(sorted(shapes)[:4]) or "none"
+        raise CheckpointError(
+            f"no C-Abstractor is here: readout.0.weight is absent; its tensors are {found}."
+        )
+    blocks = [re.match(r"net\.0\.b(\d+)\.conv1\.conv\.weight", key) for key in shapes]
+    num_blocks = sum(block is not None for block in blocks)
+    if num_blocks:
+        hidden_dims, input_dims = shapes["net.0.b1.conv1.conv.weight"][:2]
+    else:
+        hidden_dims, input_dims = 0, shapes["readout.0.weight"][1]
+    readouts = [key for key in shapes if re.fullmatch(r"readout\.\d+\.weight", key)]
+    return ConnectorConfig(
+        num_visual_tokens=num_visual_tokens,
+        input_dims=input_dims,
+        hidden_dims=hidden_dims,
+        output_dims=shapes["readout.0.weight"][0],
+        num_blocks=num_blocks,
+        num_readout_layers=len(readouts),
+        position_grid=_position_grid(shapes["pos_emb"][1]) if "pos_emb" in shapes else None,
+        pre_norm="prenorm.weight" in shapes,
+        num_extra_tokens=shapes["eos_tokens"][1] if "eos_tokens" in shapes else 0,
+        **{"type": "c_abstractor"} | options,
+    )
+
+
+def check_declared(declared: SourceConfig, config: ConnectorConfig) -> None:
+    """Refuse a configuration that contradicts the tensors."""
+    facts = {
+        "depth": config.num_blocks,
+        "mlp_depth": config.num_readout_layers,
+        "encoder_hidden_size": config.input_dims,
+        "output_hidden_size": config.output_dims,
+        "pos_emb": config.position_grid is not None,
+        "prenorm": config.pre_norm,
+        "num_eos_tokens": config.num_extra_tokens,
+    }
+    if config.num_blocks:
+        facts["hidden_size"] = config.hidden_dims
+    for key, derived in facts.items():
+        value = bool(declared.values.get(key)) if isinstance(derived, bool) else declared.values.get(key)
+        if declared.values.get(key) is not None and value != derived:
+            declared.agree(key, derived, "the tensors say")
+
+
+def _position_grid(rows: int) -> int:
+    """The side of the learned positions; legacy checkpoints hold one more row, for a class token."""
+    for count in (rows, rows - 1):
+        if math.isqrt(count) ** 2 == count:
+            return math.isqrt(count)
+    raise CheckpointError(f"pos_emb has {rows} rows, neither a square grid nor one and a class token.")
+
+
+def connector_keys(config: ConnectorConfig, shapes: Shapes) -> KeyTable:
+    """Honeybee's names to ours, below the connector's prefix on both sides."""
+    moves = {}
+    if config.position_grid:
+        class_row = shapes["pos_emb"][1] != config.position_grid**2
+        moves["pos_emb"] = Move(("position_embedding",), after_first_row() if class_row else BATCH_OF_ONE)
+    if config.pre_norm:
+        moves |= _same("prenorm", "pre_norm")
+    if config.num_extra_tokens:
+        moves["eos_tokens"] = Move(("extra_tokens",), BATCH_OF_ONE)
+    for stage, side in ((0, "before"), (2, "after")):
+        for i in range(config.num_blocks):
+            moves |= _block(f"net.{stage}.b{i + 1}", f"{side}.{i}", shapes)
+    for i in range(config.num_readout_layers):
+        moves |= _same(f"readout.{2 * i}", f"readout.{i}")
+    return KeyTable(moves)
+
+
+def _block(source: str, target: str, shapes: Shapes) -> dict[str, Move]:
+    moves = {}
+    for conv, transform in ((1, POINTWISE), (2, DEPTHWISE), (3, POINTWISE)):
+        moves[f"{source}.conv{conv}.conv.weight"] = Move((f"{target}.conv{conv}.weight",), transform)
+        moves |= _same(f"{source}.conv{conv}.bn", f"{target}.norm{conv}")
+    for fc in ("fc1", "fc2"):
+        moves[f"{source}.se.{fc}.weight"] = Move((f"{target}.squeeze_excite.{fc}.weight",), POINTWISE)
+        moves[f"{source}.se.{fc}.bias"] = Move((f"{target}.squeeze_excite.{fc}.bias",), SAME)
+    if f"{source}.downsample.conv.weight" in shapes:
+        moves[f"{source}.downsample.conv.weight"] = Move((f"{target}.shortcut.weight",), POINTWISE)
+        moves |= _same(f"{source}.downsample.bn", f"{target}.shortcut_norm")
+    return moves
+
+
+def _same(source: str, target: str) -> dict[str, Move]:
+    """A layer's weight and bias, as they are."""
+    return {f"{source}.{name}": Move((f"{target}.{name}",), SAME) for name in ("weight", "bias")}

@@ -1,0 +1,160 @@
+"""The README.md of a converted folder: what the model is, whose licence it is under, how it was checked."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TAGS = ["mlx", "mm1", "multimodal"]
+LICENSE_KEYS = ("license", "license_name", "license_link")
+QUESTION = "What is in the picture?"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells of a converted model."""
+
+    name: str  # what --model takes: a hub id or a folder
+    source: str  # what was converted, as the user named it
+    base_models: list[str]  # hub ids of the models it was made of; empty where none is known
+    license: dict[str, str | list[str]]  # as ``source_license`` gives it
+    encoder: str  # the image encoder and its sizes, in words, like the next three
+    connector: str
+    decoder: str
+    num_visual_tokens: str  # per picture
+    dtype: str
+    bits_per_weight: float | None  # None where nothing is quantized
+    untrained: tuple[str, ...]  # parts with random weights
+    parity: dict[str, Any] | None  # what parity.json holds; None before the check
+
+
+def source_license(folder: Path) -> dict[str, str | list[str]]:
+    """The licence that the front matter of the source's README.md states; empty where it states none."""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    try:
+        stated = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or one that cannot be read, states none
+        return {}
+    return {key: stated[key] for key in LICENSE_KEYS if stated.get(key)} if stated.get("license") else {}
+
+
+def model_card(facts: CardFacts) -> str:
+    """The text of README.md: front matter for the hub, then sizes, an example, licence and parity."""
+    sections = (_front_matter(facts), _summary(facts), _example(facts), _license(facts), _parity(facts))
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(facts: CardFacts) -> str:
+    from huggingface_hub.utils import yaml_dump
+
+    fields: dict[str, Any] = {"library_name": "mlx", "pipeline_tag": "image-text-to-text"}
+    if facts.base_models:
+        fields["base_model"] = list(facts.base_models)
+    return f"---\n{yaml_dump(fields | facts.license | {'tags': TAGS})}---"
+
+
+def _summary(facts: CardFacts) -> str:
+    bits = (
+        "" if facts.bits_per_weight is None else f", quantized to {facts.bits_per_weight:.2f} bits per weight"
+    )
+    return f"""\
+# {facts.name}
+
+`{facts.source}` as a model folder of `mm1_mlx`, which runs it with MLX. It has MM1's architecture
+(arXiv:2403.09611) and is not Apple's MM1, whose weights were never published.
+{_warning(facts)}
+| part | what it is |
+| --- | --- |
+| image encoder | {facts.encoder} |
+| connector | {facts.connector} |
+| visual tokens per picture | {facts.num_visual_tokens} |
+| decoder | {facts.decoder} |
+| weights | {facts.dtype}{bits} |"""
+
+
+def _warning(facts: CardFacts) -> str:
+    if not facts.untrained:
+        return ""
+    verb = "is" if len(facts.untrained) == 1 else "are"
+    return (
+        f"\n**The {' and the '.join(facts.untrained)} {verb} untrained: answers are noise until trained.**\n"
+    )
+
+
+def _example(facts: CardFacts) -> str:
+    return f"""\
+## Answer a question
+
+With `mm1_mlx` installed:
+
+```bash
+python -m mm1_mlx.generate --model {shlex.quote(facts.name)} --image picture.jpg --prompt "{QUESTION}"
+```
+
+```python
+from mm1_mlx import generate, load
+
+model, processor = load({json.dumps(facts.name, ensure_ascii=False)})
+answer = generate(model, processor, "{QUESTION}", images=["picture.jpg"])
+print(answer)
+```"""
+
+
+def _license(facts: CardFacts) -> str:
+    if not facts.license:
+        return "## Licence\n\nThe source states no licence; look it up before sharing."
+    stated = facts.license["license"]
+    name = facts.license.get("license_name", stated if isinstance(stated, str) else " and ".join(stated))
+    link = facts.license.get("license_link")
+    return f"## Licence\n\nThat of the source: {f'[{name}]({link})' if link else name}."
+
+
+HEADING = "## Parity"
+
+
+def replace_parity(path: Path, parity: dict[str, Any]) -> None:
+    """Put a check's result in the place of the last section of a card that ``model_card`` made."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8")
+    start = text.find(f"\n{HEADING}\n")
+    if start >= 0:
+        path.write_text(f"{text[:start]}\n{_checked(parity)}\n", encoding="utf-8")
+
+
+def _parity(facts: CardFacts) -> str:
+    if facts.parity is not None:
+        return _checked(facts.parity)
+    check = f"python -m convert check DIR --against-torch {shlex.quote(facts.source)}"
+    return f"""\
+{HEADING}
+
+Not checked against PyTorch. Where DIR is this folder, this checks it:
+
+```bash
+{check}
+```"""
+
+
+def _checked(parity: dict[str, Any]) -> str:
+    verdict = "every stage is" if parity["passed"] else "**not every stage is**"
+    rows = "\n".join(_row(row) for row in parity["stages"])
+    return f"""\
+{HEADING}
+
+Against `{parity["reference"]}`, {verdict} within its tolerance.
+
+| stage | largest absolute difference | tolerance | passed |
+| --- | --- | --- | --- |
+{rows}"""
+
+
+def _row(row: dict[str, Any]) -> str:
+    passed = "yes" if row["passed"] else "**no**"
+    judged = f"{row['tolerance']:.2g} | {passed}" if row["tolerance"] is not None else "reported | "
+    return f"| {row['stage']} | {row['max_abs']:.2g} | {judged} |"

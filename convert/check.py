@@ -1,0 +1,253 @@
+"""Whether a model folder is right: stage by stage against a reference run, and what is kept of the answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from convert.card import replace_parity
+from convert.divergence import divergence
+from convert.hub import find_source
+from convert.reference import Reference, place_pictures, read_reference
+from convert.stages import image_stages
+from convert.torch_reference import torch_reference
+from mm1_mlx.checkpoint.load import load
+from mm1_mlx.errors import CheckpointError
+from mm1_mlx.inputs.layout import layout
+from mm1_mlx.inputs.picture import open_picture
+from mm1_mlx.inputs.preprocess import normalize
+from mm1_mlx.inputs.sub_images import views
+from mm1_mlx.model.mlx_lm_parts import create_attention_mask
+from mm1_mlx.model.mm1 import MM1
+
+PARITY = "parity.json"
+TOLERANCES = {  # float32, largest absolute difference
+    "views_u8": 0.0,
+    "pixel_values": 1e-5,
+    "windows_pixel_values": 1e-5,
+    "vision": 1e-4,
+    "connector": 5e-5,
+    "ctt": 5e-5,
+    "ori": 5e-5,
+    "image_features": 5e-5,
+    "lm": 2e-4,
+    "greedy": 0.0,
+}
+SIGLIP_TOLERANCE = 5e-5  # tells its GELU from CLIP's
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage: how far the model's values are from the reference's."""
+
+    stage: str
+    max_abs: float
+    max_rel: float  # of the largest value of the reference
+    tolerance: float | None  # None: reported, not judged
+
+    @property
+    def passed(self) -> bool:
+        return self.tolerance is None or self.max_abs <= self.tolerance
+
+
+@dataclass
+class Report:
+    """All stages that were compared, and the names of those that were not."""
+
+    reference: str
+    dtype: str
+    rows: list[Row] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    def add(self, stage: str, ours: mx.array, theirs: mx.array, tolerance: float | None) -> None:
+        if ours.shape != theirs.shape:
+            raise CheckpointError(
+                f"{stage} is {ours.shape} here and {theirs.shape} in the reference: it was made for another model."
+            )
+        ours, theirs = np.array(ours.astype(mx.float32)), np.array(theirs.astype(mx.float32))
+        difference = float(np.abs(ours - theirs).max(initial=0.0))
+        if not np.isfinite(ours).all():
+            difference = float("inf")
+        largest = float(np.abs(theirs).max(initial=0.0))
+        self.rows.append(Row(stage, difference, difference / largest if largest else difference, tolerance))
+
+    def to_dict(self) -> dict[str, Any]:
+        stages = [asdict(row) | {"passed": row.passed} for row in self.rows]
+        return {"reference": self.reference, "dtype": self.dtype, "stages": stages, "passed": self.passed}
+
+    def table(self) -> str:
+        """One line a stage, for people."""
+        width = max((len(row.stage) for row in self.rows), default=5)
+        lines = [f"{'stage':<{width}}  largest difference  relative    tolerance"]
+        for row in self.rows:
+            judged = "reported" if row.tolerance is None else f"{row.tolerance:<9.0e}"
+            verdict = "" if row.passed else "  FAILED"
+            lines.append(
+                f"{row.stage:<{width}}  {row.max_abs:<18.1e}  {row.max_rel:<10.1e}  {judged}{verdict}"
+            )
+        if self.not_compared:
+            lines.append(f"not compared: {', '.join(self.not_compared)}")
+        return "\n".join(lines)
+
+    def require_passed(self) -> None:
+        """Raise where a stage is past its tolerance.
+
+        Raises:
+            CheckpointError: it is.
+        """
+        if not self.rows:
+            raise CheckpointError("the reference holds no stage that this model has.")
+        failed = [row.stage for row in self.rows if not row.passed]
+        if failed:
+            raise CheckpointError(
+                f"{len(failed)} of {len(self.rows)} stages differ, the first at {failed[0]}."
+            )
+
+
+def check(
+    folder: str | Path,
+    *,
+    reference: str | Path | None = None,
+    torch_source: str | None = None,
+    original: str | Path | None = None,
+    num_questions: int = 64,
+    dtype: str = "float32",
+) -> Report:
+    """Compare a model folder with one of three references, and keep the answer in the folder.
+
+    Args:
+        folder: the model folder.
+        reference: a safetensors file of a reference run.
+        torch_source: the PyTorch checkpoint, whose encoder and decoder are run for comparison.
+        original: a folder of the same model: Kullback-Leibler divergence and top-1 agreement on questions.
+        num_questions: of the tiny world, for ``original``.
+        dtype: to compute in.
+
+    Raises:
+        MM1Error: the folder or the reference cannot be read, or they are not of one model.
+    """
+    folder = Path(folder)
+    model, processor = load(folder, dtype=dtype)
+    if original is not None:
+        report = Report(f"{original}, {num_questions} questions of the tiny world", dtype)
+        other, _ = load(original, dtype=dtype)
+        found = divergence(model, other, processor, num_questions)
+        report.rows.append(Row("KL divergence (nats)", found.mean, found.largest, None))
+        report.rows.append(Row("top-1 disagreement", found.disagreement, found.disagreement, None))
+    else:
+        if torch_source is not None:
+            run, name = torch_reference(find_source(torch_source), model), f"PyTorch, {torch_source}"
+        else:
+            path = Path(reference)
+            run, name = read_reference(path, model), path.name
+        report = Report(name, dtype)
+        judged = dtype == "float32" and model.config.quantization is None
+        _compare(report, model, run, judged)
+    text = json.dumps(report.to_dict(), indent=2) + "\n"
+    (folder / PARITY).write_text(text, encoding="utf-8")
+    replace_parity(folder / "README.md", report.to_dict())
+    return report
+
+
+def _compare(report: Report, model: MM1, run: Reference, judged: bool) -> None:
+    """Every stage that both have. Past float32 only the decoder's answers tell something."""
+    for stage, ours, theirs in _pairs(model, run, report):
+        if stage.startswith("lm.logits"):
+            _answers(report, stage, ours, theirs, judged)
+        if judged:
+            report.add(stage, ours, theirs, _tolerance(stage, model))
+
+
+def _tolerance(stage: str, model: MM1) -> float:
+    part = re.sub(r"_\d+$", "", stage.partition(".")[0])
+    siglip = part == "vision" and model.config.vision_config.patch_bias
+    return SIGLIP_TOLERANCE if siglip else TOLERANCES[part]
+
+
+def _answers(report: Report, stage: str, ours: mx.array, theirs: mx.array, judged: bool) -> None:
+    """Whether the likeliest token is the same everywhere, and how far the distributions are apart."""
+    differ = mx.mean(mx.argmax(ours, -1) != mx.argmax(theirs, -1)).item()
+    name = stage.replace("logits", "top1")
+    report.rows.append(Row(f"{name} disagreement", differ, differ, 0.0 if judged else None))
+    if not judged:
+        p, q = (x - mx.logsumexp(x, -1, keepdims=True) for x in (theirs, ours.astype(mx.float32)))
+        kl = mx.sum(mx.exp(p) * (p - q), -1)
+        report.rows.append(
+            Row(f"{stage.replace('logits', 'kl')} (nats)", mx.mean(kl).item(), mx.max(kl).item(), None)
+        )
+
+
+def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx.array, mx.array]]:
+    """Stage, our value, the reference's: pixels, image encoder and connector, then the decoder."""
+    waiting = dict(run.stages)
+
+    def paired(stage: str, ours: mx.array) -> Iterator[tuple[str, mx.array, mx.array]]:
+        if stage in waiting:
+            yield stage, ours, waiting.pop(stage)
+
+    orders = _orders(model, run)
+    for number, pixels in enumerate(run.pictures):
+        source = run.folder / f"image_{number}.png" if run.folder else None
+        if source is not None and source.exists():
+            picture = open_picture(source, alpha=model.config.image_config.alpha)
+            cut = views(picture, model.config.image_config)
+            yield from paired(f"views_u8_{number}", mx.array(np.stack([np.asarray(view) for view in cut])))
+            yield f"pixel_values_{number}", mx.array(normalize(cut, model.config.image_config)), pixels
+    for stage, ours in image_stages(model, mx.concatenate(run.pictures)):
+        yield from paired(stage, ours)
+
+    features = []
+    for number, (pixels, order) in enumerate(zip(run.pictures, orders, strict=True)):
+        tokens = model.encode_images(pixels).flatten(0, 1)
+        features.append(tokens if order is None else model.arrange(tokens, order))
+        yield from paired(f"image_features_{number}", features[-1])
+    used = 0
+    for suffix, ids in run.prompts.items():
+        lengths = [len(tokens) for tokens in features[used:]]
+        ids, count = place_pictures(ids, model.config.image_token_id, lengths)
+        visual = mx.concatenate(features[used : used + count]) if count else None
+        used += count
+        embeddings = model.embed_inputs(mx.array(ids), visual_tokens=visual)
+        yield from paired(f"lm.inputs_embeds{suffix}", embeddings)
+        if f"lm.hidden_1{suffix}" in waiting and model.config.text_config.model_type == "llama":
+            yield from paired(f"lm.hidden_1{suffix}", _first_layer(model, embeddings))
+        if f"lm.logits{suffix}" in waiting:
+            yield from paired(f"lm.logits{suffix}", model(None, input_embeddings=embeddings[None])[0])
+        if f"greedy{suffix}" in waiting:
+            length = len(waiting[f"greedy{suffix}"])
+            yield from paired(f"greedy{suffix}", _greedy(model, ids, embeddings, length))
+    report.not_compared = sorted(waiting)
+
+
+def _orders(model: MM1, run: Reference) -> list[mx.array | None]:
+    """How the visual tokens of each picture are arranged, from its size where that matters."""
+    if run.sizes is None:
+        return [None] * len(run.pictures)
+    orders = [layout(tuple(size), model.config).order for size in run.sizes]
+    return [None if order is None else mx.array(order) for order in orders]
+
+
+def _first_layer(model: MM1, embeddings: mx.array) -> mx.array:
+    """What mlx-lm's Llama makes of a prompt in its first layer."""
+    x = embeddings[None]
+    return model.layers[0](x, create_attention_mask(x, None))[0]
+
+
+def _greedy(model: MM1, ids: list[int], embeddings: mx.array, length: int) -> mx.array:
+    """The likeliest tokens, one by one, through the KV cache."""
+    from mlx_lm.generate import generate_step
+
+    mx.eval(embeddings)
+    steps = generate_step(mx.array(ids), model, max_tokens=length, input_embeddings=embeddings)
+    return mx.array([token for token, _ in steps])

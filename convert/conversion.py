@@ -1,0 +1,211 @@
+"""One conversion from start to end: read the source, check it, write the model folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+
+from convert.card import CardFacts, model_card, source_license
+from convert.hub import find_source
+from convert.recipe import Options, Recipe, shapes_of
+from convert.source_config import SourceConfig, read_json
+from convert.sources import SOURCES
+from convert.sources.assemble import assemble
+from convert.tokenizers import FILES, load_tokenizer
+from convert.writer import Plan, make_plan, write_weights
+from mm1_mlx.checkpoint.quantize import Packing, quantization_config
+from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
+from mm1_mlx.errors import CheckpointError
+
+ORIGIN = "conversion.json"  # what leads back from a model folder to its source's layout
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What came of a conversion."""
+
+    folder: Path
+    plan: Plan
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.plan.recipe.notes
+
+
+def convert(
+    source: str | None,
+    output: str | Path,
+    *,
+    kind: str | None = None,
+    options: Options | None = None,
+    dtype: str | None = None,
+    packing: Packing | None = None,
+    overwrite: bool = False,
+) -> Converted:
+    """Turn a public PyTorch checkpoint into a model folder.
+
+    Args:
+        source: a folder or hub id; None puts a new model together from ``options``.
+        output: the folder to make; it appears whole or not at all.
+        kind: the source module's name; found out from the folder by default.
+        options: what the source folder does not say.
+        dtype: "float16", "bfloat16" or "float32"; None keeps the stored type.
+        packing: quantize while writing.
+        overwrite: replace ``output`` where it exists.
+
+    Raises:
+        MM1Error: the source is not one of those known, is incomplete or damaged, or there is no room.
+    """
+    options = options or Options()
+    if source is None:
+        recipe = assemble(options)
+    else:
+        recipe = read_source(find_source(source), kind, options)
+    return write(recipe, Path(output), dtype=dtype, packing=packing, overwrite=overwrite)
+
+
+def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:
+    """What the folder holds, by the module of its layout.
+
+    Raises:
+        CheckpointError: no module knows it.
+    """
+    config = read_json(folder / "config.json")
+    return _module(config, kind, folder).read(folder, config, options)
+
+
+def _module(config: SourceConfig, kind: str | None, folder: Path) -> ModuleType:
+    if kind is not None:
+        return SOURCES[kind]
+    for module in SOURCES.values():
+        if module.matches(config):
+            return module
+    raise CheckpointError(
+        f"{folder}: this layout is not known: model_type is {config.values.get('model_type')!r}, architectures "
+        f"{config.values.get('architectures')}, keys {', '.join(sorted(config.values)[:8])}. Known are "
+        f"{', '.join(SOURCES)} (--source names one); an encoder and a decoder of their own go together with "
+        "--encoder and --decoder."
+    )
+
+
+def write(
+    recipe: Recipe,
+    output: Path,
+    *,
+    dtype: str | None = None,
+    packing: Packing | None = None,
+    overwrite: bool = False,
+) -> Converted:
+    """Write the model folder of a recipe.
+
+    Raises:
+        MM1Error: a tensor does not fit, the output exists, or there is no room.
+    """
+    for folder in {info.shard.parent for part in recipe.parts for info in part.tensors.infos.values()}:
+        if output.resolve() == folder.resolve():
+            raise CheckpointError(f"{output} is the source itself; choose another --output.")
+    plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
+    with new_folder(output, overwrite=overwrite) as folder:
+        _write_tokenizer(recipe, folder)
+        config = recipe.config
+        if packing is not None:
+            described = quantization_config(packing, plan.packing)
+            config = replace(config, quantization=described, quantization_config=described)
+        _write_json(folder / "config.json", config.to_dict())
+        _write_json(folder / ORIGIN, origin(recipe))
+        write_weights(plan, folder, _progress)
+        (folder / "README.md").write_text(card(recipe, plan, output.name, None), encoding="utf-8")
+    return Converted(output, plan)
+
+
+def origin(recipe: Recipe) -> dict[str, Any]:
+    """What the way back needs: the source's name, its configurations and its tensors' shapes."""
+    return {
+        "source": recipe.source,
+        "base_models": list(recipe.base_models),
+        "parts": [
+            {
+                "subfolder": part.subfolder,
+                "config": dict(part.source_config),
+                "shapes": {
+                    name: shape for name, shape in shapes_of(part.tensors).items() if name in part.table.moves
+                },
+            }
+            for part in recipe.parts
+        ],
+    }
+
+
+def card(recipe: Recipe, plan: Plan, name: str, parity: Mapping[str, Any] | None) -> str:
+    """The model card of a recipe's folder."""
+    config = recipe.config
+    vision, connector, text = config.vision_config, config.connector_config, config.text_config
+    tokens = connector.num_visual_tokens
+    license: dict[str, str | list[str]] = {}
+    for folder in reversed(recipe.companions):
+        license = license or source_license(folder)
+    return model_card(
+        CardFacts(
+            name=name,
+            source=recipe.source,
+            base_models=list(recipe.base_models),
+            license=license,
+            encoder=f"ViT, {vision.num_layers} layers of {vision.hidden_dims}, patches of {vision.patch_size} pixels",
+            connector=connector.type,
+            decoder=f"{text.model_type}, {text.hidden_dims} wide, {text.vocab_size:,} tokens",
+            num_visual_tokens=f"{tokens} for a view" if tokens else "as many as the picture's size asks for",
+            dtype=str(plan.dtype or _stored_dtype(plan)).removeprefix("mlx.core."),
+            bits_per_weight=plan.bits_per_weight if plan.packing else None,
+            untrained=config.untrained,
+            parity=dict(parity) if parity else None,
+        )
+    )
+
+
+def _stored_dtype(plan: Plan) -> mx.Dtype:
+    """The type that most numbers are stored in."""
+    sizes: dict[mx.Dtype, int] = {}
+    for entry in plan.entries:
+        if mx.issubdtype(entry.dtype, mx.floating):
+            sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.nbytes
+    return max(sizes, key=sizes.get)
+
+
+def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
+    """Tokenizer files of the first companion; generation settings and licences of any."""
+    first = recipe.companions[0]
+    for name in COMPANIONS:
+        if name not in ("README.md", "generation_config.json") and (first / name).exists():
+            shutil.copyfile(first / name, folder / name)
+    if not (folder / FILES[0]).exists():
+        load_tokenizer(first).save_pretrained(folder)  # so that reading it needs no SentencePiece
+    if recipe.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(recipe.chat_template, encoding="utf-8")
+    for companion in recipe.companions:
+        for path in companion.glob("LICENSE*"):
+            if path.is_file() and not (folder / path.name).exists():
+                shutil.copyfile(path, folder / path.name)
+        settings = companion / "generation_config.json"
+        if settings.exists() and not (folder / settings.name).exists():
+            values = read_json(settings).values
+            if recipe.config.eos_token_id is not None:
+                values = {**values, "eos_token_id": recipe.config.to_dict()["eos_token_id"]}
+            _write_json(folder / settings.name, values)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _progress(shard: str, names: list[str]) -> Iterator[str]:
+    """A bar on stderr for the tensors of one shard."""
+    from tqdm import tqdm
+
+    return iter(tqdm(names, desc=shard, unit=" tensors", leave=True))

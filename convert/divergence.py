@@ -1,0 +1,69 @@
+"""What quantization costs: how far a model's answers are from the original's, on the tiny world's questions."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mm1_mlx import tiny
+from mm1_mlx.errors import CheckpointError
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.model.mm1 import MM1
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Over all tokens of all answers."""
+
+    mean: float  # Kullback-Leibler divergence from the original, nats
+    largest: float
+    disagreement: float  # share of tokens where the likeliest differs
+    num_tokens: int
+
+
+def divergence(model: MM1, original: MM1, processor: Processor, num_questions: int) -> Divergence:
+    """Compare next-token distributions where the answers to ``num_questions`` questions stand.
+
+    Each question is about a rendered scene of its own, and both models read the true answer.
+
+    Raises:
+        CheckpointError: the two do not share a vocabulary.
+    """
+    sizes = model.config.text_config.vocab_size, original.config.text_config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise CheckpointError(
+            f"the vocabularies have {sizes[0]} and {sizes[1]} tokens: these are two models."
+        )
+    if num_questions < 1:
+        raise CheckpointError(f"--num-questions is {num_questions}, expected at least 1.")
+    divergences, differ = [], []
+    for number in range(num_questions):
+        scene = tiny.make_scene(tiny.TESTING_SEEDS + number)
+        question = _question(scene, random.Random(number))
+        inputs = processor(question.text, [tiny.render(scene)])
+        answer = processor.tokenizer.encode(question.answer, add_special_tokens=False)
+        ids = mx.concatenate([inputs.input_ids, mx.array(answer, dtype=mx.int32)])[None]
+        p, q = (_log_probabilities(m, ids, inputs, len(answer)) for m in (original, model))
+        divergences.append(mx.sum(mx.exp(p) * (p - q), axis=-1))
+        differ.append(mx.argmax(p, axis=-1) != mx.argmax(q, axis=-1))
+        mx.eval(divergences[-1], differ[-1])
+    every = mx.concatenate(divergences)
+    share = mx.mean(mx.concatenate(differ)).item()
+    return Divergence(mx.mean(every).item(), mx.max(every).item(), share, len(every))
+
+
+def _question(scene: tiny.Scene, rng: random.Random) -> tiny.Question:
+    """Any question that the scene allows."""
+    while True:
+        question = tiny.make_question(scene, rng.choice(list(tiny.KINDS)), rng)
+        if question is not None:
+            return question
+
+
+def _log_probabilities(model: MM1, ids: mx.array, inputs, length: int) -> mx.array:
+    """Of the tokens of the answer and of what follows it."""
+    logits = model(ids, inputs.pixel_values, token_order=inputs.token_order)[0, -length - 1 :]
+    logits = logits.astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

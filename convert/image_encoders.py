@@ -1,0 +1,190 @@
+"""Public image encoders: CLIP and SigLIP as transformers store them, CLIP as open_clip does, Qwen2-VL's ViT.
+
+For each the sizes, from its own configuration, and the key table.
+"""
+
+from __future__ import annotations
+
+from convert.key_table import SAME, KeyTable, Move, patches, rows, thirds
+from convert.source_config import SourceConfig
+from mm1_mlx.config import ImageEncoderConfig
+from mm1_mlx.errors import CheckpointError
+
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+
+
+def _activation(config: SourceConfig, default: str) -> str:
+    name = config.get("hidden_act", str, default)
+    if name not in ACTIVATIONS:
+        raise CheckpointError(
+            f"{config.where}: hidden_act is {name!r}, expected one of {', '.join(ACTIVATIONS)}."
+        )
+    return ACTIVATIONS[name]
+
+
+def clip_config(config: SourceConfig, *, patch_size: int | None = None, **options) -> ImageEncoderConfig:
+    """transformers' CLIP vision encoder. ``patch_size``, from its tensors, serves where the file has none."""
+    return ImageEncoderConfig(
+        image_size=config.need("image_size", int),
+        patch_size=config.get("patch_size", int, patch_size)
+        if patch_size
+        else config.need("patch_size", int),
+        hidden_dims=config.need("hidden_size", int),
+        feed_forward_dims=config.need("intermediate_size", int),
+        num_layers=config.need("num_hidden_layers", int),
+        num_heads=config.need("num_attention_heads", int),
+        activation=_activation(config, "quick_gelu"),  # transformers' default
+        norm_eps=config.get("layer_norm_eps", float, 1e-5),
+        class_token=True,
+        pre_norm=True,
+        patch_bias=False,
+        **{"final_norm": False} | options,
+    )
+
+
+def siglip_config(config: SourceConfig, **options) -> ImageEncoderConfig:
+    """transformers' SigLIP vision encoder; unlike CLIP's its last hidden state is normalised."""
+    return ImageEncoderConfig(
+        image_size=config.need("image_size", int),
+        patch_size=config.need("patch_size", int),
+        hidden_dims=config.need("hidden_size", int),
+        feed_forward_dims=config.need("intermediate_size", int),
+        num_layers=config.need("num_hidden_layers", int),
+        num_heads=config.need("num_attention_heads", int),
+        activation=_activation(config, "gelu_pytorch_tanh"),
+        norm_eps=config.get("layer_norm_eps", float, 1e-6),
+        class_token=False,
+        pre_norm=False,
+        patch_bias=True,
+        **{"final_norm": True} | options,
+    )
+
+
+def open_clip_config(config: SourceConfig, **options) -> ImageEncoderConfig:
+    """open_clip's own ViT, from the ``model_cfg`` of its ``open_clip_config.json``."""
+    vision = config.section("vision_cfg")
+    if "timm_model_name" in vision:
+        name = vision.values["timm_model_name"]
+        raise CheckpointError(
+            f"{vision.where}: this encoder is timm's {name!r}, whose names are not known here; give the "
+            "transformers version of it."
+        )
+    width, head_width = vision.need("width", int), vision.get("head_width", int, 64)
+    return ImageEncoderConfig(
+        image_size=vision.need("image_size", int),
+        patch_size=vision.need("patch_size", int),
+        hidden_dims=width,
+        feed_forward_dims=int(width * vision.get("mlp_ratio", float, 4.0)),
+        num_layers=vision.need("layers", int),
+        num_heads=width // head_width,
+        activation="quick_gelu" if config.get("quick_gelu", bool, False) else "gelu",  # open_clip's default
+        norm_eps=1e-5,
+        class_token=True,
+        pre_norm=True,
+        patch_bias=False,
+        **{"final_norm": False} | options,
+    )
+
+
+def qwen2_vl_config(config: SourceConfig, *, image_size: int, **options) -> ImageEncoderConfig:
+    """Qwen2-VL's vision encoder, without its merger."""
+    width = config.need("embed_dim", int)
+    return ImageEncoderConfig(
+        image_size=image_size,
+        patch_size=config.need("patch_size", int),
+        temporal_patch_size=config.need("temporal_patch_size", int),
+        patch_block=config.need("spatial_merge_size", int),
+        hidden_dims=width,
+        feed_forward_dims=int(width * config.need("mlp_ratio", float)),
+        num_layers=config.need("depth", int),
+        num_heads=config.need("num_heads", int),
+        activation=_activation(config, "quick_gelu"),
+        norm_eps=1e-6,
+        positions="rotary",
+        class_token=False,
+        pre_norm=False,
+        final_norm=False,
+        patch_bias=False,
+        **options,
+    )
+
+
+def transformers_keys(config: ImageEncoderConfig) -> KeyTable:
+    """CLIP and SigLIP vision models of transformers, below ``vision_model.``."""
+    moves = {
+        "embeddings.patch_embedding.weight": Move(("patch_embedding.weight",), patches(config.patch_size)),
+        "embeddings.position_embedding.weight": _positions(config),
+    }
+    if config.patch_bias:
+        moves["embeddings.patch_embedding.bias"] = Move(("patch_embedding.bias",), SAME)
+    if config.class_token:
+        moves["embeddings.class_embedding"] = Move(("class_embedding",), SAME)
+    if config.pre_norm:
+        moves |= _layer("pre_layrnorm", "pre_norm")
+    moves |= _layer("post_layernorm", "post_norm")
+    for i in range(config.num_layers):
+        source, target = f"encoder.layers.{i}", f"layers.{i}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            moves |= _layer(f"{source}.self_attn.{name}", f"{target}.attention.{name}")
+        for name in ("fc1", "fc2"):
+            moves |= _layer(f"{source}.mlp.{name}", f"{target}.feed_forward.{name}")
+        for number in (1, 2):
+            moves |= _layer(f"{source}.layer_norm{number}", f"{target}.norm{number}")
+    # Where the last layer's features are taken, HyperCLOVAX puts an identity in place of the last norm.
+    absent = {} if config.final_norm else {"post_layernorm.weight": 1.0, "post_layernorm.bias": 0.0}
+    return KeyTable(moves, ("embeddings.position_ids", "head.*"), absent)
+
+
+def open_clip_keys(config: ImageEncoderConfig) -> KeyTable:
+    """The image half of an open_clip model, below ``visual.``."""
+    moves = {
+        "conv1.weight": Move(("patch_embedding.weight",), patches(config.patch_size)),
+        "positional_embedding": _positions(config),
+        "class_embedding": Move(("class_embedding",), SAME),
+    }
+    moves |= _layer("ln_pre", "pre_norm") | _layer("ln_post", "post_norm")
+    for i in range(config.num_layers):
+        source, target = f"transformer.resblocks.{i}", f"layers.{i}"
+        for name in ("weight", "bias"):
+            targets = tuple(f"{target}.attention.{x}_proj.{name}" for x in "qkv")
+            moves[f"{source}.attn.in_proj_{name}"] = Move(targets, thirds(config.hidden_dims))
+        moves |= _layer(f"{source}.attn.out_proj", f"{target}.attention.out_proj")
+        moves |= _layer(f"{source}.mlp.c_fc", f"{target}.feed_forward.fc1")
+        moves |= _layer(f"{source}.mlp.c_proj", f"{target}.feed_forward.fc2")
+        for number in (1, 2):
+            moves |= _layer(f"{source}.ln_{number}", f"{target}.norm{number}")
+    return KeyTable(moves, ("proj",))
+
+
+def qwen2_vl_keys(config: ImageEncoderConfig) -> KeyTable:
+    """Qwen2-VL's vision encoder without its merger."""
+    patch = patches(config.patch_size, frames=config.temporal_patch_size)
+    moves = {"patch_embed.proj.weight": Move(("patch_embedding.weight",), patch)}
+    for i in range(config.num_layers):
+        source, target = f"blocks.{i}", f"layers.{i}"
+        for name in ("weight", "bias"):
+            targets = tuple(f"{target}.attention.{x}_proj.{name}" for x in "qkv")
+            moves[f"{source}.attn.qkv.{name}"] = Move(targets, thirds(config.hidden_dims))
+        moves |= _layer(f"{source}.attn.proj", f"{target}.attention.out_proj")
+        for name in ("fc1", "fc2"):
+            moves |= _layer(f"{source}.mlp.{name}", f"{target}.feed_forward.{name}")
+        for number in (1, 2):
+            moves |= _layer(f"{source}.norm{number}", f"{target}.norm{number}")
+    return KeyTable(moves, ("rotary_pos_emb.inv_freq",))
+
+
+def _positions(config: ImageEncoderConfig) -> Move:
+    """One row for each patch, before them one for the class token where there is one."""
+    patches_only = Move(("position_embedding",), SAME)
+    split = rows(0, config.grid_side**2)
+    return Move(("class_position", "position_embedding"), split) if config.class_token else patches_only
+
+
+def _layer(source: str, target: str) -> dict[str, Move]:
+    """A layer's weight and bias, as they are."""
+    return {f"{source}.{name}": Move((f"{target}.{name}",), SAME) for name in ("weight", "bias")}

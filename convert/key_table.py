@@ -1,0 +1,149 @@
+"""Key tables: where each tensor of a PyTorch checkpoint goes in a model folder, and back.
+
+A table names every key of a checkpoint: it moves to one or more of our keys, its values laid out as MLX
+wants them, or it is dropped on purpose. A key that stands in no table is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import mlx.core as mx
+
+from mm1_mlx.errors import CheckpointError
+
+Arrays = tuple[mx.array, ...]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How one PyTorch tensor becomes ours; ``back`` undoes ``there`` bit for bit."""
+
+    there: Callable[[mx.array], Arrays]
+    back: Callable[[Arrays], mx.array]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One source tensor's keys in a model folder."""
+
+    targets: tuple[str, ...]
+    transform: Transform
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """Moves by source key, and patterns (``*`` for anything) of keys that are dropped on purpose."""
+
+    moves: Mapping[str, Move]
+    dropped: tuple[str, ...] = ()
+    absent: Mapping[str, float] = field(
+        default_factory=dict
+    )  # keys that may be absent, and what then fills them
+
+    def check(self, found: Iterable[str], folder: object) -> None:
+        """Refuse keys that the table does not know, and missing ones, by name.
+
+        Raises:
+            CheckpointError: a key stands in no table, or one that the model needs is absent.
+        """
+        found = set(found)
+        unknown = [key for key in found if key not in self.moves and not self.drops(key)]
+        if unknown:
+            near = difflib.get_close_matches(min(unknown), self.moves, n=1)
+            hint = f" The nearest known key is {near[0]}." if near else ""
+            raise CheckpointError(
+                f"{folder} holds {some(unknown)}, which this kind of checkpoint does not have.{hint}"
+            )
+        missing = [key for key in self.moves if key not in found and key not in self.absent]
+        if missing:
+            raise CheckpointError(
+                f"{folder} lacks {some(missing)}; a shard is missing, or its config.json belongs to another model."
+            )
+
+    def drops(self, key: str) -> bool:
+        return any(fnmatchcase(key, pattern) for pattern in self.dropped)
+
+    def __add__(self, other: KeyTable) -> KeyTable:
+        return KeyTable(
+            {**self.moves, **other.moves}, self.dropped + other.dropped, {**self.absent, **other.absent}
+        )
+
+    def under(self, source: str, target: str) -> KeyTable:
+        """The same table for keys that start with ``source`` there and ``target`` here."""
+        moves = {
+            source + key: Move(tuple(target + t for t in move.targets), move.transform)
+            for key, move in self.moves.items()
+        }
+        dropped = tuple(source + pattern for pattern in self.dropped)
+        return KeyTable(moves, dropped, {source + key: value for key, value in self.absent.items()})
+
+
+def some(keys: Iterable[str], shown: int = 3) -> str:
+    """The first few of ``keys``, and how many more there are."""
+    keys = sorted(keys)
+    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(keys[:shown]) + more
+
+
+def one(there: Callable[[mx.array], mx.array], back: Callable[[mx.array], mx.array]) -> Transform:
+    """A transform with one target."""
+    return Transform(lambda x: (there(x),), lambda xs: back(xs[0]))
+
+
+SAME = one(lambda x: x, lambda x: x)
+POINTWISE = one(lambda x: x[..., 0, 0], lambda x: x[..., None, None])  # a 1 x 1 convolution is a linear layer
+DEPTHWISE = one(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2))
+BATCH_OF_ONE = one(lambda x: x[0], lambda x: x[None])
+
+
+def patches(patch_size: int, *, frames: int = 0) -> Transform:
+    """A patch convolution ``(E, 3, p, p)``, or ``(E, 3, frames, p, p)``, as a linear layer's weight.
+
+    Ours flattens a patch in the order of pixels: (frame,) row, column, channel.
+    """
+    shape = (*((frames,) if frames else ()), patch_size, patch_size, 3)
+    return one(
+        lambda x: mx.moveaxis(x, 1, -1).reshape(x.shape[0], -1),
+        lambda x: mx.moveaxis(x.reshape(x.shape[0], *shape), -1, 1),
+    )
+
+
+def rows(*lengths: int) -> Transform:
+    """Consecutive rows of one tensor as several tensors; a length of 0 keeps a single row without its axis."""
+
+    def there(x: mx.array) -> Arrays:
+        parts, start = [], 0
+        for length in lengths:
+            parts.append(x[start : start + length] if length else x[start])
+            start += length or 1
+        return tuple(parts)
+
+    def back(parts: Arrays) -> mx.array:
+        return mx.concatenate(
+            [part if length else part[None] for part, length in zip(parts, lengths, strict=True)]
+        )
+
+    return Transform(there, back)
+
+
+def thirds(width: int) -> Transform:
+    """Query, key and value, stored as one."""
+    return rows(width, width, width)
+
+
+def after_first_row() -> Transform:
+    """``(1, 1 + L, E)`` without its row for the class token, which nothing reads; zeros on the way back."""
+    return one(lambda x: x[0, 1:], lambda x: mx.concatenate([mx.zeros_like(x[:1]), x])[None])
+
+
+def first_rows(count: int, stored: int) -> Transform:
+    """The first ``count`` rows of ``stored``: the rest only fills up to a round number; zeros on the way back."""
+
+    def back(x: mx.array) -> mx.array:
+        return mx.concatenate([x, mx.zeros((stored - count, *x.shape[1:]), x.dtype)])
+
+    return one(lambda x: x[:count], back)

@@ -1,0 +1,75 @@
+"""What a source module finds out: the model's configuration, and where each of its tensors goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from convert.key_table import KeyTable
+from convert.tensors import TensorInfo, Tensors
+from mm1_mlx.config import MM1Config
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may add to a source folder."""
+
+    encoder: str | None = None  # a folder or hub id, where the image encoder is stored apart
+    decoder: str | None = None
+    tokenizer: str | None = None  # a folder or hub id, where the source has no tokenizer
+    image_token: str | None = None  # the token that shall stand for a picture
+    connector: str = "c_abstractor"  # of a new model, as are the next three
+    num_visual_tokens: int = 144
+    feature_layer: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a model's tensors, the table that says where they go, and what leads back to their layout."""
+
+    tensors: Tensors | LoadedTensors
+    table: KeyTable
+    source_config: Mapping[str, Any] = field(default_factory=dict)  # the config.json beside them
+    subfolder: str = ""  # of the source, where they are stored apart from the rest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole conversion, read and checked; no weight has been touched yet."""
+
+    source: str  # the source module's name
+    config: MM1Config
+    parts: tuple[Part, ...]
+    companions: tuple[Path, ...]  # folders with tokenizer files; what the first has, the others need not
+    chat_template: str | None = None  # in place of the tokenizer's own
+    base_models: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know
+
+
+class LoadedTensors:
+    """Arrays that MLX has opened but not read yet, given as ``Tensors`` gives them; each can be read once."""
+
+    def __init__(self, arrays: dict[str, mx.array], folder: Path):
+        self._arrays = arrays
+        self.infos = {key: TensorInfo(value.shape, value.dtype, folder) for key, value in arrays.items()}
+        self.shards: list[Path] = []
+
+    def read(self, name: str) -> mx.array:
+        return self._arrays.pop(name)
+
+
+def shapes_of(tensors: Tensors | LoadedTensors) -> Shapes:
+    """Every tensor's shape by its name."""
+    return {name: info.shape for name, info in tensors.infos.items()}
+
+
+def below(shapes: Shapes, prefix: str) -> Shapes:
+    """Those whose names start with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}

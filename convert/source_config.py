@@ -1,0 +1,82 @@
+"""A PyTorch checkpoint's own configuration, read with care: nothing is guessed, what is absent is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mm1_mlx.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+class SourceConfig:
+    """One JSON object of a source, which knows where it stands: its errors name file and key."""
+
+    def __init__(self, values: dict[str, Any], where: str):
+        self.values = values
+        self.where = where
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def need(self, key: str, kind: type[T]) -> T:
+        """The value of ``key``.
+
+        Raises:
+            CheckpointError: it is absent, or is no ``kind``.
+        """
+        if self.values.get(key) is None:
+            raise CheckpointError(
+                f"{self.where} has no {key!r}, and it cannot be derived; add it to the file."
+            )
+        return self._checked(key, kind)
+
+    def get(self, key: str, kind: type[T], default: T) -> T:
+        """The value of ``key``, or ``default`` where it is absent or null: a published class's own default."""
+        return default if self.values.get(key) is None else self._checked(key, kind)
+
+    def section(self, *names: str) -> SourceConfig:
+        """The nested object under the first of ``names`` that is there."""
+        for name in names:
+            if isinstance(self.values.get(name), dict):
+                return SourceConfig(self.values[name], f"{self.where}: {name}")
+        wanted = " or ".join(repr(name) for name in names)
+        raise CheckpointError(f"{self.where} has no {wanted} section; its keys are {self._keys()}.")
+
+    def agree(self, key: str, derived: object, what: str) -> None:
+        """Refuse a declared value that contradicts the tensors; an absent one is fine."""
+        declared = self.values.get(key)
+        if declared is not None and declared != derived:
+            raise CheckpointError(f"{self.where}: {key} is {declared!r}, but {what} {derived!r}.")
+
+    def _checked(self, key: str, kind: type[T]) -> T:
+        value = self.values[key]
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, expected {kind.__name__}.")
+        return value
+
+    def _keys(self) -> str:
+        return ", ".join(sorted(self.values)[:12]) or "none"
+
+
+def read_json(path: Path) -> SourceConfig:
+    """A JSON file that holds one object.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds {type(values).__name__}, expected a JSON object.")
+    return SourceConfig(values, str(path))

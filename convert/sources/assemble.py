@@ -1,0 +1,204 @@
+"""A new model: a public image encoder, a fresh connector, a public decoder. MM1's own beginning.
+
+Source: MM1, "Model Architecture Ablations" and "Pre-training Data Ablation": the connector starts untrained.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from convert.hub import find_source
+from convert.image_encoders import (
+    clip_config,
+    open_clip_config,
+    open_clip_keys,
+    siglip_config,
+    transformers_keys,
+)
+from convert.key_table import SAME, KeyTable, Move
+from convert.recipe import LoadedTensors, Options, Part, Recipe
+from convert.source_config import read_json
+from convert.tensors import Tensors, open_tensors
+from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
+from mm1_mlx.config import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ConnectorConfig,
+    ImageConfig,
+    ImageEncoderConfig,
+    MlxLmDecoderConfig,
+    MM1Config,
+)
+from mm1_mlx.errors import CheckpointError
+from mm1_mlx.model.connector import make_connector
+from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
+
+# Tokens of public tokenizers that text never holds.
+IMAGE_TOKENS = (
+    *("<image>", "<|image|>", "<|image_pad|>", "<image_soft_token>", "<|vision_pad|>", "<unused0>"),
+    *("<|reserved_special_token_0|>", "[control_8]", "<unk>"),
+)
+CONNECTOR_WIDTH = 1024  # of Honeybee's convolutions, narrower where encoder and decoder are
+NOT_SIZES = {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
+HALF = (0.5, 0.5, 0.5)
+
+
+def assemble(options: Options) -> Recipe:
+    """A new model of ``options.encoder`` and ``options.decoder``.
+
+    Raises:
+        CheckpointError: one of them is not given, not known, or not of a kind that fits.
+        ConfigError: the decoder takes no pictures, or the sizes fit no connector.
+    """
+    if options.encoder is None or options.decoder is None:
+        raise CheckpointError("nothing to convert: give SOURCE, or --encoder and --decoder for a new model.")
+    encoder, image, tensors, encoder_table = _encoder(find_source(options.encoder), options)
+    folder = find_source(options.decoder)
+    decoder, arrays = _decoder(folder)
+    connector = _connector_config(options, encoder, decoder)
+    fresh = _fresh(connector, options.seed, encoder_dtype(tensors))
+    tokens = tokenizer_folder(folder, options)
+    tokenizer = load_tokenizer(tokens)
+    return Recipe(
+        source="assemble",
+        config=MM1Config(
+            vision_config=encoder,
+            connector_config=connector,
+            text_config=decoder,
+            image_config=image,
+            image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS),
+            eos_token_id=end_token_ids(folder, tokenizer),
+            untrained=("connector",),
+        ),
+        parts=(
+            Part(tensors, encoder_table),
+            _as_it_is(LoadedTensors(fresh, folder)),
+            _as_it_is(LoadedTensors({f"decoder.{key}": value for key, value in arrays.items()}, folder)),
+        ),
+        companions=(tokens, folder),
+        base_models=tuple(name for name in (options.encoder, options.decoder) if not Path(name).exists()),
+        notes=("The connector is new and untrained: train the model before you ask it anything.",),
+    )
+
+
+def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
+    """A decoder's configuration and weights, the latter not read yet."""
+    config = read_json(folder / "config.json")
+    values = dict(config.values)
+    if "quantization" in values or "quantization_config" in values:
+        raise CheckpointError(f"{config.where}: the decoder is quantized; take the original and give -q.")
+    if "tie_word_embeddings" not in values and "lm_head.weight" in open_tensors(folder).infos:
+        values["tie_word_embeddings"] = (
+            False  # mlx-lm's default for some decoders is to tie, and drops the head
+        )
+    own = values.get("text_config", values)
+    if not isinstance(own, dict):
+        raise CheckpointError(f"{config.where}: text_config is {own!r}, expected a JSON object.")
+    decoder = MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES})
+    build_decoder(decoder.values)  # refuses what takes no pictures before gigabytes are read
+    return decoder, load_decoder(folder, values)
+
+
+def encoder_dtype(tensors: Tensors) -> mx.Dtype:
+    """The type that the encoder's floating-point tensors are stored in."""
+    return next(info.dtype for info in tensors.infos.values() if mx.issubdtype(info.dtype, mx.floating))
+
+
+def _as_it_is(tensors: LoadedTensors) -> Part:
+    """Tensors that have our names already."""
+    return Part(tensors, KeyTable({name: Move((name,), SAME) for name in tensors.infos}))
+
+
+def _fresh(config: ConnectorConfig, seed: int, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """The random weights of a new connector."""
+    mx.random.seed(seed)
+    weights = tree_flatten(make_connector(config).parameters())
+    return {f"connector.{key}": value.astype(dtype) for key, value in weights}
+
+
+def _connector_config(
+    options: Options, encoder: ImageEncoderConfig, decoder: MlxLmDecoderConfig
+) -> ConnectorConfig:
+    width = min(CONNECTOR_WIDTH, encoder.hidden_dims, decoder.hidden_dims)
+    convolutions = options.connector == "c_abstractor"
+    return ConnectorConfig(
+        type=options.connector,
+        num_visual_tokens=options.num_visual_tokens,
+        input_dims=encoder.hidden_dims,
+        hidden_dims=0 if options.connector == "average_pool" else width,
+        output_dims=decoder.hidden_dims,
+        num_blocks=3 if convolutions else 0,
+        num_readout_layers=2 if convolutions else 1,
+        position_grid=encoder.grid_side if convolutions else None,
+        num_heads=math.gcd(width, 8) if options.connector == "attention_pool" else 1,
+    )
+
+
+def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageConfig, Tensors, KeyTable]:
+    """The image encoder of a CLIP or SigLIP checkpoint, its preprocessing, tensors and table."""
+    tensors = open_tensors(folder)
+    chosen = {} if options.feature_layer is None else {"feature_layer": options.feature_layer}
+    if any(name.startswith("visual.") for name in tensors.infos):
+        values = read_json(folder / "open_clip_config.json")
+        encoder = open_clip_config(values.section("model_cfg"), **chosen)
+        preprocess = values.values.get("preprocess_cfg") or {}
+        image = _image_config(
+            encoder,
+            mean=preprocess.get("mean", CLIP_MEAN),
+            std=preprocess.get("std", CLIP_STD),
+            squash=preprocess.get("resize_mode") == "squash",
+        )
+        text = ("transformer.*", "token_embedding.*", "positional_embedding", "ln_final.*", "text_projection")
+        table = open_clip_keys(encoder).under("visual.", "image_encoder.")
+        return (
+            encoder,
+            image,
+            tensors,
+            table + KeyTable({}, (*text, "logit_scale", "logit_bias", "attn_mask")),
+        )
+    values = read_json(folder / "config.json")
+    vision = values.section("vision_config") if "vision_config" in values else values
+    kind = str(vision.get("model_type", str, values.get("model_type", str, "")))
+    if "siglip" in kind and "siglip2" not in kind:
+        encoder = siglip_config(vision, **chosen, final_norm=options.feature_layer in (None, -1))
+        mean = std = HALF
+    elif "clip" in kind and "siglip" not in kind:
+        encoder = clip_config(vision, **chosen)
+        mean, std = CLIP_MEAN, CLIP_STD
+    else:
+        raise CheckpointError(
+            f"{values.where}: the image encoder is {kind!r}; CLIP (transformers or open_clip) and SigLIP are known."
+        )
+    image = _image_config(encoder, mean=mean, std=std, squash="siglip" in kind, folder=folder)
+    table = transformers_keys(encoder).under("vision_model.", "image_encoder.")
+    dropped = (
+        "text_model.*",
+        "logit_scale",
+        "logit_bias",
+        "text_projection.weight",
+        "visual_projection.weight",
+    )
+    return encoder, image, tensors, table + KeyTable({}, dropped)
+
+
+def _image_config(
+    encoder: ImageEncoderConfig, *, mean: Any, std: Any, squash: bool, folder: Path | None = None
+) -> ImageConfig:
+    """Preprocessing, from preprocessor_config.json where there is one; else squash, or shorter side and crop."""
+    path = folder / "preprocessor_config.json" if folder else None
+    resize = "squash" if squash else "crop"
+    if path is not None and path.exists():
+        values = read_json(path)
+        mean = values.get("image_mean", list, list(mean))
+        std = values.get("image_std", list, list(std))
+        size = values.values.get("size")
+        if isinstance(size, dict):
+            resize = "crop" if "shortest_edge" in size else "squash"
+    return ImageConfig(
+        image_size=encoder.image_size, mean=tuple(mean), std=tuple(std), resize=resize, alpha="drop"
+    )

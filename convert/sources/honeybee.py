@@ -1,0 +1,120 @@
+"""Honeybee: CLIP, C-Abstractor, Vicuna. Both layouts, that of the published weights and that of April 2024.
+
+Source: https://github.com/khanrc/honeybee; Honeybee (arXiv:2312.06742).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from convert.c_abstractor import check_declared, connector_config, connector_keys
+from convert.image_encoders import clip_config, transformers_keys
+from convert.key_table import KeyTable
+from convert.llama import llama_config, llama_keys
+from convert.recipe import Options, Part, Recipe, Shapes, below, shapes_of
+from convert.source_config import SourceConfig
+from convert.tensors import open_tensors
+from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
+from mm1_mlx.config import CLIP_MEAN, CLIP_STD, ImageConfig, MM1Config, PromptConfig
+from mm1_mlx.errors import CheckpointError
+
+ENCODER, CONNECTOR, DECODER = "vision_model.vision_model.", "abstractor.", "language_model."
+
+# Honeybee cuts a prompt here and tokenises the pieces one by one, so that each begins with a space.
+HUMAN, ASSISTANT = "\nHuman: ", "\nAI: "
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}The following is a "
+    "conversation between a curious human and AI assistant. The assistant gives helpful, detailed, and polite answers "
+    "to the user's questions.{% endif %}{% for message in messages %}{% if message.role == 'user' %}"
+    "{{ '\nHuman: ' + message.content }}{% elif message.role == 'assistant' %}"
+    "{{ '\nAI: ' + message.content + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\nAI: ' }}{% endif %}"
+)
+
+
+def matches(config: SourceConfig) -> bool:
+    """Whether a folder's config.json is Honeybee's."""
+    return config.values.get("architectures") == ["HoneybeeForConditionalGeneration"] or (
+        config.values.get("model_type") == "mllm" and "visual_projector_config" in config
+    )
+
+
+def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
+    """Everything about a Honeybee checkpoint but its weights' values.
+
+    Raises:
+        CheckpointError: it is incomplete, contradicts itself, or has a D-Abstractor.
+    """
+    tensors = open_tensors(folder)
+    projector = config.section("projector_config", "visual_projector_config")
+    kind = projector.get("projector_type", str, "c-abs")
+    if kind != "c-abs":
+        raise CheckpointError(
+            f"{projector.where}: projector_type is {kind!r}; MM1's connector is the C-Abstractor ('c-abs'), and "
+            "only that is converted: take a Honeybee-C checkpoint."
+        )
+    shapes = shapes_of(tensors)
+    connector = connector_config(
+        below(shapes, CONNECTOR), num_visual_tokens=_num_visual_tokens(config, projector)
+    )
+    check_declared(projector, connector)
+    vision = config.section("vision_config")
+    tower = vision.get("encoder_type", str, "openai.clip")
+    if tower != "openai.clip":
+        raise CheckpointError(f"{vision.where}: encoder_type is {tower!r}, and only 'openai.clip' is known.")
+    patch = shapes.get(f"{ENCODER}embeddings.patch_embedding.weight")
+    encoder = clip_config(
+        vision,
+        patch_size=patch[-1] if patch else None,
+        feature_layer=projector.need("feature_layer_index", int),
+    )
+    decoder = llama_config(config.section("text_config"), below(shapes, DECODER))
+
+    named = config.values.get("lm_config") or {}
+    tokens = tokenizer_folder(folder, options, named.get("pretrained_tokenizer_name_or_path"))
+    tokenizer = load_tokenizer(tokens)
+    model = MM1Config(
+        vision_config=encoder,
+        connector_config=connector,
+        text_config=decoder,
+        image_config=ImageConfig(
+            image_size=encoder.image_size,
+            mean=tuple(vision.get("image_mean", list, list(CLIP_MEAN))),
+            std=tuple(vision.get("image_std", list, list(CLIP_STD))),
+            resize="squash",
+            alpha="drop",
+        ),
+        image_token_id=image_token_id(tokenizer, options, ("<image>", "<unk>")),
+        eos_token_id=end_token_ids(folder, tokenizer),
+        prompt_config=PromptConfig(cut_at=(HUMAN, ASSISTANT), after_image=HUMAN),
+    )
+    base = named.get("pretrained_lm_name_or_path")
+    return Recipe(
+        source="honeybee",
+        config=model,
+        parts=(Part(tensors, *tables(model, [shapes]), source_config=config.values),),
+        companions=(tokens, folder),
+        chat_template=CHAT_TEMPLATE,
+        base_models=(base,) if isinstance(base, str) else (),
+    )
+
+
+def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
+    """The key table, from the sizes of the model and of the source's tensors."""
+    encoder, connector = config.vision_config, config.connector_config
+    return [
+        transformers_keys(encoder).under(ENCODER, "image_encoder.")
+        + connector_keys(connector, below(shapes[0], CONNECTOR)).under(CONNECTOR, "connector.")
+        + llama_keys(config.text_config, below(shapes[0], DECODER)).under(DECODER, "decoder.")
+    ]
+
+
+def _num_visual_tokens(config: SourceConfig, projector: SourceConfig) -> int:
+    """Old and new name of the same number."""
+    for section in (projector, config):
+        for name in ("num_query_tokens", "num_queries"):
+            if name in section:
+                return section.need(name, int)
+    return projector.need("num_query_tokens", int)

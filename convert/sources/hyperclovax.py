@@ -1,0 +1,149 @@
+"""HyperCLOVAX-SEED-Vision: SigLIP or CLIP, C-Abstractor with any-resolution grids, Llama. Pictures, no video.
+
+Source: https://huggingface.co/naver-hyperclovax/HyperCLOVAX-SEED-Vision-Instruct-3B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from convert.c_abstractor import connector_config, connector_keys
+from convert.image_encoders import clip_config, siglip_config, transformers_keys
+from convert.key_table import SAME, KeyTable, Move
+from convert.llama import llama_config, llama_keys
+from convert.recipe import Options, Part, Recipe, Shapes, below, shapes_of
+from convert.source_config import SourceConfig, read_json
+from convert.tensors import open_tensors
+from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
+from mm1_mlx.config import ImageConfig, ImageEncoderConfig, MM1Config, PromptConfig
+from mm1_mlx.errors import CheckpointError
+
+ENCODER, CONNECTOR, DECODER = "vision_model.vision_model.", "mm_projector.", "language_model."
+ROW_END = "image_newline"
+
+# Its chat template writes a picture as three blocks, from these fields of the message's part.
+IMAGE_PART = {
+    "type": "image",
+    "image": "",
+    "filename": "",
+    "ocr": "",
+    "lens_keywords": "",
+    "lens_local_keywords": "",
+}
+
+
+def matches(config: SourceConfig) -> bool:
+    """Whether a folder's config.json is HyperCLOVAX-SEED-Vision's."""
+    return config.values.get("model_type") == "hyperclovax_vlm"
+
+
+def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
+    """Everything about a HyperCLOVAX checkpoint but its weights' values.
+
+    Raises:
+        CheckpointError: it is incomplete, contradicts itself, or is not of this architecture.
+    """
+    kind = config.get("mm_projector_type", str, "cabstractor")
+    if kind != "cabstractor":
+        raise CheckpointError(f"{config.where}: mm_projector_type is {kind!r}, expected 'cabstractor'.")
+    tensors = open_tensors(folder)
+    encoder = _encoder(config)
+    shapes = shapes_of(tensors)
+    connector = connector_config(
+        below(shapes, CONNECTOR), num_visual_tokens=_num_visual_tokens(config), row_end=ROW_END in shapes
+    )
+    config.agree("proj_pos_emb", connector.position_grid is not None, "the tensors say")
+    config.agree("proj_prenorm", connector.pre_norm, "the tensors say")
+    decoder = llama_config(config.section("text_config", "language_config"), below(shapes, DECODER))
+    tokens = tokenizer_folder(folder, options)
+    tokenizer = load_tokenizer(tokens)
+    template = tokenizer.chat_template
+    model = MM1Config(
+        vision_config=encoder,
+        connector_config=connector,
+        text_config=decoder,
+        image_config=_image_config(folder, config, encoder),
+        image_token_id=_image_token_id(config, tokenizer, options),
+        eos_token_id=end_token_ids(folder, tokenizer, ("<|endofturn|>",)),
+        prompt_config=PromptConfig(
+            image_part=IMAGE_PART if isinstance(template, str) and "image" in template else None
+        ),
+    )
+    return Recipe(
+        source="hyperclovax",
+        config=model,
+        parts=(Part(tensors, *tables(model, [shapes]), source_config=config.values),),
+        companions=(tokens, folder),
+        base_models=("naver-hyperclovax/HyperCLOVAX-SEED-Vision-Instruct-3B",),
+    )
+
+
+def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
+    """The key table, from the sizes of the model and of the source's tensors."""
+    table = (
+        transformers_keys(config.vision_config).under(ENCODER, "image_encoder.")
+        + connector_keys(config.connector_config, below(shapes[0], CONNECTOR)).under(CONNECTOR, "connector.")
+        + llama_keys(config.text_config, below(shapes[0], DECODER)).under(DECODER, "decoder.")
+    )
+    if config.connector_config.row_end:
+        table += KeyTable({ROW_END: Move(("connector.row_end",), SAME)})
+    return [table]
+
+
+def _encoder(config: SourceConfig) -> ImageEncoderConfig:
+    """SigLIP or CLIP. Neither's features are normalised at the end: after the last layer stands an identity."""
+    vision = config.section("vision_config")
+    layer = config.get("use_nth_layer", int, -2)
+    kind = vision.need("model_type", str)
+    if kind == "siglip_vision_model":
+        return siglip_config(vision, feature_layer=layer, final_norm=False)
+    if kind == "clip_vision_model":
+        return clip_config(vision, feature_layer=layer)
+    raise CheckpointError(
+        f"{vision.where}: model_type is {kind!r}, expected siglip_vision_model or clip_vision_model."
+    )
+
+
+def _num_visual_tokens(config: SourceConfig) -> int:
+    """New and old name of the same number."""
+    old = "num_queries_vis_abstractor"
+    return config.need(old if old in config else f"{old}_image", int)
+
+
+def _image_token_id(config: SourceConfig, tokenizer, options: Options) -> int:
+    """As the configuration says, under its new or old name."""
+    if options.image_token is not None:
+        return image_token_id(tokenizer, options, ())
+    return config.need("image_token_id" if "image_token_id" in config else "img_start_id", int)
+
+
+def _image_config(folder: Path, config: SourceConfig, encoder: ImageEncoderConfig) -> ImageConfig:
+    """Any-resolution grids, from the two files that may describe them."""
+    processor = read_json(folder / "preprocessor_config.json")
+
+    def need(key: str, type_: type):
+        return (config if key in config else processor).need(key, type_)
+
+    if not need("anyres", bool):
+        raise CheckpointError(f"{config.where}: anyres is false; how one view is made is not published.")
+    size, most = encoder.image_size, need("max_num_grids", int)
+    resolutions = need("possible_resolutions", list)
+    canvases = []
+    for resolution in resolutions:
+        if len(resolution) != 2 or any(side % size for side in resolution):
+            raise CheckpointError(
+                f"{config.where}: possible_resolutions holds {resolution}, expected multiples of {size} pixels."
+            )
+        canvases.append((resolution[0] // size, resolution[1] // size))
+    return ImageConfig(
+        image_size=size,
+        mean=tuple(processor.need("image_mean", list)),
+        std=tuple(processor.need("image_std", list)),
+        resize="pad",
+        alpha="drop",
+        sub_images="anyres",
+        max_sub_images=most,
+        canvases=tuple(canvases),
+        unpad=need("unpad", bool),
+    )

@@ -1,0 +1,103 @@
+"""Kanana-1.5-v: Qwen2-VL's image encoder without its merger, a C-Abstractor for any grid, Llama.
+
+The encoder hands its patches on in squares of 2 x 2, and the C-Abstractor, as published, reads them row by row
+as if they were in reading order. It was trained so, and so it is kept.
+
+Source: https://huggingface.co/kakaocorp/kanana-1.5-v-3b-instruct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from convert.c_abstractor import check_declared, connector_config, connector_keys
+from convert.image_encoders import qwen2_vl_config, qwen2_vl_keys
+from convert.key_table import KeyTable
+from convert.llama import llama_config, llama_keys
+from convert.recipe import Options, Part, Recipe, Shapes, below, shapes_of
+from convert.source_config import SourceConfig, read_json
+from convert.tensors import open_tensors
+from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
+from mm1_mlx.config import CLIP_MEAN, CLIP_STD, ImageConfig, MM1Config, PromptConfig
+from mm1_mlx.errors import CheckpointError
+
+ENCODER, CONNECTOR, DECODER = "vision_model.", "abstractor.", "language_model."
+
+CUT_AT = ("\nHuman: ", "\nAI: ")  # as Honeybee does, Kanana tokenises the pieces between one by one
+
+# Kanana writes -1 into the places of visual tokens, so any token that text never holds can stand for one.
+IMAGE_TOKENS = ("<image>", "<|image|>", "<|reserved_special_token_44|>", "<unk>")
+
+
+def matches(config: SourceConfig) -> bool:
+    """Whether a folder's config.json is Kanana-V's."""
+    return config.values.get("architectures") == ["KananaVForConditionalGeneration"]
+
+
+def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
+    """Everything about a Kanana-V checkpoint but its weights' values.
+
+    Raises:
+        CheckpointError: it is incomplete or contradicts itself.
+    """
+    tensors = open_tensors(folder)
+    projector, vision = config.section("projector_config"), config.section("vision_config")
+    kind = projector.get("projector_type", str, "dynamic-c-abs")
+    if kind != "dynamic-c-abs":
+        raise CheckpointError(f"{projector.where}: projector_type is {kind!r}, expected 'dynamic-c-abs'.")
+    shapes = shapes_of(tensors)
+    connector = connector_config(
+        below(shapes, CONNECTOR),
+        num_visual_tokens=None,
+        merge_size=projector.need("merge_size", int),
+        position_antialias=True,
+    )
+    check_declared(projector, connector)
+    encoder = qwen2_vl_config(
+        vision,
+        image_size=vision.need("patch_size", int) * (connector.position_grid or 1),
+        feature_layer=projector.need("feature_layer_index", int),
+    )
+    decoder = llama_config(config.section("text_config"), below(shapes, DECODER))
+
+    tokens = tokenizer_folder(folder, options)
+    tokenizer = load_tokenizer(tokens)
+    processor = read_json(folder / "preprocessor_config.json")
+    new_line = tokenizer.encode("\n", add_special_tokens=False)
+    if len(new_line) != 1:
+        raise CheckpointError(f"the tokenizer writes a new line as {len(new_line)} tokens, expected 1.")
+    model = MM1Config(
+        vision_config=encoder,
+        connector_config=connector,
+        text_config=decoder,
+        image_config=ImageConfig(
+            image_size=encoder.image_size,
+            mean=tuple(processor.get("image_mean", list, list(CLIP_MEAN))),
+            std=tuple(processor.get("image_std", list, list(CLIP_STD))),
+            resize="smart",
+            alpha="drop",
+            size_multiple=encoder.patch_size * connector.merge_size,
+            min_pixels=processor.need("min_pixels", int),
+            max_pixels=processor.need("max_pixels", int),
+        ),
+        image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS),
+        eos_token_id=end_token_ids(folder, tokenizer),
+        prompt_config=PromptConfig(cut_at=CUT_AT, row_token_id=new_line[0]),
+    )
+    return Recipe(
+        source="kanana",
+        config=model,
+        parts=(Part(tensors, *tables(model, [shapes]), source_config=config.values),),
+        companions=(tokens, folder),
+        base_models=("kakaocorp/kanana-1.5-v-3b-instruct",),
+    )
+
+
+def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
+    """The key table, from the sizes of the model and of the source's tensors."""
+    return [
+        qwen2_vl_keys(config.vision_config).under(ENCODER, "image_encoder.")
+        + connector_keys(config.connector_config, below(shapes[0], CONNECTOR)).under(CONNECTOR, "connector.")
+        + llama_keys(config.text_config, below(shapes[0], DECODER)).under(DECODER, "decoder.")
+    ]

@@ -1,0 +1,31 @@
+"""A model folder of our own: its weights in another type, or packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert.key_table import SAME, KeyTable, Move
+from convert.recipe import Options, Part, Recipe
+from convert.source_config import SourceConfig
+from convert.tensors import open_tensors
+from mm1_mlx.checkpoint.load import read_config
+from mm1_mlx.errors import CheckpointError
+
+
+def matches(config: SourceConfig) -> bool:
+    """Whether a folder's config.json is a model folder's."""
+    return config.values.get("model_type") == "mm1"
+
+
+def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
+    """Every tensor under its own name.
+
+    Raises:
+        CheckpointError: the folder is quantized already.
+    """
+    found = read_config(folder)
+    if found.quantization is not None:
+        raise CheckpointError(f"{folder} is quantized already; convert the original.")
+    tensors = open_tensors(folder)
+    table = KeyTable({name: Move((name,), SAME) for name in tensors.infos})
+    return Recipe("mm1", found, (Part(tensors, table),), (folder,))

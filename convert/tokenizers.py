@@ -1,0 +1,95 @@
+"""A source's tokenizer: which files to take along, and the ids of the tokens that a model needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convert.hub import find_source
+from convert.recipe import Options
+from mm1_mlx.errors import CheckpointError
+
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def tokenizer_folder(folder: Path, options: Options, named: str | None = None) -> Path:
+    """The folder that holds the tokenizer: given, the source's own, or the one its configuration names.
+
+    Raises:
+        CheckpointError: none of them has one.
+    """
+    if options.tokenizer is not None:
+        found = find_source(options.tokenizer)
+        if not _has_tokenizer(found):
+            raise CheckpointError(f"{found} holds no {', '.join(FILES[:-1])} or {FILES[-1]}.")
+        return found
+    if _has_tokenizer(folder):
+        return folder
+    hint = f" Its configuration names {named!r}." if named else ""
+    raise CheckpointError(f"{folder} has no tokenizer; give one with --tokenizer (a folder or hub id).{hint}")
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in FILES)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The transformers tokenizer of ``folder``; nothing of the folder is executed.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever a broken file provokes
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def token_id(tokenizer: Any, candidates: Sequence[str]) -> int | None:
+    """The id of the first of ``candidates`` that is one token of the tokenizer."""
+    vocabulary = tokenizer.get_vocab()
+    return next((vocabulary[token] for token in candidates if token in vocabulary), None)
+
+
+def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str]) -> int:
+    """The token that stands for a picture: the user's choice, or the first candidate.
+
+    Raises:
+        CheckpointError: the tokenizer does not know it.
+    """
+    wanted = (options.image_token,) if options.image_token is not None else candidates
+    found = token_id(tokenizer, wanted)
+    if found is None:
+        raise CheckpointError(
+            f"the tokenizer has no token {' or '.join(map(repr, wanted))} to stand for a picture; name one of its "
+            "tokens that text never holds with --image-token."
+        )
+    return found
+
+
+def end_token_ids(
+    folder: Path, tokenizer: Any, candidates: Sequence[str] = ()
+) -> int | tuple[int, ...] | None:
+    """The tokens that end an answer: those of the folder's generation_config.json, and ``candidates``."""
+    ends: list[int] = []
+    path = folder / "generation_config.json"
+    if path.exists():
+        try:
+            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}).") from None
+        ends += value if isinstance(value, list) else [value]
+    ends += [tokenizer.get_vocab().get(token) for token in candidates]
+    ends.append(tokenizer.eos_token_id)
+    known = tuple(dict.fromkeys(end for end in ends if end is not None))
+    return known[0] if len(known) == 1 else known or None

@@ -1,0 +1,156 @@
+"""From a recipe to the weights of a model folder: checked before, streamed tensor by tensor."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from convert.key_table import some
+from convert.recipe import Part, Recipe
+from convert.shards import Entry, ShardWriter
+from mm1_mlx.checkpoint.quantize import Packing, packing_plan
+from mm1_mlx.errors import CheckpointError
+from mm1_mlx.model.mm1 import MM1
+
+ROOM = 50_000_000  # bytes beside the weights: tokenizer, configuration, card
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written, in order, and how it is packed."""
+
+    recipe: Recipe
+    entries: list[Entry]
+    dtype: mx.Dtype | None  # of floating-point tensors; None keeps the stored one
+    packing: dict[str, dict]  # by module path
+    fills: dict[str, tuple[tuple[int, ...], float]]  # keys that no tensor has, and what fills them
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for entry in self.entries)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits on disk for each number of the unpacked model."""
+        model = MM1(self.recipe.config)
+        return 8 * self.nbytes / sum(value.size for _, value in tree_flatten(model.parameters()))
+
+
+def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing | None = None) -> Plan:
+    """Check every key and shape of the source against the model, and lay out what will be written.
+
+    Raises:
+        CheckpointError: a key is unknown or missing, or a tensor does not fit the configuration.
+        ConfigError: nothing can be packed as asked.
+    """
+    model = MM1(recipe.config)  # shapes only: MLX makes no number of it
+    expected = {key: value.shape for key, value in tree_flatten(model.parameters())}
+    plan = packing_plan(model, packing) if packing else {}
+    stored = [info.dtype for part in recipe.parts for info in part.tensors.infos.values()]
+    if packing and dtype is None and mx.float32 in stored:
+        dtype = mx.float16
+    entries: list[Entry] = []
+    seen: set[str] = set()
+    for part in recipe.parts:
+        folder = next(iter(part.tensors.shards), Path("the decoder")).parent
+        part.table.check(part.tensors.infos, folder)
+        for name, key, value in _moves(part, lambda name, part=part: _blank(part, name)):
+            if key not in expected:
+                raise CheckpointError(f"{name} becomes {key}, which the model of this configuration lacks.")
+            if value.shape != expected[key]:
+                raise CheckpointError(
+                    f"{folder}: {name} is {part.tensors.infos[name].shape}, which becomes {value.shape}; the "
+                    f"configuration asks for {expected[key]} ({key})."
+                )
+            seen.add(key)
+            entries += [Entry(k, v.shape, v.dtype) for k, v in _packed(key, value, dtype, plan)]
+    fills = {}
+    for part in recipe.parts:
+        for name, number in part.table.absent.items():
+            for key in part.table.moves[name].targets:
+                if name not in part.tensors.infos and key in expected:
+                    fills[key] = (expected[key], number)
+    filled_dtype = dtype or next((d for d in stored if mx.issubdtype(d, mx.floating)), mx.float32)
+    entries += [Entry(key, shape, filled_dtype) for key, (shape, _) in fills.items()]
+    missing = [key for key in expected if key not in seen and key not in fills]
+    if missing:
+        raise CheckpointError(f"the checkpoint has nothing for {some(missing)}.")
+    return Plan(recipe, entries, dtype, plan, fills)
+
+
+def write_weights(plan: Plan, folder: Path, progress: Callable[[str, Iterator], Iterator]) -> None:
+    """Stream all tensors of ``plan`` into ``folder``.
+
+    Args:
+        plan: from ``make_plan``.
+        folder: where the shards go.
+        progress: wraps the names of one shard's tensors, under the shard's name, to show how far it is.
+
+    Raises:
+        CheckpointError: the disk has no room for it.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < plan.nbytes + ROOM:
+        raise CheckpointError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free, but the model needs {(plan.nbytes + ROOM) / 1e9:.1f} GB."
+        )
+    writer = ShardWriter(folder, plan.entries)
+    with closing(_Abandon(writer)):
+        for part in plan.recipe.parts:
+            for _, key, value in _moves(part, part.tensors.read, progress):
+                for packed_key, packed in _packed(key, value, plan.dtype, plan.packing):
+                    writer.add(packed_key, packed)
+        for key, (shape, number) in plan.fills.items():
+            writer.add(key, mx.full(shape, number, dtype=plan.entries[-1].dtype))
+        writer.close()
+
+
+@dataclass
+class _Abandon:
+    writer: ShardWriter
+
+    def close(self) -> None:
+        self.writer.abandon()
+
+
+def _moves(
+    part: Part, read: Callable[[str], mx.array], progress: Callable = lambda shard, names: names
+) -> Iterator[tuple[str, str, mx.array]]:
+    """Source name, our key and value of every tensor that moves, shard by shard."""
+    infos = part.tensors.infos
+    by_shard: dict[Path, list[str]] = {}
+    for name in infos:
+        if name in part.table.moves:
+            by_shard.setdefault(infos[name].shard, []).append(name)
+    for shard, names in by_shard.items():
+        for name in progress(shard.name, names):
+            move = part.table.moves[name]
+            yield from (
+                (name, key, value)
+                for key, value in zip(move.targets, move.transform.there(read(name)), strict=True)
+            )
+
+
+def _blank(part: Part, name: str) -> mx.array:
+    """A tensor's shape and type; its zeros are never made."""
+    info = part.tensors.infos[name]
+    return mx.zeros(info.shape, info.dtype)
+
+
+def _packed(
+    key: str, value: mx.array, dtype: mx.Dtype | None, plan: dict[str, dict]
+) -> list[tuple[str, mx.array]]:
+    """One tensor as it is stored: cast, or packed to weight, scales and biases."""
+    if dtype is not None and mx.issubdtype(value.dtype, mx.floating):
+        value = value.astype(dtype)
+    path, _, name = key.rpartition(".")
+    if name != "weight" or path not in plan:
+        return [(key, value)]
+    packed = mx.quantize(value, **plan[path])
+    return [(f"{path}.{n}", v) for n, v in zip(("weight", "scales", "biases"), packed, strict=False)]

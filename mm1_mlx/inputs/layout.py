@@ -1,0 +1,80 @@
+"""How one picture's visual tokens stand in the sequence, known from its size before anything is encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mm1_mlx.config import MM1Config
+from mm1_mlx.inputs.preprocess import smart_resize_size
+from mm1_mlx.inputs.sub_images import best_canvas
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One picture's stretch of the sequence."""
+
+    ids: list[int]  # the image token for every visual token; text tokens between, where the model has them
+    num_made: int  # visual tokens that the connector makes of the picture's views
+    order: list[int] | None = None  # which of them stands where, -1 for the end of a row; None: as they come
+
+
+def layout(picture_size: tuple[int, int], config: MM1Config) -> Layout:
+    """The layout of a picture of ``picture_size``, (width, height) in pixels.
+
+    Raises:
+        PictureError: the picture is too long and thin for the model's way of resizing.
+    """
+    image, connector, token = config.image_config, config.connector_config, config.image_token_id
+    if image.resize == "smart":
+        return _rows(picture_size, config)
+    made = connector.num_tokens(*config.patch_grid)
+    if image.sub_images == "quadrants":
+        made *= 5 // connector.views_at_once
+    if image.sub_images != "anyres":
+        return Layout([token] * made, made)
+    width, height = best_canvas(picture_size, image)
+    columns, rows = width // image.image_size, height // image.image_size
+    order = _joined(picture_size, rows, columns, connector.side, unpad=image.unpad)
+    return Layout([token] * len(order), made * (1 + rows * columns), order)
+
+
+def _rows(picture_size: tuple[int, int], config: MM1Config) -> Layout:
+    """Kanana's: a text token before the picture and between its rows of visual tokens."""
+    image, token, row_token = config.image_config, config.image_token_id, config.prompt_config.row_token_id
+    width, height = smart_resize_size(
+        *picture_size,
+        multiple=image.size_multiple,
+        min_pixels=image.min_pixels,
+        max_pixels=image.max_pixels,
+    )
+    patch_size = config.vision_config.patch_size
+    made = config.connector_config.num_tokens(height // patch_size, width // patch_size)
+    if row_token is None:
+        return Layout([token] * made, made)
+    columns = width // patch_size // config.connector_config.merge_size
+    ids = []
+    for start in range(0, made, columns):
+        ids += [row_token] + [token] * min(columns, made - start)
+    return Layout(ids, made)
+
+
+def _joined(picture_size: tuple[int, int], rows: int, columns: int, side: int, *, unpad: bool) -> list[int]:
+    """HyperCLOVAX's: the whole picture's tokens, then those of the crops joined to one map, line by line.
+
+    Each crop has ``side`` x ``side`` tokens. With ``unpad``, lines and columns of the map that only pad the
+    picture are dropped by LLaVA-NeXT's rule, in whole tokens, and the end of a row closes each line.
+    """
+    width, height = picture_size
+    map_width, map_height = columns * side, rows * side
+    top = left = 0
+    if unpad and width / height > map_width / map_height:
+        top = (map_height - int(height * (map_width / width))) // 2
+    elif unpad:
+        left = (map_width - int(width * (map_height / height))) // 2
+    order = list(range(side * side))
+    for y in range(top, map_height - top):
+        for x in range(left, map_width - left):
+            crop = 1 + (y // side) * columns + x // side
+            order.append((crop * side + y % side) * side + x % side)
+        order += [-1] * unpad
+    return order
