@@ -19,11 +19,12 @@ from convert.source_config import SourceConfig, read_json
 from convert.sources import SOURCES
 from convert.sources.assemble import assemble
 from convert.tokenizers import FILES, load_tokenizer
-from convert.writer import Plan, make_plan, write_weights
+from convert.writer import Plan, make_plan, require_room, write_weights
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
 from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
 from mm1_mlx.errors import CheckpointError
 
+PREPROCESSOR = "preprocessor_config.json"
 ORIGIN = "conversion.json"  # what leads back from a model folder to its source's layout
 
 
@@ -112,6 +113,7 @@ def write(
         if output.resolve() == folder.resolve():
             raise CheckpointError(f"{output} is the source itself; choose another --output.")
     plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
+    require_room(output.absolute().parent, plan.nbytes)
     with new_folder(output, overwrite=overwrite) as folder:
         _write_tokenizer(recipe, folder)
         config = recipe.config
@@ -120,7 +122,7 @@ def write(
             config = replace(config, quantization=described, quantization_config=described)
         _write_json(folder / "config.json", config.to_dict())
         _write_json(folder / ORIGIN, origin(recipe))
-        write_weights(plan, folder, _progress)
+        write_weights(plan, folder, progress_bar)
         (folder / "README.md").write_text(card(recipe, plan, output.name, None), encoding="utf-8")
     return Converted(output, plan)
 
@@ -192,6 +194,8 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
         for path in companion.glob("LICENSE*"):
             if path.is_file() and not (folder / path.name).exists():
                 shutil.copyfile(path, folder / path.name)
+        if (companion / PREPROCESSOR).exists():  # `load` does not need it, the way back does
+            shutil.copyfile(companion / PREPROCESSOR, folder / PREPROCESSOR)
         settings = companion / "generation_config.json"
         if settings.exists() and not (folder / settings.name).exists():
             values = read_json(settings).values
@@ -204,7 +208,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _progress(shard: str, names: list[str]) -> Iterator[str]:
+def progress_bar(shard: str, names: list[str]) -> Iterator[str]:
     """A bar on stderr for the tensors of one shard."""
     from tqdm import tqdm
 

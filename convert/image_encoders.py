@@ -5,6 +5,8 @@ For each the sizes, from its own configuration, and the key table.
 
 from __future__ import annotations
 
+from typing import Any
+
 from convert.key_table import SAME, KeyTable, Move, patches, rows, thirds
 from convert.source_config import SourceConfig
 from mm1_mlx.config import ImageEncoderConfig
@@ -45,6 +47,22 @@ def clip_config(config: SourceConfig, *, patch_size: int | None = None, **option
         patch_bias=False,
         **{"final_norm": False} | options,
     )
+
+
+def clip_values(config: ImageEncoderConfig) -> dict[str, Any]:
+    """The way back: transformers' names of a CLIP's sizes."""
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    return {
+        "model_type": "clip_vision_model",
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_size": config.hidden_dims,
+        "intermediate_size": config.feed_forward_dims,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "hidden_act": names[config.activation],
+        "layer_norm_eps": config.norm_eps,
+    }
 
 
 def siglip_config(config: SourceConfig, **options) -> ImageEncoderConfig:

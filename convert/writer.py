@@ -91,15 +91,7 @@ def write_weights(plan: Plan, folder: Path, progress: Callable[[str, Iterator], 
         plan: from ``make_plan``.
         folder: where the shards go.
         progress: wraps the names of one shard's tensors, under the shard's name, to show how far it is.
-
-    Raises:
-        CheckpointError: the disk has no room for it.
     """
-    free = shutil.disk_usage(folder).free
-    if free < plan.nbytes + ROOM:
-        raise CheckpointError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free, but the model needs {(plan.nbytes + ROOM) / 1e9:.1f} GB."
-        )
     writer = ShardWriter(folder, plan.entries)
     with closing(_Abandon(writer)):
         for part in plan.recipe.parts:
@@ -109,6 +101,21 @@ def write_weights(plan: Plan, folder: Path, progress: Callable[[str, Iterator], 
         for key, (shape, number) in plan.fills.items():
             writer.add(key, mx.full(shape, number, dtype=plan.entries[-1].dtype))
         writer.close()
+
+
+def require_room(folder: Path, nbytes: int) -> None:
+    """Refuse before anything is written what the disk has no room for.
+
+    Raises:
+        CheckpointError: fewer than ``nbytes`` and a little are free where ``folder`` is, or will be.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < nbytes + ROOM:
+        raise CheckpointError(
+            f"{folder} has {free / 1e9:.1f} GB free, but the model needs {(nbytes + ROOM) / 1e9:.1f} GB."
+        )
 
 
 @dataclass

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from convert.c_abstractor import check_declared, connector_config, connector_keys
-from convert.image_encoders import clip_config, transformers_keys
+from convert.image_encoders import clip_config, clip_values, transformers_keys
 from convert.key_table import KeyTable
-from convert.llama import llama_config, llama_keys
+from convert.llama import HEAD, llama_config, llama_keys
 from convert.recipe import Options, Part, Recipe, Shapes, below, shapes_of
 from convert.source_config import SourceConfig
-from convert.tensors import open_tensors
+from convert.tensors import Tensors, open_tensors
 from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 from mm1_mlx.config import CLIP_MEAN, CLIP_STD, ImageConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
@@ -109,6 +110,54 @@ def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
         + connector_keys(connector, below(shapes[0], CONNECTOR)).under(CONNECTOR, "connector.")
         + llama_keys(config.text_config, below(shapes[0], DECODER)).under(DECODER, "decoder.")
     ]
+
+
+def describe(config: MM1Config, tensors: Tensors) -> tuple[dict[str, Any], KeyTable]:
+    """The configuration and key table that a model of other origin has in Honeybee's layout.
+
+    Raises:
+        CheckpointError: a part has no place there.
+    """
+    encoder, connector, decoder = config.vision_config, config.connector_config, config.text_config
+    if not (encoder.class_token and encoder.pre_norm) or encoder.final_norm:
+        raise CheckpointError(
+            "the image encoder is no CLIP of transformers': no public PyTorch layout has a place for it."
+        )
+    if connector.type != "c_abstractor" or connector.merge_size or connector.row_end:
+        raise CheckpointError(f"no public PyTorch layout has a place for this {connector.type} connector.")
+    if decoder.model_type != "llama":
+        raise CheckpointError(f"Honeybee's layout has a Llama decoder; this one is {decoder.model_type!r}.")
+    grid = connector.position_grid or 0
+    shapes: dict[str, tuple[int, ...]] = {f"{CONNECTOR}pos_emb": (1, grid**2, connector.input_dims)}
+    for stage, side in ((0, "before"), (2, "after")):
+        if f"connector.{side}.0.shortcut.weight" in tensors.infos:
+            shapes[f"{CONNECTOR}net.{stage}.b1.downsample.conv.weight"] = ()
+    shapes[f"{DECODER}{HEAD}"] = (decoder.vocab_size, decoder.hidden_dims)
+    values = {
+        "architectures": ["HoneybeeForConditionalGeneration"],
+        "model_type": "honeybee",
+        "vision_config": clip_values(encoder)
+        | {
+            "encoder_type": "openai.clip",
+            "image_mean": list(config.image_config.mean),
+            "image_std": list(config.image_config.std),
+        },
+        "projector_config": {
+            "projector_type": "c-abs",
+            "num_query_tokens": connector.num_visual_tokens,
+            "depth": connector.num_blocks,
+            "mlp_depth": connector.num_readout_layers,
+            "encoder_hidden_size": connector.input_dims,
+            "hidden_size": connector.hidden_dims,
+            "output_hidden_size": connector.output_dims,
+            "pos_emb": connector.position_grid is not None,
+            "prenorm": connector.pre_norm,
+            "num_eos_tokens": connector.num_extra_tokens,
+            "feature_layer_index": encoder.feature_layer,
+        },
+        "text_config": decoder.values,
+    }
+    return values, tables(config, [shapes])[0]
 
 
 def _num_visual_tokens(config: SourceConfig, projector: SourceConfig) -> int:

@@ -1,0 +1,92 @@
+"""Write a model folder back to PyTorch's layout, under the names of the source it came from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from convert.conversion import ORIGIN, PREPROCESSOR, progress_bar, require_room
+from convert.key_table import KeyTable, some
+from convert.shards import Entry, ShardWriter
+from convert.source_config import read_json
+from convert.sources import SOURCES, honeybee
+from convert.tensors import Tensors, open_tensors
+from mm1_mlx.checkpoint.hub import find_folder
+from mm1_mlx.checkpoint.load import read_config
+from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
+from mm1_mlx.config import MM1Config
+from mm1_mlx.errors import CheckpointError
+
+
+def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -> str:
+    """Write ``folder``'s weights as PyTorch-layout safetensors; returns what was written, in words.
+
+    A folder that came from a public checkpoint goes back to its layout, bit for bit but for what conversion
+    dropped on purpose. A new model takes Honeybee's, where its parts are CLIP, a C-Abstractor and Llama.
+
+    Raises:
+        CheckpointError: the folder is quantized, or its parts have no place in a public layout.
+    """
+    folder, output = find_folder(folder), Path(output)
+    config = read_config(folder)
+    if config.quantization is not None:
+        raise CheckpointError(
+            f"{folder} is quantized; PyTorch has no place for packed weights: export the original."
+        )
+    with open_tensors(folder) as tensors:
+        name, parts = _layout(folder, config, tensors)
+        require_room(output.parent, sum(info.nbytes for info in tensors.infos.values()))
+        with new_folder(output, overwrite=overwrite) as temporary:
+            for values, subfolder, table, names in parts:
+                place = temporary / subfolder
+                place.mkdir(exist_ok=True)
+                text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+                (place / "config.json").write_text(text, encoding="utf-8")
+                _write(table, names, tensors, place)
+            for companion in (*COMPANIONS, PREPROCESSOR):
+                if (folder / companion).exists():
+                    shutil.copyfile(folder / companion, temporary / companion)
+    return f"{output}: {name}'s layout, {len(parts)} {'folder' if len(parts) == 1 else 'folders'}"
+
+
+def _layout(
+    folder: Path, config: MM1Config, tensors: Tensors
+) -> tuple[str, list[tuple[Mapping[str, Any], str, KeyTable, list[str]]]]:
+    """The source's name; for each of its folders the configuration, name, key table and tensors' names."""
+    origin = read_json(folder / ORIGIN).values if (folder / ORIGIN).exists() else {}
+    module = SOURCES.get(origin.get("source"))
+    if module is None or not hasattr(module, "tables"):
+        values, table = honeybee.describe(config, tensors)
+        return "honeybee", [(values, "", table, list(table.moves))]
+    parts = origin["parts"]
+    shapes = [{key: tuple(shape) for key, shape in part["shapes"].items()} for part in parts]
+    tables = module.tables(config, shapes)
+    return origin["source"], [
+        (part["config"], part["subfolder"], table, list(own))
+        for part, table, own in zip(parts, tables, shapes, strict=True)
+    ]
+
+
+def _write(table: KeyTable, names: list[str], tensors: Tensors, folder: Path) -> None:
+    """Each of the source's tensors, made again from ours."""
+    missing = [t for name in names for t in table.moves[name].targets if t not in tensors.infos]
+    if missing:
+        raise CheckpointError(f"the model folder lacks {some(missing)}.")
+
+    def back(name: str, read: Callable[[str], mx.array]) -> mx.array:
+        move = table.moves[name]
+        return move.transform.back(tuple(read(target) for target in move.targets))
+
+    def blank(target: str) -> mx.array:
+        return mx.zeros(tensors.infos[target].shape, tensors.infos[target].dtype)
+
+    made = {name: back(name, blank) for name in names}
+    writer = ShardWriter(folder, [Entry(name, value.shape, value.dtype) for name, value in made.items()])
+    for name in progress_bar(folder.name, names):
+        writer.add(name, back(name, tensors.read))
+    writer.close()
