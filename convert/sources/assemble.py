@@ -99,9 +99,12 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     own = values.get("text_config", values)
     if not isinstance(own, dict):
         raise CheckpointError(f"{config.where}: text_config is {own!r}, expected a JSON object.")
-    decoder = MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES})
-    build_decoder(decoder.values)  # refuses what takes no pictures before gigabytes are read
-    return decoder, load_decoder(folder, values)
+    own = {key: value for key, value in own.items() if key not in NOT_SIZES}
+    build_decoder(MlxLmDecoderConfig(own).values)  # refuses what takes no pictures before gigabytes are read
+    arrays = load_decoder(folder, values)
+    if "lm_head.weight" not in arrays:
+        own["tie_word_embeddings"] = True
+    return MlxLmDecoderConfig(own), arrays
 
 
 def encoder_dtype(tensors: Tensors) -> mx.Dtype:

@@ -34,6 +34,9 @@ __all__ = [
 # beside a picture would be read wrongly.
 PREPARE_THEIR_EMBEDDINGS = frozenset({"gear", "gemma3n", "muse_spark"})
 
+# These are built with a head and lose it in ``sanitize`` where the weights have none.
+HEAD_GOES_BY_WEIGHTS = frozenset({"gemma3_text", "recurrent_gemma"})
+
 
 def build_decoder(values: dict[str, Any]) -> nn.Module:
     """The mlx-lm decoder that ``values["model_type"]`` names, with random weights.
@@ -51,7 +54,10 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     if model_class.__module__.rpartition(".")[2] in PREPARE_THEIR_EMBEDDINGS:
         raise ConfigError(_refusal(name, "scales or normalises token embeddings before it takes pictures"))
     try:
-        return model_class(args_class.from_dict(values))
+        model = model_class(args_class.from_dict(values))
+        if name in HEAD_GOES_BY_WEIGHTS and values.get("tie_word_embeddings"):
+            model.sanitize({})
+        return model
     except Exception as error:  # each architecture fails in its own way on values it did not foresee
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
