@@ -19,6 +19,7 @@ SOURCE is a folder or a hub id; its layout is found out from its config.json. Wi
 --decoder put together a new model, whose connector must then be trained. `python -m convert check --help` and
 `python -m convert export --help` tell of the other two commands."""
 
+PROG = "python -m convert"
 SOURCE_NAMES = ("honeybee", "hyperclovax", "qh360vl", "kanana", "mm1")
 CONNECTORS = ("c_abstractor", "average_pool", "attention_pool")
 MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
@@ -94,6 +95,7 @@ def run_convert(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         packing=packing,
         overwrite=args.overwrite,
+        name=args.upload_repo,
     )
     for note in done.notes:
         print(note, file=sys.stderr)
@@ -113,7 +115,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from convert.check import check
+    from convert.check import check, keep
 
     report = check(
         args.folder,
@@ -124,6 +126,8 @@ def run_check(args: argparse.Namespace) -> None:
         dtype=args.dtype,
     )
     print(report.table())
+    if Path(args.folder).is_dir():  # not the package's own model, nor the hub's cache
+        keep(report, Path(args.folder))
     report.require_passed()
 
 
@@ -149,8 +153,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written goes, as with Ctrl-C
     if argv[:1] and argv[0] in COMMANDS and not Path(argv[0]).is_dir():
-        return run_command(*COMMANDS[argv[0]], argv[1:])
-    return run_command(CONVERT, add_convert_arguments, run_convert, argv)
+        return run_command(*COMMANDS[argv[0]], argv[1:], prog=f"{PROG} {argv[0]}")
+    return run_command(CONVERT, add_convert_arguments, run_convert, argv, prog=PROG)
 
 
 def script() -> None:

@@ -142,14 +142,18 @@ Not checked against PyTorch. Where DIR is this folder, this checks it:
 
 
 def _checked(parity: dict[str, Any]) -> str:
-    verdict = "every stage is" if parity["passed"] else "**not every stage is**"
+    verdicts = {
+        True: "every stage is within its tolerance",
+        False: "**not every stage is within its tolerance**",
+        None: f"in {parity['dtype']}; no tolerance holds for packed or 16-bit numbers, so they are reported",
+    }
     rows = "\n".join(_row(row) for row in parity["stages"])
     return f"""\
 {HEADING}
 
-Against `{parity["reference"]}`, {verdict} within its tolerance.
+Against `{parity["reference"]}`, {verdicts[parity["passed"]]}.
 
-| stage | largest absolute difference | tolerance | passed |
+| stage | largest absolute difference, or as named | tolerance | passed |
 | --- | --- | --- | --- |
 {rows}"""
 
@@ -157,4 +161,5 @@ Against `{parity["reference"]}`, {verdict} within its tolerance.
 def _row(row: dict[str, Any]) -> str:
     passed = "yes" if row["passed"] else "**no**"
     judged = f"{row['tolerance']:.2g} | {passed}" if row["tolerance"] is not None else "reported | "
-    return f"| {row['stage']} | {row['max_abs']:.2g} | {judged} |"
+    difference = "not finite" if row["max_abs"] is None else f"{row['max_abs']:.2g}"
+    return f"| {row['stage']} | {difference} | {judged} |"

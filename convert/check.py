@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -49,7 +50,7 @@ class Row:
 
     stage: str
     max_abs: float
-    max_rel: float  # of the largest value of the reference
+    max_rel: float | None  # of the largest value of the reference
     tolerance: float | None  # None: reported, not judged
 
     @property
@@ -67,14 +68,13 @@ class Report:
     not_compared: list[str] = field(default_factory=list)
 
     @property
-    def passed(self) -> bool:
-        return bool(self.rows) and all(row.passed for row in self.rows)
+    def passed(self) -> bool | None:
+        """Whether all stages are within their tolerances; None where none has one."""
+        if all(row.tolerance is None for row in self.rows):
+            return None
+        return all(row.passed for row in self.rows)
 
     def add(self, stage: str, ours: mx.array, theirs: mx.array, tolerance: float | None) -> None:
-        if ours.shape != theirs.shape:
-            raise CheckpointError(
-                f"{stage} is {ours.shape} here and {theirs.shape} in the reference: it was made for another model."
-            )
         ours, theirs = np.array(ours.astype(mx.float32)), np.array(theirs.astype(mx.float32))
         difference = float(np.abs(ours - theirs).max(initial=0.0))
         if not np.isfinite(ours).all():
@@ -82,8 +82,16 @@ class Report:
         largest = float(np.abs(theirs).max(initial=0.0))
         self.rows.append(Row(stage, difference, difference / largest if largest else difference, tolerance))
 
+    def tell(self, name: str, value: float, tolerance: float | None = None) -> None:
+        """A number of its own, which is no difference between two arrays."""
+        self.rows.append(Row(name, value, None, tolerance))
+
     def to_dict(self) -> dict[str, Any]:
-        stages = [asdict(row) | {"passed": row.passed} for row in self.rows]
+        stages = [
+            {key: value if _is_json(value) else None for key, value in asdict(row).items()}
+            | {"passed": row.passed}
+            for row in self.rows
+        ]
         return {"reference": self.reference, "dtype": self.dtype, "stages": stages, "passed": self.passed}
 
     def table(self) -> str:
@@ -93,9 +101,8 @@ class Report:
         for row in self.rows:
             judged = "reported" if row.tolerance is None else f"{row.tolerance:<9.0e}"
             verdict = "" if row.passed else "  FAILED"
-            lines.append(
-                f"{row.stage:<{width}}  {row.max_abs:<18.1e}  {row.max_rel:<10.1e}  {judged}{verdict}"
-            )
+            relative = "" if row.max_rel is None else f"{row.max_rel:.1e}"
+            lines.append(f"{row.stage:<{width}}  {row.max_abs:<18.1e}  {relative:<10}  {judged}{verdict}")
         if self.not_compared:
             lines.append(f"not compared: {', '.join(self.not_compared)}")
         return "\n".join(lines)
@@ -115,6 +122,10 @@ class Report:
             )
 
 
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def check(
     folder: str | Path,
     *,
@@ -124,10 +135,10 @@ def check(
     num_questions: int = 64,
     dtype: str = "float32",
 ) -> Report:
-    """Compare a model folder with one of three references, and keep the answer in the folder.
+    """Compare a model folder with one of three references.
 
     Args:
-        folder: the model folder.
+        folder: the model folder, or a hub id.
         reference: a safetensors file of a reference run.
         torch_source: the PyTorch checkpoint, whose encoder and decoder are run for comparison.
         original: a folder of the same model: Kullback-Leibler divergence and top-1 agreement on questions.
@@ -137,14 +148,14 @@ def check(
     Raises:
         MM1Error: the folder or the reference cannot be read, or they are not of one model.
     """
-    folder = Path(folder)
     model, processor = load(folder, dtype=dtype)
     if original is not None:
         report = Report(f"{original}, {num_questions} questions of the tiny world", dtype)
         other, _ = load(original, dtype=dtype)
         found = divergence(model, other, processor, num_questions)
-        report.rows.append(Row("KL divergence (nats)", found.mean, found.largest, None))
-        report.rows.append(Row("top-1 disagreement", found.disagreement, found.disagreement, None))
+        report.tell("KL divergence, mean (nats)", found.mean)
+        report.tell("KL divergence, largest (nats)", found.largest)
+        report.tell("top-1 disagreement (share of tokens)", found.disagreement)
     else:
         if torch_source is not None:
             run, name = torch_reference(find_source(torch_source), model), f"PyTorch, {torch_source}"
@@ -154,15 +165,30 @@ def check(
         report = Report(name, dtype)
         judged = dtype == "float32" and model.config.quantization is None
         _compare(report, model, run, judged)
-    text = json.dumps(report.to_dict(), indent=2) + "\n"
-    (folder / PARITY).write_text(text, encoding="utf-8")
-    replace_parity(folder / "README.md", report.to_dict())
     return report
+
+
+def keep(report: Report, folder: Path) -> None:
+    """Write the answer into the folder: ``parity.json``, and the last section of its card.
+
+    Raises:
+        CheckpointError: the folder cannot be written to.
+    """
+    text = json.dumps(report.to_dict(), indent=2) + "\n"
+    try:
+        (folder / PARITY).write_text(text, encoding="utf-8")
+        replace_parity(folder / "README.md", report.to_dict())
+    except OSError as error:
+        raise CheckpointError(f"{error.filename} cannot be written: {error.strerror}.") from None
 
 
 def _compare(report: Report, model: MM1, run: Reference, judged: bool) -> None:
     """Every stage that both have. Past float32 only the decoder's answers tell something."""
     for stage, ours, theirs in _pairs(model, run, report):
+        if ours.shape != theirs.shape:
+            raise CheckpointError(
+                f"{stage} is {ours.shape} here and {theirs.shape} in the reference: it was made for another model."
+            )
         if stage.startswith("lm.logits"):
             _answers(report, stage, ours, theirs, judged)
         if judged:
@@ -178,14 +204,11 @@ def _tolerance(stage: str, model: MM1) -> float:
 def _answers(report: Report, stage: str, ours: mx.array, theirs: mx.array, judged: bool) -> None:
     """Whether the likeliest token is the same everywhere, and how far the distributions are apart."""
     differ = mx.mean(mx.argmax(ours, -1) != mx.argmax(theirs, -1)).item()
-    name = stage.replace("logits", "top1")
-    report.rows.append(Row(f"{name} disagreement", differ, differ, 0.0 if judged else None))
+    report.tell(f"{stage.replace('logits', 'top1')} disagreement (share)", differ, 0.0 if judged else None)
     if not judged:
         p, q = (x - mx.logsumexp(x, -1, keepdims=True) for x in (theirs, ours.astype(mx.float32)))
         kl = mx.sum(mx.exp(p) * (p - q), -1)
-        report.rows.append(
-            Row(f"{stage.replace('logits', 'kl')} (nats)", mx.mean(kl).item(), mx.max(kl).item(), None)
-        )
+        report.tell(f"{stage.replace('logits', 'kl')}, mean (nats)", mx.mean(kl).item())
 
 
 def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx.array, mx.array]]:

@@ -14,18 +14,18 @@ import mlx.core as mx
 
 from convert.card import CardFacts, model_card, source_license
 from convert.hub import find_source
-from convert.recipe import Options, Recipe, shapes_of
+from convert.recipe import ORIGIN, Options, Recipe, shapes_of
 from convert.source_config import SourceConfig, read_json
 from convert.sources import SOURCES
 from convert.sources.assemble import assemble
 from convert.tokenizers import FILES, load_tokenizer
 from convert.writer import Plan, make_plan, require_room, write_weights
+from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
 from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
 from mm1_mlx.errors import CheckpointError
 
 PREPROCESSOR = "preprocessor_config.json"
-ORIGIN = "conversion.json"  # what leads back from a model folder to its source's layout
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,19 @@ def convert(
     dtype: str | None = None,
     packing: Packing | None = None,
     overwrite: bool = False,
+    name: str | None = None,
 ) -> Converted:
     """Turn a public PyTorch checkpoint into a model folder.
 
     Args:
-        source: a folder or hub id; None puts a new model together from ``options``.
+        source: a folder, hub id or "mm1-tiny"; None puts a new model together from ``options``.
         output: the folder to make; it appears whole or not at all.
         kind: the source module's name; found out from the folder by default.
         options: what the source folder does not say.
         dtype: "float16", "bfloat16" or "float32"; None keeps the stored type.
         packing: quantize while writing.
         overwrite: replace ``output`` where it exists.
+        name: what the model card calls the result; the output folder's name by default.
 
     Raises:
         MM1Error: the source is not one of those known, is incomplete or damaged, or there is no room.
@@ -67,9 +69,19 @@ def convert(
     options = options or Options()
     if source is None:
         recipe = assemble(options)
+        label = f"{_label(options.encoder)} + {_label(options.decoder)}"
     else:
-        recipe = read_source(find_source(source), kind, options)
-    return write(recipe, Path(output), dtype=dtype, packing=packing, overwrite=overwrite)
+        if options.decoder is not None:
+            raise CheckpointError("--decoder is for a new model; drop it, or drop SOURCE.")
+        recipe = read_source(EMBEDDED.get(source) or find_source(source), kind, options)
+        label = _label(source)
+    facts = {"name": name or Path(output).name, "source": label}
+    return write(recipe, Path(output), dtype=dtype, packing=packing, overwrite=overwrite, facts=facts)
+
+
+def _label(name: str) -> str:
+    """A source as a card names it: a hub id, or a folder's own name."""
+    return Path(name).name if Path(name).exists() else name
 
 
 def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:
@@ -103,8 +115,9 @@ def write(
     dtype: str | None = None,
     packing: Packing | None = None,
     overwrite: bool = False,
+    facts: Mapping[str, str],
 ) -> Converted:
-    """Write the model folder of a recipe.
+    """Write the model folder of a recipe; ``facts`` are the card's name and source.
 
     Raises:
         MM1Error: a tensor does not fit, the output exists, or there is no room.
@@ -121,31 +134,28 @@ def write(
             described = quantization_config(packing, plan.packing)
             config = replace(config, quantization=described, quantization_config=described)
         _write_json(folder / "config.json", config.to_dict())
-        _write_json(folder / ORIGIN, origin(recipe))
+        _write_origin(recipe, folder)
         write_weights(plan, folder, progress_bar)
-        (folder / "README.md").write_text(card(recipe, plan, output.name, None), encoding="utf-8")
+        (folder / "README.md").write_text(_card(recipe, plan, facts), encoding="utf-8")
     return Converted(output, plan)
 
 
-def origin(recipe: Recipe) -> dict[str, Any]:
+def _write_origin(recipe: Recipe, folder: Path) -> None:
     """What the way back needs: the source's name, its configurations and its tensors' shapes."""
-    return {
-        "source": recipe.source,
-        "base_models": list(recipe.base_models),
-        "parts": [
-            {
-                "subfolder": part.subfolder,
-                "config": dict(part.source_config),
-                "shapes": {
-                    name: shape for name, shape in shapes_of(part.tensors).items() if name in part.table.moves
-                },
-            }
-            for part in recipe.parts
-        ],
-    }
+    if recipe.source == "mm1":  # its own way back stays
+        if (recipe.companions[0] / ORIGIN).exists():
+            shutil.copyfile(recipe.companions[0] / ORIGIN, folder / ORIGIN)
+        return
+    parts = []
+    for part in recipe.parts:
+        shapes = {name: shape for name, shape in shapes_of(part.tensors).items() if name in part.table.moves}
+        parts.append({"subfolder": part.subfolder, "config": dict(part.source_config), "shapes": shapes})
+    _write_json(
+        folder / ORIGIN, {"source": recipe.source, "base_models": list(recipe.base_models), "parts": parts}
+    )
 
 
-def card(recipe: Recipe, plan: Plan, name: str, parity: Mapping[str, Any] | None) -> str:
+def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
     """The model card of a recipe's folder."""
     config = recipe.config
     vision, connector, text = config.vision_config, config.connector_config, config.text_config
@@ -155,8 +165,7 @@ def card(recipe: Recipe, plan: Plan, name: str, parity: Mapping[str, Any] | None
         license = license or source_license(folder)
     return model_card(
         CardFacts(
-            name=name,
-            source=recipe.source,
+            **facts,
             base_models=list(recipe.base_models),
             license=license,
             encoder=f"ViT, {vision.num_layers} layers of {vision.hidden_dims}, patches of {vision.patch_size} pixels",
@@ -166,7 +175,7 @@ def card(recipe: Recipe, plan: Plan, name: str, parity: Mapping[str, Any] | None
             dtype=str(plan.dtype or _stored_dtype(plan)).removeprefix("mlx.core."),
             bits_per_weight=plan.bits_per_weight if plan.packing else None,
             untrained=config.untrained,
-            parity=dict(parity) if parity else None,
+            parity=None,
         )
     )
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from convert.conversion import ORIGIN, PREPROCESSOR, progress_bar, require_room
+from convert.conversion import PREPROCESSOR, progress_bar, require_room
 from convert.key_table import KeyTable, some
+from convert.recipe import ORIGIN
 from convert.shards import Entry, ShardWriter
 from convert.source_config import read_json
 from convert.sources import SOURCES, honeybee
@@ -21,6 +22,8 @@ from mm1_mlx.checkpoint.load import read_config
 from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError
+
+TAKEN_ALONG = {*COMPANIONS, PREPROCESSOR} - {"README.md"}  # the card speaks of the model folder
 
 
 def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -> str:
@@ -47,32 +50,33 @@ def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -
                 place.mkdir(exist_ok=True)
                 text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
                 (place / "config.json").write_text(text, encoding="utf-8")
-                _write(table, names, tensors, place)
-            for companion in (*COMPANIONS, PREPROCESSOR):
-                if (folder / companion).exists():
-                    shutil.copyfile(folder / companion, temporary / companion)
-    return f"{output}: {name}'s layout, {len(parts)} {'folder' if len(parts) == 1 else 'folders'}"
+                _write(table, names, tensors, place, label=f"{output.name}/{subfolder}".rstrip("/"))
+            for path in folder.iterdir():
+                if path.name in TAKEN_ALONG or path.name.startswith("LICENSE"):
+                    shutil.copyfile(path, temporary / path.name)
+    return f"{output}: {name}; {len(parts)} {'folder' if len(parts) == 1 else 'folders'}"
 
 
 def _layout(
     folder: Path, config: MM1Config, tensors: Tensors
 ) -> tuple[str, list[tuple[Mapping[str, Any], str, KeyTable, list[str]]]]:
-    """The source's name; for each of its folders the configuration, name, key table and tensors' names."""
+    """The layout in words; for each of its folders the configuration, name, key table and tensors' names."""
     origin = read_json(folder / ORIGIN).values if (folder / ORIGIN).exists() else {}
     module = SOURCES.get(origin.get("source"))
     if module is None or not hasattr(module, "tables"):
         values, table = honeybee.describe(config, tensors)
-        return "honeybee", [(values, "", table, list(table.moves))]
+        kept = "honeybee's layout, with Honeybee's prompts and pictures stretched to a square: the model's own are lost"
+        return kept, [(values, "", table, list(table.moves))]
     parts = origin["parts"]
     shapes = [{key: tuple(shape) for key, shape in part["shapes"].items()} for part in parts]
     tables = module.tables(config, shapes)
-    return origin["source"], [
+    return f"{origin['source']}'s layout", [
         (part["config"], part["subfolder"], table, list(own))
         for part, table, own in zip(parts, tables, shapes, strict=True)
     ]
 
 
-def _write(table: KeyTable, names: list[str], tensors: Tensors, folder: Path) -> None:
+def _write(table: KeyTable, names: list[str], tensors: Tensors, folder: Path, *, label: str) -> None:
     """Each of the source's tensors, made again from ours."""
     missing = [t for name in names for t in table.moves[name].targets if t not in tensors.infos]
     if missing:
@@ -87,6 +91,6 @@ def _write(table: KeyTable, names: list[str], tensors: Tensors, folder: Path) ->
 
     made = {name: back(name, blank) for name in names}
     writer = ShardWriter(folder, [Entry(name, value.shape, value.dtype) for name, value in made.items()])
-    for name in progress_bar(folder.name, names):
+    for name in progress_bar(label, names):
         writer.add(name, back(name, tensors.read))
     writer.close()

@@ -75,10 +75,10 @@ def llama_keys(config: MlxLmDecoderConfig, shapes: Shapes) -> KeyTable:
         layer = f"model.layers.{i}."
         names += [f"{layer}{norm}.weight" for norm in ("input_layernorm", "post_attention_layernorm")]
         names += [f"{layer}{linear}.weight" for linear in attention + feed_forward]
-        names += [f"{layer}{linear}.bias" for linear in attention if values["attention_bias"]]
-        names += [f"{layer}{linear}.bias" for linear in feed_forward if values["mlp_bias"]]
+        names += [f"{layer}{linear}.bias" for linear in attention if values.get("attention_bias")]
+        names += [f"{layer}{linear}.bias" for linear in feed_forward if values.get("mlp_bias")]
     moves = {name: Move((name,), SAME) for name in names}
-    if not values["tie_word_embeddings"]:
+    if not values.get("tie_word_embeddings", True):  # mlx-lm's default
         stored, used = shapes[HEAD][0], values["vocab_size"]
         moves[HEAD] = Move((HEAD,), SAME if stored == used else first_rows(used, stored))
     return KeyTable(moves, ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"))

@@ -13,6 +13,8 @@ from convert.key_table import KeyTable
 from convert.tensors import TensorInfo, Tensors
 from mm1_mlx.config import MM1Config
 
+ORIGIN = "conversion.json"  # in a model folder: what leads back to its source's layout
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 

@@ -36,41 +36,81 @@ def read_reference(path: Path, model: MM1) -> Reference:
     """Read a reference run made for ``model``.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds no pixels.
+        CheckpointError: the file cannot be read, or was made for another model.
     """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}; give the safetensors file of a reference run.")
     try:
-        tensors = mx.load(str(path))
+        tensors = mx.load(str(path), format="safetensors")
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is no readable safetensors file ({error}).") from None
     stages = {name: value for name, value in tensors.items() if not NO_STAGE.fullmatch(name)}
     if not any(name.startswith(("vision.", "lm.", "connector.", "ctt.")) for name in stages):
         stages = {f"vision.{name}": value for name, value in stages.items()}  # of an image encoder alone
-    sizes = tensors["image_sizes_wh"].tolist() if "image_sizes_wh" in tensors else None
-    return Reference(_pictures(tensors, model, path), _prompts(tensors), stages, sizes, path.parent)
+    pictures = _pictures(tensors, model, path)
+    sizes = _sizes(tensors, model, len(pictures), path)
+    return Reference(pictures, _prompts(tensors, model, path), stages, sizes, path.parent)
 
 
 def _pictures(tensors: dict[str, mx.array], model: MM1, path: Path) -> list[mx.array]:
-    one_by_one = sorted(
-        (name for name in tensors if re.fullmatch(r"pixel_values_\d+", name)),
-        key=lambda name: int(name.rpartition("_")[2]),
-    )
-    if one_by_one:
-        return [mx.moveaxis(tensors[name], 1, -1) for name in one_by_one]
-    for name in PIXELS:
-        if name in tensors:
-            views = model.config.connector_config.views_at_once
-            pixels = mx.moveaxis(tensors[name], 1, -1)
-            return [pixels[start : start + views] for start in range(0, len(pixels), views)]
-    raise CheckpointError(
-        f"{path} holds no {' or '.join(PIXELS)}; its tensors are {', '.join(list(tensors)[:8])}."
-    )
+    """Each picture's views, channels last."""
+    names = _numbered(tensors, "pixel_values") or [name for name in PIXELS if name in tensors][:1]
+    if not names:
+        seen = ", ".join(list(tensors)[:8])
+        raise CheckpointError(f"{path} holds no {' or '.join(PIXELS)}; its tensors are {seen}.")
+    together = model.config.connector_config.views_at_once
+    pictures = []
+    for name in names:
+        pixels = tensors[name]
+        patch_size = model.config.vision_config.patch_size
+        fits = pixels.ndim == 4 and pixels.shape[1] == 3 and min(pixels.shape[2:]) >= patch_size
+        if not fits or not len(pixels) or len(pixels) % together:
+            raise CheckpointError(
+                f"{path}: {name} is {pixels.shape}, expected (views, 3, height, width) with views in steps of "
+                f"{together} and sides of at least {patch_size} pixels: it was made for another model."
+            )
+        pixels = mx.moveaxis(pixels, 1, -1)
+        step = together if name in PIXELS else len(pixels)
+        pictures += [pixels[start : start + step] for start in range(0, len(pixels), step)]
+    return pictures
 
 
-def _prompts(tensors: dict[str, mx.array]) -> dict[str, list[int]]:
+def _sizes(
+    tensors: dict[str, mx.array], model: MM1, num_pictures: int, path: Path
+) -> list[tuple[int, int]] | None:
+    """(width, height) of the pictures, where the model arranges visual tokens by them."""
+    if model.config.image_config.sub_images != "anyres":
+        return None
+    sizes = tensors.get("image_sizes_wh")
+    if sizes is None or sizes.shape != (num_pictures, 2):
+        found = "absent" if sizes is None else sizes.shape
+        raise CheckpointError(
+            f"{path}: image_sizes_wh is {found}, expected ({num_pictures}, 2) for this model."
+        )
+    return [tuple(size) for size in sizes.tolist()]
+
+
+def _prompts(tensors: dict[str, mx.array], model: MM1, path: Path) -> dict[str, list[int]]:
     """In their order: pictures are used up one prompt after the other."""
-    names = [name for name in tensors if re.fullmatch(r"input_ids(_\d+)?", name)]
-    names.sort(key=lambda name: int(name.removeprefix("input_ids").lstrip("_") or 0))
-    return {name.removeprefix("input_ids"): tensors[name].tolist() for name in names}
+    vocabulary = model.config.text_config.vocab_size
+    prompts = {}
+    for name in _numbered(tensors, "input_ids") or [name for name in ("input_ids",) if name in tensors]:
+        ids = tensors[name]
+        if ids.ndim != 1 or not ids.size or not mx.issubdtype(ids.dtype, mx.integer):
+            raise CheckpointError(f"{path}: {name} is {ids.shape} {ids.dtype}, expected a list of token ids.")
+        if mx.max(ids).item() >= vocabulary:
+            raise CheckpointError(
+                f"{path}: {name} holds {mx.max(ids).item()}, past the vocabulary of {vocabulary}: it was made for "
+                "another model."
+            )
+        prompts[name.removeprefix("input_ids")] = ids.tolist()
+    return prompts
+
+
+def _numbered(tensors: dict[str, mx.array], stem: str) -> list[str]:
+    """``stem_0``, ``stem_1``, …, in the order of their numbers."""
+    names = [name for name in tensors if re.fullmatch(rf"{stem}_\d+", name)]
+    return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
 
 def place_pictures(ids: list[int], token: int, lengths: list[int]) -> tuple[list[int], int]:
@@ -80,6 +120,9 @@ def place_pictures(ids: list[int], token: int, lengths: list[int]) -> tuple[list
         ids: with one negative number, or ``token``, for each visual token or for each whole picture.
         token: the model's image token.
         lengths: the visual tokens of the pictures that are left, in order.
+
+    Raises:
+        CheckpointError: there are more places than pictures.
     """
     ids = [token if id < 0 else id for id in ids]
     places = ids.count(token)
@@ -88,6 +131,11 @@ def place_pictures(ids: list[int], token: int, lengths: list[int]) -> tuple[list
         total += length
         if total == places:
             return ids, count
+    if places > len(lengths):
+        raise CheckpointError(
+            f"a prompt of the reference has {places} places for visual tokens or pictures, but {len(lengths)} pictures "
+            f"of {lengths} visual tokens are left: it was made for another model."
+        )
     expanded: list[int] = []
     remaining = iter(lengths)
     for id in ids:

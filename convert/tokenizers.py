@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ def load_tokenizer(folder: Path) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # about the config.json beside it, which is read here too
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a broken file provokes
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None

@@ -18,13 +18,15 @@ def run_command(
     add_arguments: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], None],
     argv: list[str] | None = None,
+    *,
+    prog: str | None = None,
 ) -> int:
     """Parse, run, and turn what went wrong into a line on stderr and an exit code.
 
     0: done. 1: something the user can put right. 2: usage. 130: Ctrl-C. 141: the reader went away.
     """
     parser = argparse.ArgumentParser(
-        description=module_doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog=prog, description=module_doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_arguments(parser)
     args = parser.parse_args(argv)

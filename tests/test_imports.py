@@ -11,7 +11,7 @@ import mm1_mlx
 
 PACKAGE = Path(mm1_mlx.__file__).parent
 ROOMS = ["model", "inputs", "checkpoint", "generation", "training", "evaluation", "serving", "tiny"]
-SHARED = {"errors", "config", "presets", "settings"}
+SHARED = {"errors", "strict", "config", "presets", "settings"}
 COMMANDS = {p.stem for p in PACKAGE.glob("*.py")} - SHARED - {"__init__", "command"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -119,6 +119,10 @@ def describe(config: MM1Config, tensors: Tensors) -> tuple[dict[str, Any], KeyTa
         CheckpointError: a part has no place there.
     """
     encoder, connector, decoder = config.vision_config, config.connector_config, config.text_config
+    if config.untrained:
+        raise CheckpointError(
+            f"the {' and '.join(config.untrained)} is untrained; train the model, then export it."
+        )
     if not (encoder.class_token and encoder.pre_norm) or encoder.final_norm:
         raise CheckpointError(
             "the image encoder is no CLIP of transformers': no public PyTorch layout has a place for it."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from convert.key_table import SAME, KeyTable, Move
-from convert.recipe import Options, Part, Recipe
-from convert.source_config import SourceConfig
+from convert.recipe import ORIGIN, Options, Part, Recipe
+from convert.source_config import SourceConfig, read_json
 from convert.tensors import open_tensors
 from mm1_mlx.checkpoint.load import read_config
 from mm1_mlx.errors import CheckpointError
@@ -28,4 +28,6 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         raise CheckpointError(f"{folder} is quantized already; convert the original.")
     tensors = open_tensors(folder)
     table = KeyTable({name: Move((name,), SAME) for name in tensors.infos})
-    return Recipe("mm1", found, (Part(tensors, table),), (folder,))
+    origin = read_json(folder / ORIGIN).values if (folder / ORIGIN).exists() else {}
+    base = tuple(origin.get("base_models", ()))
+    return Recipe("mm1", found, (Part(tensors, table),), (folder,), base_models=base)

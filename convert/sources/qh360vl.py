@@ -23,6 +23,7 @@ from mm1_mlx.errors import CheckpointError
 DETAIL, OVERVIEW = "model.mm_projector_ctt.", "model.mm_projector_ori."
 INNER_ENCODER, OWN_ENCODER = "model.vision_tower.vision_tower.vision_model.", "vision_model."
 
+SUBFOLDER = "vision_tower"  # where an export puts the encoder
 IMAGE_TOKEN = "<|reserved_special_token_44|>"  # 128049 in Llama 3's vocabulary, 128052 in Llama 3.1's
 
 SYSTEM = (
@@ -67,7 +68,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         )
         check_declared(projector, connector)
     decoder = llama_config(SourceConfig({**config.values, "model_type": "llama"}, config.where), shapes)
-    tower, encoder_config, subfolder = _encoder(folder, config, tensors, options)
+    tower, encoder_config = _encoder(folder, config, tensors, options)
     encoder = clip_config(encoder_config, feature_layer=config.need("mm_vision_select_layer", int))
 
     tokens = tokenizer_folder(folder, options)
@@ -91,9 +92,10 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     )
     sets = [tensors] if tower is tensors else [tensors, tower]
     key_tables = tables(model, [shapes_of(one) for one in sets])
-    parts = [Part(tensors, key_tables[0], source_config=config.values)]
+    values = config.values if tower is tensors else {**config.values, "mm_vision_tower": SUBFOLDER}
+    parts = [Part(tensors, key_tables[0], source_config=values)]
     if tower is not tensors:
-        parts.append(Part(tower, key_tables[1], encoder_config.values, subfolder))
+        parts.append(Part(tower, key_tables[1], encoder_config.values, SUBFOLDER))
     base = config.values.get("_name_or_path")
     return Recipe(
         source="qh360vl",
@@ -117,8 +119,8 @@ def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
 
 def _encoder(
     folder: Path, config: SourceConfig, tensors: Tensors, options: Options
-) -> tuple[Tensors, SourceConfig, str]:
-    """The CLIP encoder's tensors, configuration and folder: among the others, or in its own."""
+) -> tuple[Tensors, SourceConfig]:
+    """The CLIP encoder's tensors and configuration: among the others, or in a folder of its own."""
     inside = any(name.startswith(INNER_ENCODER) for name in tensors.infos)
     name = options.encoder or config.need("mm_vision_tower", str)
     own = folder / name
@@ -127,5 +129,5 @@ def _encoder(
     if "vision_config" in values:
         values = values.section("vision_config")
     if inside:
-        return tensors, values, ""
-    return open_tensors(place), values, "vision_tower"
+        return tensors, values
+    return open_tensors(place), values

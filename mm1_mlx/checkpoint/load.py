@@ -73,7 +73,7 @@ def read_config(folder: Path) -> MM1Config:
         found = values.get("model_type") if isinstance(values, dict) else values
         raise CheckpointError(
             f"{path}: model_type is {found!r}, expected 'mm1'; turn a PyTorch checkpoint into a model "
-            "folder first."
+            f"folder first: python -m convert {path.parent} --output DIR"
         )
     try:
         return MM1Config.from_dict({k: v for k, v in values.items() if k not in HF_KEYS})

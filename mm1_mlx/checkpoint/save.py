@@ -75,9 +75,9 @@ def save(
         _write_weights(model, folder, dtype)
         config = json.dumps(model.config.to_dict(), indent=2) + "\n"
         (folder / "config.json").write_text(config, encoding="utf-8")
-        for name in COMPANIONS:
-            if (companions / name).exists():
-                shutil.copyfile(companions / name, folder / name)
+        for source in companions.iterdir():
+            if source.name in COMPANIONS or source.name.startswith("LICENSE"):
+                shutil.copyfile(source, folder / source.name)
 
 
 def _write_weights(model: MM1, folder: Path, dtype: mx.Dtype | None) -> None:

@@ -102,7 +102,9 @@ def run_block(x, b):
     y = F.silu(channels(F.conv2d(x, weights[f"{b}.conv1.conv.weight"]), f"{b}.conv1.bn"))
     y = F.conv2d(y, weights[f"{b}.conv2.conv.weight"], padding=1, groups=C)
     y = F.silu(channels(y, f"{b}.conv2.bn"))
-    s = F.silu(F.conv2d(y.mean((2, 3), keepdim=True), weights[f"{b}.se.fc1.weight"], weights[f"{b}.se.fc1.bias"]))
+    s = F.silu(
+        F.conv2d(y.mean((2, 3), keepdim=True), weights[f"{b}.se.fc1.weight"], weights[f"{b}.se.fc1.bias"])
+    )
     y = y * torch.sigmoid(F.conv2d(s, weights[f"{b}.se.fc2.weight"], weights[f"{b}.se.fc2.bias"]))
     y = channels(F.conv2d(y, weights[f"{b}.conv3.conv.weight"]), f"{b}.conv3.bn")
     if f"{b}.downsample.conv.weight" in weights:
@@ -130,7 +132,9 @@ encoder = Qwen2VisionTransformerPretrainedModel._from_config(
     Qwen2VLVisionConfig(**vision_config, hidden_size=E), attn_implementation="eager"
 ).eval()
 encoder_weights = {k: v.float() for k, v in load_file(VISION / "model.safetensors").items()}
-encoder.load_state_dict({k.removeprefix("vision_model."): v for k, v in encoder_weights.items()}, strict=False)
+encoder.load_state_dict(
+    {k.removeprefix("vision_model."): v for k, v in encoder_weights.items()}, strict=False
+)
 decoder = LlamaForCausalLM._from_config(LlamaConfig(**TEXT), attn_implementation="eager").eval()
 for name, parameter in decoder.named_parameters():
     scale = 0.3 if "embed" in name else 1.2 / parameter[0].numel() ** 0.5
@@ -138,7 +142,9 @@ for name, parameter in decoder.named_parameters():
 
 rng = np.random.default_rng(7201)
 y, x = np.mgrid[:100, :130]
-values = np.stack([2 * x, 2.5 * y, 127 + 120 * np.sin(x / 9) * np.cos(y / 6)], -1) + rng.normal(0, 9, (100, 130, 3))
+values = np.stack([2 * x, 2.5 * y, 127 + 120 * np.sin(x / 9) * np.cos(y / 6)], -1) + rng.normal(
+    0, 9, (100, 130, 3)
+)
 picture = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 picture.save(FOLDER / "image_0.png")
 resized = np.asarray(picture.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
@@ -155,7 +161,7 @@ with torch.no_grad():
     visual = run_connector(states[-1], rows, columns)
     line = [-1] * (columns // 2)
     ids = [1, 9]
-    for row in range(rows // 2):
+    for _ in range(rows // 2):
         ids += [NEW_LINE, *line]
     ids = torch.tensor([*ids, 11, 12, 13])
     embeddings = decoder.get_input_embeddings()(ids.clamp(min=0)).clone()
@@ -179,7 +185,9 @@ arrays = {
 save_file({k: v.clone().contiguous() for k, v in arrays.items()}, FOLDER / "io.safetensors")
 stored = encoder_weights | {f"abstractor.{k}": v for k, v in weights.items()}
 stored |= {f"language_model.{k}": v for k, v in decoder.state_dict().items()}
-save_file({k: v.half().contiguous() for k, v in stored.items()}, FOLDER / "model.safetensors", {"format": "pt"})
+save_file(
+    {k: v.half().contiguous() for k, v in stored.items()}, FOLDER / "model.safetensors", {"format": "pt"}
+)
 config = {
     "architectures": ["KananaVForConditionalGeneration"],
     "model_type": "kanana-1.5-v",

@@ -1,0 +1,95 @@
+"""Dataclasses that refuse what they do not know: the base of every part of ``config.json``."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import types
+import typing
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from mm1_mlx.errors import ConfigError
+
+C = TypeVar("C", bound="Config")
+
+LARGEST = 2**31  # no size of a model reaches it, and MLX counts elements of an axis below it
+
+
+@dataclass(frozen=True)
+class Config:
+    """A strict dataclass: unknown keys, missing keys and wrong types are refused by name."""
+
+    @classmethod
+    def from_dict(cls: type[C], values: Any) -> C:
+        """Build from parsed JSON.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value has the wrong type.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"{cls.__name__} is {values!r}, expected a JSON object.")
+        known = {f.name: f for f in fields(cls)}
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f" Did you mean {near[0]}?" if near else f" Known keys: {', '.join(known)}."
+                raise ConfigError(f"{cls.__name__} has an unknown key {key!r}.{hint}")
+        hints = typing.get_type_hints(cls)
+        checked = {key: typed(cls.__name__, key, value, hints[key]) for key, value in values.items()}
+        missing = [name for name, f in known.items() if name not in values and not _has_default(f)]
+        if missing:
+            raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}.")
+        return cls(**checked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return asdict(self)
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise ConfigError(f"{type(self).__name__}: {message}")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(value > 0, f"{name} is {value}, expected more than 0.")
+            self._require(value < LARGEST, f"{name} is {value}, expected less than 2^31.")
+
+
+def _has_default(f: Any) -> bool:
+    return f.default is not MISSING or f.default_factory is not MISSING
+
+
+def typed(owner: str, key: str, value: Any, hint: Any) -> Any:
+    """``value`` as ``hint`` says, or a ConfigError that names the key."""
+    options = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if get_origin(option) is Literal and value in get_args(option):
+            return value
+        if get_origin(option) is tuple and isinstance(value, list | tuple):
+            inner = get_args(option)[0]
+            if get_args(option)[-1] is Ellipsis or len(get_args(option)) == len(value):
+                return tuple(typed(owner, key, v, inner) for v in value)
+        if option is float:
+            if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN, not infinite
+                return float(value)
+        elif isinstance(option, type) and type(value) is option:
+            return value
+        if isinstance(option, type) and issubclass(option, Config) and isinstance(value, dict):
+            return option.from_dict(value)
+    wanted = " or ".join(_describe(o) for o in options)
+    raise ConfigError(f"{owner}.{key} is {value!r}, expected {wanted}.")
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if hint is type(None):
+        return "null"
+    if get_origin(hint) is tuple:
+        number = "any number of" if get_args(hint)[-1] is Ellipsis else len(get_args(hint))
+        return f"a list of {number} {get_args(hint)[0].__name__}"
+    return getattr(hint, "__name__", str(hint))
