@@ -65,8 +65,9 @@ def run_convert(args: argparse.Namespace) -> None:
     if args.upload_repo is not None:
         check_repo_id(args.upload_repo)
         check_login()
-    if not args.quantize and (args.q_bits or args.q_group_size or args.q_mode != "affine" or args.q_mixed):
-        raise CheckpointError("--q-bits, --q-group-size, --q-mode and --q-mixed need -q.")
+    chosen = (args.q_bits, args.q_group_size) != (None, None) or args.q_mode != "affine"
+    if not args.quantize and (chosen or args.q_mixed or args.q_encoder or args.q_connector):
+        raise CheckpointError("the --q-… flags need -q.")
     packing = None
     if args.quantize:
         packing = Packing(

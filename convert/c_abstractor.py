@@ -33,14 +33,22 @@ def connector_config(shapes: Shapes, *, num_visual_tokens: int | None, **options
     """
     if any(key.startswith(("layers.", "query_position_embeddings", "reference_points")) for key in shapes):
         raise CheckpointError(
-            "this is a D-Abstractor (Honeybee-D, a deformable DETR decoder), not MM1's C-Abstractor; convert a "
-            "Honeybee-C checkpoint."
+            "the connector is a D-Abstractor (Honeybee-D, a deformable DETR decoder), not MM1's C-Abstractor; convert "
+            "a Honeybee-C checkpoint."
         )
     if "readout.0.weight" not in shapes:
         found = ", ".join(sorted(shapes)[:4]) or "none"
         raise CheckpointError(
-            f"no C-Abstractor is here: readout.0.weight is absent; its tensors are {found}."
+            f"no C-Abstractor is here: readout.0.weight is absent; the connector's tensors are {found}."
         )
+    for key, axes in (
+        ("readout.0.weight", 2),
+        ("net.0.b1.conv1.conv.weight", 4),
+        ("pos_emb", 3),
+        ("eos_tokens", 3),
+    ):
+        if len(shapes.get(key, (0,) * axes)) != axes:
+            raise CheckpointError(f"the connector's {key} is {shapes[key]}, expected {axes} axes.")
     blocks = [re.match(r"net\.0\.b(\d+)\.conv1\.conv\.weight", key) for key in shapes]
     num_blocks = sum(block is not None for block in blocks)
     if num_blocks:

@@ -23,8 +23,11 @@ from convert.writer import Plan, make_plan, require_room, write_weights
 from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
 from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
-from mm1_mlx.errors import CheckpointError
+from mm1_mlx.config import MM1Config
+from mm1_mlx.errors import CheckpointError, MM1Error
 
+FOR_A_NEW_MODEL = ("decoder", "connector", "num_visual_tokens", "feature_layer", "seed")
+UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}
 PREPROCESSOR = "preprocessor_config.json"
 
 
@@ -71,12 +74,21 @@ def convert(
         recipe = assemble(options)
         label = f"{_label(options.encoder)} + {_label(options.decoder)}"
     else:
-        if options.decoder is not None:
-            raise CheckpointError("--decoder is for a new model; drop it, or drop SOURCE.")
+        _require_used(options, FOR_A_NEW_MODEL)
         recipe = read_source(EMBEDDED.get(source) or find_source(source), kind, options)
+        _require_used(options, UNUSED.get(recipe.source, ("encoder",)))
         label = _label(source)
     facts = {"name": name or Path(output).name, "source": label}
     return write(recipe, Path(output), dtype=dtype, packing=packing, overwrite=overwrite, facts=facts)
+
+
+def _require_used(options: Options, unused: tuple[str, ...]) -> None:
+    """Refuse what has no say in this conversion."""
+    for name in unused:
+        if getattr(options, name) != getattr(Options, name):
+            raise CheckpointError(
+                f"--{name.replace('_', '-')} has no say in the conversion of this SOURCE; drop it."
+            )
 
 
 def _label(name: str) -> str:
@@ -91,15 +103,24 @@ def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:
         CheckpointError: no module knows it.
     """
     config = read_json(folder / "config.json")
-    return _module(config, kind, folder).read(folder, config, options)
+    module = _module(config, kind, folder)
+    try:
+        recipe = module.read(folder, config, options)
+        return replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))  # types are checked there
+    except MM1Error as error:
+        if str(folder) in str(error):
+            raise
+        raise type(error)(f"{folder}: {error}") from None
 
 
 def _module(config: SourceConfig, kind: str | None, folder: Path) -> ModuleType:
+    for name, module in SOURCES.items():
+        if module.matches(config):
+            if kind not in (None, name):
+                raise CheckpointError(f"{folder}: config.json is {name}'s, not {kind}'s; drop --source.")
+            return module
     if kind is not None:
         return SOURCES[kind]
-    for module in SOURCES.values():
-        if module.matches(config):
-            return module
     raise CheckpointError(
         f"{folder}: this layout is not known: model_type is {config.values.get('model_type')!r}, architectures "
         f"{config.values.get('architectures')}, keys {', '.join(sorted(config.values)[:8])}. Known are "

@@ -90,7 +90,7 @@ def _write(table: KeyTable, names: list[str], tensors: Tensors, folder: Path, *,
         return mx.zeros(tensors.infos[target].shape, tensors.infos[target].dtype)
 
     made = {name: back(name, blank) for name in names}
-    writer = ShardWriter(folder, [Entry(name, value.shape, value.dtype) for name, value in made.items()])
-    for name in progress_bar(label, names):
-        writer.add(name, back(name, tensors.read))
-    writer.close()
+    entries = [Entry(name, value.shape, value.dtype) for name, value in made.items()]
+    with ShardWriter(folder, entries) as writer:
+        for name in progress_bar(label, names):
+            writer.add(name, back(name, tensors.read))

@@ -7,6 +7,7 @@ wants them, or it is dropped on purpose. A key that stands in no table is an err
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ import mlx.core as mx
 from mm1_mlx.errors import CheckpointError
 
 Arrays = tuple[mx.array, ...]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,18 @@ class Transform:
 
     there: Callable[[mx.array], Arrays]
     back: Callable[[Arrays], mx.array]
+    axes: int | None = None  # that the tensor must have
+    unused: Callable[[Shape], int] = lambda shape: 0  # numbers of it that are dropped on purpose
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether all of a tensor of this shape, but for what is dropped on purpose, has a place."""
+        if self.axes is not None and len(shape) != self.axes:
+            return False
+        try:
+            made = self.there(mx.zeros(shape))  # shapes only: no zero is ever made
+        except (ValueError, IndexError):
+            return False
+        return sum(part.size for part in made) == math.prod(shape) - self.unused(shape)
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class KeyTable:
             near = difflib.get_close_matches(min(unknown), self.moves, n=1)
             hint = f" The nearest known key is {near[0]}." if near else ""
             raise CheckpointError(
-                f"{folder} holds {some(unknown)}, which this kind of checkpoint does not have.{hint}"
+                f"{folder} holds {some(unknown)}, which a checkpoint of its config.json does not have.{hint}"
             )
         missing = [key for key in self.moves if key not in found and key not in self.absent]
         if missing:
@@ -89,14 +103,18 @@ def some(keys: Iterable[str], shown: int = 3) -> str:
     return ", ".join(keys[:shown]) + more
 
 
-def one(there: Callable[[mx.array], mx.array], back: Callable[[mx.array], mx.array]) -> Transform:
+def one(
+    there: Callable[[mx.array], mx.array], back: Callable[[mx.array], mx.array], axes: int | None = None
+) -> Transform:
     """A transform with one target."""
-    return Transform(lambda x: (there(x),), lambda xs: back(xs[0]))
+    return Transform(lambda x: (there(x),), lambda xs: back(xs[0]), axes)
 
 
 SAME = one(lambda x: x, lambda x: x)
-POINTWISE = one(lambda x: x[..., 0, 0], lambda x: x[..., None, None])  # a 1 x 1 convolution is a linear layer
-DEPTHWISE = one(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2))
+POINTWISE = one(
+    lambda x: x[..., 0, 0], lambda x: x[..., None, None], axes=4
+)  # a 1 x 1 convolution is a linear layer
+DEPTHWISE = one(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2), axes=4)
 BATCH_OF_ONE = one(lambda x: x[0], lambda x: x[None])
 
 
@@ -109,6 +127,7 @@ def patches(patch_size: int, *, frames: int = 0) -> Transform:
     return one(
         lambda x: mx.moveaxis(x, 1, -1).reshape(x.shape[0], -1),
         lambda x: mx.moveaxis(x.reshape(x.shape[0], *shape), -1, 1),
+        axes=len(shape) + 1,
     )
 
 
@@ -137,7 +156,12 @@ def thirds(width: int) -> Transform:
 
 def after_first_row() -> Transform:
     """``(1, 1 + L, E)`` without its row for the class token, which nothing reads; zeros on the way back."""
-    return one(lambda x: x[0, 1:], lambda x: mx.concatenate([mx.zeros_like(x[:1]), x])[None])
+    return Transform(
+        lambda x: (x[0, 1:],),
+        lambda xs: mx.concatenate([mx.zeros_like(xs[0][:1]), xs[0]])[None],
+        axes=3,
+        unused=lambda shape: shape[-1],
+    )
 
 
 def first_rows(count: int, stored: int) -> Transform:
@@ -146,4 +170,7 @@ def first_rows(count: int, stored: int) -> Transform:
     def back(x: mx.array) -> mx.array:
         return mx.concatenate([x, mx.zeros((stored - count, *x.shape[1:]), x.dtype)])
 
-    return one(lambda x: x[:count], back)
+    def unused(shape: Shape) -> int:
+        return (stored - count) * math.prod(shape[1:])
+
+    return Transform(lambda x: (x[:count],), lambda xs: back(xs[0]), unused=unused)

@@ -32,8 +32,9 @@ def llama_config(config: SourceConfig, shapes: Shapes) -> MlxLmDecoderConfig:
         raise CheckpointError(
             f"{config.where}: hidden_act is {activation!r}, but mlx-lm's Llama has silu only."
         )
-    if EMBEDDING not in shapes:
-        raise CheckpointError(f"{config.where}: the checkpoint has no {EMBEDDING} for it.")
+    if len(shapes.get(EMBEDDING, ())) != 2:
+        found = f"is {shapes[EMBEDDING]}" if EMBEDDING in shapes else "is absent"
+        raise CheckpointError(f"{config.where}: {EMBEDDING} {found}, expected a table of vectors.")
     if HEAD not in shapes and not config.get("tie_word_embeddings", bool, False):
         raise CheckpointError(
             f"{config.where}: the checkpoint has no {HEAD}, and the head is not tied; a shard is missing."

@@ -39,7 +39,7 @@ class Entry:
 
 
 class ShardWriter:
-    """Writes ``entries`` in their order into ``model*.safetensors`` of ``folder``, with the index.
+    """Writes ``entries`` in their order into ``model*.safetensors`` of ``folder``; the index when it is left.
 
     One tensor is in memory at a time, however large the shards are.
     """
@@ -75,18 +75,16 @@ class ShardWriter:
         if not self._remaining:
             self._file.close()
 
-    def close(self) -> None:
-        """Write the index."""
-        text = json.dumps(
-            {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(self.index.items()))},
-            indent=2,
-        )
-        (self.folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    def __enter__(self) -> ShardWriter:
+        return self
 
-    def abandon(self) -> None:
-        """Close the file that is open; the folder is about to be removed."""
+    def __exit__(self, kind: type | None, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+        if kind is None:
+            index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(self.index.items()))}
+            text = json.dumps(index, indent=2) + "\n"
+            (self.folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
     def _open_next(self) -> None:
         self._remaining = list(self._shards[self._number])

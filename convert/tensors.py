@@ -129,9 +129,23 @@ def open_tensors(folder: str | Path, *, names: Sequence[str] = PATTERNS) -> Tens
     """
     shards = _find(Path(folder), names)
     if shards[0].suffix != ".json":
+        _require_all(shards)
         return Tensors(shards)
     weight_map = _read_index(shards[0])
     return Tensors([shards[0].with_name(name) for name in sorted(set(weight_map.values()))], weight_map)
+
+
+def _require_all(shards: list[Path]) -> None:
+    """Refuse numbered shards without an index where their own names say that one is missing."""
+    for path in shards:
+        numbers = re.fullmatch(r"(.*-)(\d+)-of-(\d+)(\.\w+)", path.name)
+        if numbers is None:
+            continue
+        stem, number, total, end = numbers.groups()
+        for other in range(1, int(total) + 1):
+            name = f"{stem}{other:0{len(number)}d}-of-{total}{end}"
+            if path.with_name(name) not in shards:
+                raise CheckpointError(f"{path} is one of {int(total)} shards, but {name} is missing; {AGAIN}")
 
 
 def _find(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -172,7 +186,7 @@ def _read_index(path: Path) -> dict[str, str]:
         absent = [shard for shard in shards if not path.with_name(shard).is_file()]
     if absent:
         raise CheckpointError(
-            f"{path} names {len(shards)} shards, but {path.with_name(absent[0])} is missing"
+            f"{path} names {path.with_name(absent[0])}, which is missing"
             f"{f', and {len(absent) - 1} more' if len(absent) > 1 else ''}; download what is missing."
         )
     return weight_map

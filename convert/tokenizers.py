@@ -93,6 +93,10 @@ def end_token_ids(
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}).") from None
         ends += value if isinstance(value, list) else [value]
+        if any(end is not None and type(end) is not int for end in ends):
+            raise CheckpointError(
+                f"{path}: eos_token_id is {value!r}, expected a token id or a list of them."
+            )
     ends += [tokenizer.get_vocab().get(token) for token in candidates]
     ends.append(tokenizer.eos_token_id)
     known = tuple(dict.fromkeys(end for end in ends if end is not None))

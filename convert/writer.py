@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class Plan:
     entries: list[Entry]
     dtype: mx.Dtype | None  # of floating-point tensors; None keeps the stored one
     packing: dict[str, dict]  # by module path
-    fills: dict[str, tuple[tuple[int, ...], float]]  # keys that no tensor has, and what fills them
+    fills: dict[str, float]  # keys that no tensor has, the last of the entries, and what fills them
 
     @property
     def nbytes(self) -> int:
@@ -56,32 +55,49 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
     if packing and dtype is None and mx.float32 in stored:
         dtype = mx.float16
     entries: list[Entry] = []
-    seen: set[str] = set()
+    waiting = dict(expected)
     for part in recipe.parts:
         folder = next(iter(part.tensors.shards), Path("the decoder")).parent
         part.table.check(part.tensors.infos, folder)
+        _require_whole(part, folder)
         for name, key, value in _moves(part, lambda name, part=part: _blank(part, name)):
-            if key not in expected:
-                raise CheckpointError(f"{name} becomes {key}, which the model of this configuration lacks.")
-            if value.shape != expected[key]:
+            if waiting.pop(key, None) != value.shape:
                 raise CheckpointError(
-                    f"{folder}: {name} is {part.tensors.infos[name].shape}, which becomes {value.shape}; the "
-                    f"configuration asks for {expected[key]} ({key})."
+                    f"{folder}: {name} is {part.tensors.infos[name].shape}, which gives {key} {value.shape}, but "
+                    f"config.json asks for {expected.get(key, 'none')}: it belongs to another model."
                 )
-            seen.add(key)
             entries += [Entry(k, v.shape, v.dtype) for k, v in _packed(key, value, dtype, plan)]
-    fills = {}
-    for part in recipe.parts:
-        for name, number in part.table.absent.items():
-            for key in part.table.moves[name].targets:
-                if name not in part.tensors.infos and key in expected:
-                    fills[key] = (expected[key], number)
-    filled_dtype = dtype or next((d for d in stored if mx.issubdtype(d, mx.floating)), mx.float32)
-    entries += [Entry(key, shape, filled_dtype) for key, (shape, _) in fills.items()]
-    missing = [key for key in expected if key not in seen and key not in fills]
+    fills = {key: number for key, number in _absent(recipe).items() if key in waiting}
+    missing = [key for key in waiting if key not in fills]
     if missing:
         raise CheckpointError(f"the checkpoint has nothing for {some(missing)}.")
+    filled = dtype or next((d for d in stored if mx.issubdtype(d, mx.floating)), mx.float32)
+    entries += [Entry(key, expected[key], filled) for key in fills]
     return Plan(recipe, entries, dtype, plan, fills)
+
+
+def _require_whole(part: Part, folder: Path) -> None:
+    """Refuse tensors that are no numbers, or of which a part would be lost."""
+    for name, info in part.tensors.infos.items():
+        if name not in part.table.moves:
+            continue
+        if not mx.issubdtype(info.dtype, mx.floating):
+            raise CheckpointError(f"{folder}: {name} holds {info.dtype}, expected floating-point weights.")
+        if not part.table.moves[name].transform.fits(info.shape):
+            raise CheckpointError(
+                f"{folder}: {name} is {info.shape}, which does not fit; its config.json belongs to another model."
+            )
+
+
+def _absent(recipe: Recipe) -> dict[str, float]:
+    """What fills our keys whose source tensor may be absent, and is."""
+    return {
+        key: number
+        for part in recipe.parts
+        for name, number in part.table.absent.items()
+        if name not in part.tensors.infos
+        for key in part.table.moves[name].targets
+    }
 
 
 def write_weights(plan: Plan, folder: Path, progress: Callable[[str, Iterator], Iterator]) -> None:
@@ -91,16 +107,19 @@ def write_weights(plan: Plan, folder: Path, progress: Callable[[str, Iterator], 
         plan: from ``make_plan``.
         folder: where the shards go.
         progress: wraps the names of one shard's tensors, under the shard's name, to show how far it is.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or infinity.
     """
-    writer = ShardWriter(folder, plan.entries)
-    with closing(_Abandon(writer)):
+    with ShardWriter(folder, plan.entries) as writer:
         for part in plan.recipe.parts:
-            for _, key, value in _moves(part, part.tensors.read, progress):
+            for name, key, value in _moves(part, part.tensors.read, progress):
+                if not mx.all(mx.isfinite(value)).item():
+                    raise CheckpointError(f"{name} holds NaN or infinity: the checkpoint is damaged.")
                 for packed_key, packed in _packed(key, value, plan.dtype, plan.packing):
                     writer.add(packed_key, packed)
-        for key, (shape, number) in plan.fills.items():
-            writer.add(key, mx.full(shape, number, dtype=plan.entries[-1].dtype))
-        writer.close()
+        for entry in plan.entries[len(plan.entries) - len(plan.fills) :]:
+            writer.add(entry.name, mx.full(entry.shape, plan.fills[entry.name], dtype=entry.dtype))
 
 
 def require_room(folder: Path, nbytes: int) -> None:
@@ -116,14 +135,6 @@ def require_room(folder: Path, nbytes: int) -> None:
         raise CheckpointError(
             f"{folder} has {free / 1e9:.1f} GB free, but the model needs {(nbytes + ROOM) / 1e9:.1f} GB."
         )
-
-
-@dataclass
-class _Abandon:
-    writer: ShardWriter
-
-    def close(self) -> None:
-        self.writer.abandon()
 
 
 def _moves(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import sys
@@ -47,7 +48,8 @@ def run_command(
         return CLOSED_PIPE
     except OSError as error:  # a full disk behind stdout, say
         _abandon_stdout()
-        print(f"mm1: {error.strerror or error}.", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"mm1: {where}{error.strerror or error}.", file=sys.stderr)
         return 1
     return 0
 
@@ -81,4 +83,5 @@ def peak_resident_memory() -> int:
 
 def _abandon_stdout() -> None:
     """Nothing more can be written; keep Python from trying again when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a notebook's has no file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

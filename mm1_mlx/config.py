@@ -368,12 +368,13 @@ class MM1Config(Config):
             not image.unpad or connector.row_end,
             "image_config.unpad needs connector_config.row_end.",
         )
+        mapped = image.sub_images == "anyres" or self.prompt_config.row_token_id is not None
         self._require(
-            image.sub_images != "anyres" or not connector.num_extra_tokens,
-            "sub_images anyres joins visual tokens to a map, where num_extra_tokens have no place.",
+            not mapped or not connector.num_extra_tokens,
+            "visual tokens that stand in rows (anyres, row_token_id) leave num_extra_tokens no place.",
         )
         if image.resize == "smart":
-            step = encoder.patch_size * max(connector.merge_size, encoder.patch_block)
+            step = encoder.patch_size * math.lcm(max(connector.merge_size, 1), encoder.patch_block)
             self._require(
                 connector.merge_size > 0 and image.size_multiple % step == 0,
                 f"resize smart needs a connector with merge_size and a size_multiple of {step} pixels, "

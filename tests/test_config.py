@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from mm1_mlx.config import (
     ImageEncoderConfig,
     MlxLmDecoderConfig,
     MM1Config,
+    PromptConfig,
 )
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.presets import DECODERS, IMAGE_ENCODERS, MM1_TINY, preset
@@ -46,18 +47,77 @@ def test_an_image_encoder_survives_json(name):
     assert through_json(IMAGE_ENCODERS[name]) == IMAGE_ENCODERS[name]
 
 
-def test_every_optional_value_survives_json():
-    packed = {"group_size": 64, "bits": 4, "mode": "affine"}
-    config = replace(
+PACKED = {"group_size": 64, "bits": 4, "mode": "affine"} | {"decoder.lm_head": {"group_size": 64, "bits": 6}}
+
+
+def with_changes(connector=(), image=(), **changes):
+    """The tiny model with other values in its connector and its pictures."""
+    return replace(
         MM1_TINY,
-        text_config=MlxLmDecoderConfig(LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}),
-        connector_config=replace(MM1_TINY.connector_config, num_extra_tokens=1, pre_norm=True),
-        image_config=replace(MM1_TINY.image_config, resize="pad", sub_images="anyres", max_sub_images=6),
-        eos_token_id=(1, 2),
-        quantization=packed,
-        quantization_config=packed,
+        connector_config=replace(MM1_TINY.connector_config, **dict(connector)),
+        image_config=replace(MM1_TINY.image_config, **dict(image)),
+        **changes,
     )
+
+
+ROTARY = replace(
+    MM1_TINY.vision_config, final_norm=False, positions="rotary", temporal_patch_size=2, patch_block=2
+)
+ANYRES = {"sub_images": "anyres", "max_sub_images": 6, "unpad": True, "canvases": ((1, 2), (3, 2))}
+SMART = {"resize": "smart", "size_multiple": 28, "min_pixels": 784, "max_pixels": 250_880}
+MERGE = {"merge_size": 2, "num_visual_tokens": None, "position_antialias": True}
+EVERY_OPTION = {
+    "padding": with_changes({"num_extra_tokens": 1, "pre_norm": True}, {"resize": "pad", "alpha": "drop"}),
+    "sub-images": with_changes({"row_end": True}, ANYRES),
+    "any size": with_changes(MERGE, SMART, vision_config=ROTARY),
+    "pair": with_changes({"type": "c_abstractor_pair"}, {"sub_images": "quadrants"}),
+    "decoder": with_changes(
+        text_config=MlxLmDecoderConfig(LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ),
+    "packed": with_changes(eos_token_id=(1, 2), quantization=PACKED, quantization_config=PACKED),
+    "untrained": with_changes(untrained=("image encoder", "connector")),
+    "prompt": with_changes(
+        prompt_config=PromptConfig(
+            cut_at=("\nHuman: ", "\nAI: "),
+            after_image="\nHuman: ",
+            image_part={"type": "image_url", "image_url": {"url": ""}},
+            row_token_id=5,
+            system="Be brief.",
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("config", EVERY_OPTION.values(), ids=EVERY_OPTION)
+def test_every_optional_value_survives_json(config):
+    assert config != MM1_TINY
     assert through_json(config) == config
+
+
+def test_every_field_has_another_value_than_its_default_in_those_tests():
+    tested = {ImageEncoderConfig: set(), ConnectorConfig: set(), ImageConfig: set(), PromptConfig: set()}
+    for config in EVERY_OPTION.values():
+        for part in (
+            config.vision_config,
+            config.connector_config,
+            config.image_config,
+            config.prompt_config,
+        ):
+            tested[type(part)] |= {f.name for f in fields(part) if getattr(part, f.name) != f.default}
+    elsewhere = {"feature_layer", "num_heads"}  # in the presets' encoders, and of the attention pooling
+    for config_class, names in tested.items():
+        assert {f.name for f in fields(config_class)} - names <= elsewhere
+
+
+def test_what_stands_at_its_default_is_not_written():
+    written = MM1_TINY.to_dict()
+    assert not {"prompt_config", "untrained", "quantization", "quantization_config"} & set(written)
+    assert written["model_type"] == "mm1"
+
+
+def test_what_differs_from_its_default_is_written():
+    assert EVERY_OPTION["prompt"].to_dict()["prompt_config"]["system"] == "Be brief."
+    assert EVERY_OPTION["untrained"].to_dict()["untrained"] == ("image encoder", "connector")
 
 
 def test_a_decoder_of_mlx_lms_is_read_by_its_model_type():
@@ -120,10 +180,40 @@ def test_a_decoder_of_mlx_lms_needs_its_type_width_and_vocabulary(key):
         ),
         ("text_config", {"tied_head": 1}, "DecoderConfig.tied_head is 1, expected bool."),
         ("image_config", {"mean": [0.5, "x", 0.5]}, "ImageConfig.mean is 'x', expected float."),
+        (
+            "image_config",
+            {"canvases": [[1, 2, 3]]},
+            "ImageConfig.canvases is [1, 2, 3], expected a list of 2 int.",
+        ),
+        ("image_config", {"canvases": [[1, 2.0]]}, "ImageConfig.canvases is 2.0, expected int."),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(section, change, message):
     assert refusal(changed(section, **change)) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"prompt_config": {"cut_at": "x"}},
+            "PromptConfig.cut_at is 'x', expected a list of any number of str.",
+        ),
+        ({"prompt_config": {"cut_at": [3]}}, "PromptConfig.cut_at is 3, expected str."),
+        ({"prompt_config": {"image_part": []}}, "PromptConfig.image_part is [], expected dict or null."),
+        ({"prompt_config": {"system": 3}}, "PromptConfig.system is 3, expected str or null."),
+        (
+            {"prompt_config": {"cut": []}},
+            "PromptConfig has an unknown key 'cut'. Did you mean cut_at?",
+        ),
+        (
+            {"untrained": "connector"},
+            "MM1Config.untrained is 'connector', expected a list of any number of str.",
+        ),
+    ],
+)
+def test_a_wrong_rule_for_prompts_is_refused(change, message):
+    assert refusal(TINY | change) == message
 
 
 @pytest.mark.parametrize("mean", [[0.5, 0.5], [0.5] * 4, 0.5, "0.5"])
@@ -228,6 +318,9 @@ def test_a_single_expert_is_refused():
     )
 
 
+MERGE_REFUSAL = "merge_size is for a c_abstractor whose num_visual_tokens is null, and at least 2."
+
+
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
@@ -242,8 +335,25 @@ def test_a_single_expert_is_refused():
         (
             "connector_config",
             {"type": "average_pool", "num_extra_tokens": 1},
-            "num_extra_tokens is for the c_abstractor only.",
+            "num_extra_tokens and row_end are for the c_abstractor only.",
         ),
+        (
+            "connector_config",
+            {"type": "c_abstractor_pair", "row_end": True},
+            "num_extra_tokens and row_end are for the c_abstractor only.",
+        ),
+        (
+            "connector_config",
+            {"num_visual_tokens": None},
+            "num_visual_tokens is null; give a number or merge_size.",
+        ),
+        ("connector_config", {"num_visual_tokens": 0}, "num_visual_tokens is 0, expected more than 0."),
+        ("connector_config", MERGE | {"num_visual_tokens": 16}, MERGE_REFUSAL),
+        ("connector_config", MERGE | {"merge_size": 1}, MERGE_REFUSAL),
+        ("connector_config", MERGE | {"merge_size": -2}, MERGE_REFUSAL),
+        ("connector_config", MERGE | {"type": "average_pool"}, MERGE_REFUSAL),
+        ("connector_config", MERGE | {"type": "c_abstractor_pair"}, MERGE_REFUSAL),
+        ("connector_config", MERGE | {"num_blocks": 0}, "merge_size needs num_blocks above 0."),
         (
             "connector_config",
             {"type": "attention_pool", "num_heads": 3},
@@ -254,15 +364,104 @@ def test_a_single_expert_is_refused():
         ("text_config", {"rope_theta": -1.0}, "rope_theta is -1.0, expected more than 0."),
         ("image_config", {"std": [0.5, 0.0, 0.5]}, "std is (0.5, 0.0, 0.5), expected numbers above 0."),
         ("image_config", {"max_sub_images": 0}, "max_sub_images is 0, expected more than 0."),
+        (
+            "image_config",
+            ANYRES | {"canvases": [[1, 2], [4, 2]]},
+            "canvases are ((1, 2), (4, 2)), expected rows and columns of at most 6 sub-images.",
+        ),
+        (
+            "image_config",
+            ANYRES | {"canvases": [[-1, -2]]},
+            "canvases are ((-1, -2),), expected rows and columns of at most 6 sub-images.",
+        ),
+        ("image_config", {"unpad": True}, "unpad is for sub_images anyres only."),
+        ("image_config", SMART | {"size_multiple": 0}, "size_multiple is 0, expected more than 0."),
+        ("image_config", SMART | {"min_pixels": 0}, "min_pixels is 0, expected more than 0."),
+        ("image_config", SMART | {"max_pixels": -1}, "max_pixels is -1, expected more than 0."),
+        ("image_config", SMART | {"max_pixels": 783}, "min_pixels is 784, more than max_pixels 783."),
+        (
+            "image_config",
+            SMART | {"sub_images": "quadrants"},
+            "resize smart goes with sub_images none only.",
+        ),
+        ("image_config", {"image_size": 16_385}, "image_size is 16385, expected at most 16384."),
     ],
 )
 def test_sizes_that_do_not_fit_each_other_are_refused(section, change, message):
     assert refusal(changed(section, **change)).endswith(f": {message}")
 
 
-def test_a_connector_tells_the_positions_that_a_picture_takes():
-    config = replace(MM1_TINY.connector_config, num_extra_tokens=2)
-    assert (config.side, config.num_visual_tokens, config.tokens_per_image) == (4, 16, 18)
+ANY_SIZE = EVERY_OPTION["any size"].to_dict()
+QUADRANTS_ONLY = (
+    "a c_abstractor_pair reads four quadrants and the whole: image_config.sub_images must be quadrants."
+)
+
+
+@pytest.mark.parametrize(
+    ("connector", "image", "message"),
+    [
+        ({"type": "c_abstractor_pair"}, {}, QUADRANTS_ONLY),
+        ({"type": "c_abstractor_pair"}, {"sub_images": "anyres"}, QUADRANTS_ONLY),
+        ({}, {"sub_images": "anyres", "unpad": True}, "image_config.unpad needs connector_config.row_end."),
+        (
+            {"num_extra_tokens": 1},
+            {"sub_images": "anyres"},
+            "sub_images anyres joins visual tokens to a map, where num_extra_tokens have no place.",
+        ),
+        (MERGE, {}, "connector_config.merge_size needs image_config.resize smart."),
+        (
+            {},
+            SMART,
+            "resize smart needs a connector with merge_size and a size_multiple of 14 pixels, found 28.",
+        ),
+        (
+            MERGE,
+            SMART | {"size_multiple": 42},
+            "resize smart needs a connector with merge_size and a size_multiple of 28 pixels, found 42.",
+        ),
+    ],
+)
+def test_a_connector_that_does_not_fit_the_views_is_refused(connector, image, message):
+    sections = {"connector_config": connector, "image_config": image}
+    values = TINY | {name: TINY[name] | change for name, change in sections.items()}
+    assert refusal(values) == f"MM1Config: {message}"
+
+
+def test_sides_in_whole_blocks_of_patches_are_asked_for():
+    values = ANY_SIZE | {"vision_config": ANY_SIZE["vision_config"] | {"patch_block": 4}}
+    assert refusal(values) == (
+        "MM1Config: resize smart needs a connector with merge_size and a size_multiple of 56 pixels, found 28."
+    )
+
+
+@pytest.mark.parametrize("row_token_id", [-1, 768])
+def test_a_row_token_outside_the_vocabulary_is_refused(row_token_id):
+    assert refusal(TINY | {"prompt_config": {"row_token_id": row_token_id}}) == (
+        f"MM1Config: prompt_config.row_token_id is {row_token_id}, outside the vocabulary of 768."
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "grid", "expected"),
+    [
+        (with_changes({"num_extra_tokens": 2}), (9, 9), 18),
+        (EVERY_OPTION["pair"], (9, 9), 32),
+        (EVERY_OPTION["any size"], (4, 10), 10),
+    ],
+    ids=["extra tokens", "pair", "merged"],
+)
+def test_a_connector_tells_how_many_tokens_its_views_make(config, grid, expected):
+    assert config.connector_config.num_tokens(*grid) == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), [("pair", 5), ("padding", 1), ("any size", 1)])
+def test_a_pair_reads_five_views_at_once_and_the_others_one(name, expected):
+    assert EVERY_OPTION[name].connector_config.views_at_once == expected
+
+
+def test_the_patch_grid_is_that_of_the_pictures_and_not_of_the_learned_positions():
+    assert MM1_TINY.patch_grid == (9, 9)
+    assert with_changes(image={"image_size": 200}).patch_grid == (14, 14)
 
 
 JSON = st.recursive(
@@ -275,6 +474,7 @@ SECTIONS = {
     ConnectorConfig: TINY["connector_config"],
     DecoderConfig: TINY["text_config"],
     ImageConfig: TINY["image_config"],
+    PromptConfig: {"cut_at": ["a"], "after_image": "b", "row_token_id": 5, "system": "c"},
 }
 
 

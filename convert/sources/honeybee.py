@@ -73,7 +73,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     )
     decoder = llama_config(config.section("text_config"), below(shapes, DECODER))
 
-    named = config.values.get("lm_config") or {}
+    named = config.get("lm_config", dict, {})
     tokens = tokenizer_folder(folder, options, named.get("pretrained_tokenizer_name_or_path"))
     tokenizer = load_tokenizer(tokens)
     model = MM1Config(

@@ -49,7 +49,10 @@ def load(path_or_hub_id: str | Path, *, dtype: str | None = None) -> tuple[MM1, 
     model.eval()
     if config.untrained:
         parts = " and ".join(config.untrained)
-        print(f"mm1: the {parts} of {path_or_hub_id} is untrained: its answers are noise.", file=sys.stderr)
+        verb = "is" if len(config.untrained) == 1 else "are"
+        print(
+            f"mm1: the {parts} of {path_or_hub_id} {verb} untrained: its answers are noise.", file=sys.stderr
+        )
     return model, Processor(_load_tokenizer(folder, config), config)
 
 

@@ -38,8 +38,9 @@ class Packing:
     def __post_init__(self) -> None:
         if self.mode != "affine" and self.mode not in MODES:
             raise ConfigError(f"mode is {self.mode!r}, expected affine, {', '.join(MODES)}.")
-        bits, group_size = MODES.get(self.mode, (self.bits or 4, self.group_size or 64))
-        if (self.bits or bits, self.group_size or group_size) != (bits, group_size):
+        own = (4 if self.bits is None else self.bits, 64 if self.group_size is None else self.group_size)
+        bits, group_size = MODES.get(self.mode, own)
+        if self.bits not in (None, bits) or self.group_size not in (None, group_size):
             raise ConfigError(
                 f"{self.mode} has {bits} bits in groups of {group_size}; drop the other numbers."
             )
@@ -80,12 +81,16 @@ def packing_plan(model: MM1, packing: Packing) -> dict[str, dict[str, Any]]:
         chosen = packing.finer if packing.mixed and _matters_most(model, path) else packing.plain
         if isinstance(wanted, dict):  # a decoder of mlx-lm's that knows better
             chosen = {"mode": "affine"} | wanted
-        if wanted and module.weight.shape[-1] % chosen["group_size"] == 0:
+        width = module.weight.shape[-1]
+        if width % chosen["group_size"] != 0:
+            chosen = packing.plain
+        if wanted and width % chosen["group_size"] == 0:
             plan[path] = chosen
     if not plan:
-        raise ConfigError(
-            f"no layer of the decoder has a multiple of {packing.group_size} inputs; lower the group size."
+        advice = (
+            "lower the group size" if packing.mode == "affine" else "take mode affine with a lower group size"
         )
+        raise ConfigError(f"no layer of the decoder has a multiple of {packing.group_size} inputs; {advice}.")
     return plan
 
 

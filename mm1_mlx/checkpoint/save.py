@@ -27,9 +27,11 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
 
     Raises:
-        CheckpointError: ``path`` exists and ``overwrite`` is not set.
+        CheckpointError: ``path`` is a file, or exists and ``overwrite`` is not set.
     """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is a file; choose another folder.")
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} exists; choose another folder or overwrite it.")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,7 @@ def _joined(picture_size: tuple[int, int], rows: int, columns: int, side: int, *
 
     Each crop has ``side`` x ``side`` tokens. With ``unpad``, lines and columns of the map that only pad the
     picture are dropped by LLaVA-NeXT's rule, in whole tokens, and the end of a row closes each line.
+    Of a picture thinner than a token it may leave the ends of rows alone; the whole picture stands before them.
     """
     width, height = picture_size
     map_width, map_height = columns * side, rows * side

@@ -126,7 +126,8 @@ class Processor:
     def _tokenize(self, text: str, chat: bool, num_images: int) -> list[int]:
         """Ids with the image token once a picture; a chat template writes its own special tokens."""
         cut_at = self.config.prompt_config.cut_at
-        pieces = cut(text, (*cut_at, self.image_token)) if cut_at else [text]
+        special = (self.image_token, self.tokenizer.bos_token, self.tokenizer.eos_token)
+        pieces = cut(text, (*cut_at, *filter(None, special))) if cut_at else [text]
         try:
             ids = [
                 id
@@ -141,8 +142,8 @@ class Processor:
         found = ids.count(self.config.image_token_id)
         if found != num_images:
             raise PromptError(
-                f"the tokenised prompt has {found} {self.image_token} for {num_images} pictures; the text "
-                f"itself must not hold {self.image_token}."
+                f"the tokenised prompt has {found} {self.image_token} for {num_images} pictures; the text itself must "
+                f"not hold {self.image_token}, and the chat template must write it once for each picture."
             )
         return ids
 

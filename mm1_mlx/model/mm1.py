@@ -38,7 +38,7 @@ def place_visual_tokens(
 def uniform_batches(
     pixel_values: Float[mx.array, "N H W 3"] | list[mx.array], views_at_once: int, most: int | None = None
 ) -> Iterator[Float[mx.array, "n H W 3"]]:
-    """Consecutive views of one size, in batches of at most ``most`` that split no ``views_at_once``."""
+    """Consecutive views of one size, in batches of at most ``most`` views, or of ``views_at_once`` if that is more."""
     step = len(pixel_values) if most is None else max(most // views_at_once, 1) * views_at_once
     start = 0
     while start < len(pixel_values):

@@ -166,6 +166,23 @@ def test_saving_needs_a_tokenizer(mm1_tiny, tmp_path):
         save(mm1_tiny[0], tmp_path / "out", companions=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("untrained", "named"),
+    [(["connector"], "connector"), (["image encoder", "connector"], "image encoder and connector")],
+)
+def test_untrained_parts_are_told_in_one_line_on_stderr(untrained, named, tiny_folder, capsys):
+    change_config(tiny_folder, untrained=untrained)
+    load(tiny_folder)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"mm1: the {named} of {tiny_folder} is untrained: its answers are noise.\n"
+
+
+def test_a_trained_model_loads_without_a_word(tiny_folder, capsys):
+    load(tiny_folder)
+    assert capsys.readouterr() == ("", "")
+
+
 def refused(folder, *words, kind=CheckpointError):
     with pytest.raises(kind) as caught:
         load(folder)

@@ -70,7 +70,8 @@ def test_preprocessing_equals_the_published_pipeline(key):
 
 
 def test_a_wide_picture_gets_a_wide_canvas():
-    assert best_canvas((900, 50), 378, 9) == (3 * 378, 378)
+    config = ImageConfig(image_size=378, mean=HALF, std=HALF, sub_images="anyres", max_sub_images=9)
+    assert best_canvas((900, 50), config) == (3 * 378, 378)
 
 
 @pytest.mark.parametrize("resize, sub_images", [("pad", "none"), ("crop", "none"), ("squash", "quadrants")])

@@ -241,7 +241,8 @@ def test_anyres_views_and_tokens_go_by_the_size_of_each_picture(tokenizer):
     processor = with_sub_images(tokenizer, sub_images="anyres", max_sub_images=4)
     sizes = [(SIZE, SIZE), (4 * SIZE, SIZE), (2 * SIZE, 2 * SIZE)]
     inputs = processor("Compare.", [noise(i, *size) for i, size in enumerate(sizes)])
-    num_views = [1 + np.prod(best_canvas(size, SIZE, 4)) // SIZE**2 for size in sizes]
+    canvases = [best_canvas(size, processor.config.image_config) for size in sizes]
+    num_views = [1 + np.prod(canvas) // SIZE**2 for canvas in canvases]
     assert num_views == [2, 5, 5]
     assert inputs.pixel_values.shape == (12, SIZE, SIZE, 3)
     assert [len(places) for places in inputs.image_places] == [2 * EACH, 5 * EACH, 5 * EACH]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import PromptError
-from mm1_mlx.inputs.prompt import IMAGE, messages_of, plain_text
+from mm1_mlx.inputs.prompt import IMAGE, cut, messages_of, plain_text, with_image_parts
 
 
 def user(content):
@@ -88,6 +88,78 @@ def test_the_callers_messages_are_left_as_they_are():
     before = copy.deepcopy(messages)
     messages_of(messages, 1, system="Be brief.")
     assert messages == before
+
+
+# Text behind a picture without a place
+
+
+def test_text_follows_each_picture_without_a_place():
+    messages = messages_of("Which is larger?", 2, after_image="\nHuman: ")
+    assert messages == [user("<image>\nHuman: <image>\nHuman: Which is larger?")]
+
+
+def test_no_text_follows_a_picture_in_its_place():
+    assert messages_of("<image>What is it?", 1, after_image="\nHuman: ") == [user("<image>What is it?")]
+
+
+# Parts for chat templates that write the image token
+
+PART = {"type": "image"}
+
+
+def text_part(text):
+    return {"type": "text", "text": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Is <image> it?", [text_part("Is "), PART, text_part(" it?")]),
+        ("<image><image>Which?", [PART, PART, text_part("Which?")]),
+        ("What? <image>", [text_part("What? "), PART]),
+        ("What is it?", [text_part("What is it?")]),
+        ("<image>", [PART]),
+        ("", []),
+    ],
+)
+def test_pictures_and_the_texts_between_become_parts_in_order(text, parts):
+    assert with_image_parts(assistant(text), PART) == assistant(parts)
+
+
+# Cuts
+
+
+def test_text_is_cut_before_and_after_each_mark():
+    assert cut("a<b>c<b><b>", ["<b>"]) == ["a", "<b>", "c", "<b>", "<b>"]
+
+
+def test_the_longest_of_two_marks_is_cut_out():
+    assert cut("AI: Hi", ["AI", "AI: "]) == ["AI: ", "Hi"]
+
+
+def test_marks_are_no_patterns():
+    assert cut("a.b|c", [".", "|"]) == ["a", ".", "b", "|", "c"]
+
+
+def test_text_without_marks_is_one_piece():
+    assert cut("abc", ["<b>"]) == ["abc"]
+
+
+MARKS = st.lists(st.text("ab<", min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@settings(derandomize=True, deadline=None)
+@given(text=st.text("ab<c"), marks=MARKS)
+def test_cutting_loses_nothing_and_leaves_no_empty_piece(text, marks):
+    pieces = cut(text, marks)
+    assert "".join(pieces) == text
+    assert "" not in pieces
+
+
+@settings(derandomize=True, deadline=None)
+@given(text=st.text("ab<c"), marks=MARKS)
+def test_no_mark_is_left_inside_a_piece(text, marks):
+    assert all(piece in marks or not any(mark in piece for mark in marks) for piece in cut(text, marks))
 
 
 # The system message

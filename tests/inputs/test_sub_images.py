@@ -41,7 +41,7 @@ TILINGS = list(tilings())
 
 @pytest.mark.parametrize(("size", "max_sub_images", "case"), TILINGS)
 def test_the_canvas_is_the_published_one(size, max_sub_images, case):
-    canvas = best_canvas((case["width"], case["height"]), size, max_sub_images)
+    canvas = best_canvas((case["width"], case["height"]), config_of("anyres", max_sub_images, size))
     assert canvas == tuple(reversed(case["canvas_hw"]))
     assert canvas == (case["cols"] * size, case["rows"] * size)
 
@@ -81,7 +81,7 @@ MAX_SUB_IMAGES = st.integers(1, 12)
 @settings(derandomize=True, deadline=None)
 @given(picture_size=SIZES, size=st.integers(1, 400), max_sub_images=MAX_SUB_IMAGES)
 def test_a_canvas_is_whole_squares_and_no_more_of_them_than_allowed(picture_size, size, max_sub_images):
-    width, height = best_canvas(picture_size, size, max_sub_images)
+    width, height = best_canvas(picture_size, config_of("anyres", max_sub_images, size))
     assert width % size == height % size == 0
     assert 1 <= (width // size) * (height // size) <= max_sub_images
 
@@ -89,10 +89,9 @@ def test_a_canvas_is_whole_squares_and_no_more_of_them_than_allowed(picture_size
 @settings(derandomize=True, deadline=None)
 @given(picture_size=SIZES, size=st.integers(1, 400), max_sub_images=MAX_SUB_IMAGES)
 def test_a_turned_picture_gets_a_canvas_with_as_many_squares(picture_size, size, max_sub_images):
-    width, height = picture_size
-    assert math.prod(best_canvas((width, height), size, max_sub_images)) == math.prod(
-        best_canvas((height, width), size, max_sub_images)
-    )
+    config = config_of("anyres", max_sub_images, size)
+    turned = best_canvas(picture_size[::-1], config)
+    assert math.prod(best_canvas(picture_size, config)) == math.prod(turned)
 
 
 @settings(derandomize=True, deadline=None)
@@ -107,8 +106,9 @@ def test_a_fitted_picture_fills_one_side_and_is_within_the_other(picture_size, c
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(picture_size=SIZES, max_sub_images=MAX_SUB_IMAGES)
 def test_anyres_views_are_rgb_squares_one_more_than_the_squares_of_the_canvas(picture_size, max_sub_images):
-    squares = views(plain_picture(*picture_size), config_of("anyres", max_sub_images))
-    columns, rows = (side // SIZE for side in best_canvas(picture_size, SIZE, max_sub_images))
+    config = config_of("anyres", max_sub_images)
+    squares = views(plain_picture(*picture_size), config)
+    columns, rows = (side // SIZE for side in best_canvas(picture_size, config))
     assert [(s.mode, s.size) for s in squares] == [("RGB", (SIZE, SIZE))] * (1 + rows * columns)
 
 
@@ -161,6 +161,18 @@ def test_the_whole_picture_is_one_of_the_views(sub_images, place):
     whole = views(picture, config_of(sub_images, 4))[place]
     quarters = [(x, y) for y in (SIZE // 4, 3 * SIZE // 4) for x in (SIZE // 4, 3 * SIZE // 4)]
     assert [whole.getpixel(quarter) for quarter in quarters] == colors
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas"), [((100, 100), (56, 28)), ((20, 90), (28, 84)), ((9, 9), (56, 28))]
+)
+def test_canvases_of_the_configuration_are_the_only_ones(size, canvas):
+    config = config_of("anyres", 4, canvases=((1, 2), (3, 1)))
+    assert best_canvas(size, config) == canvas
+
+
+def test_crops_are_those_of_the_configurations_canvas():
+    assert len(views(plain_picture(100, 100), config_of("anyres", 4, canvases=((1, 2),)))) == 1 + 2
 
 
 def test_a_small_picture_is_not_cut():

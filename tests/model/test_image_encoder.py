@@ -4,8 +4,9 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden_weights import GOLDEN, golden, image_encoder_weights, nhwc
+from golden_weights import GOLDEN, golden, nhwc, renamed
 
+from convert.image_encoders import transformers_keys
 from mm1_mlx.config import ImageEncoderConfig
 from mm1_mlx.model.image_encoder import ImageEncoder
 from mm1_mlx.presets import IMAGE_ENCODERS
@@ -32,8 +33,8 @@ def golden_encoder(name, **changes):
         patch_bias=not clip,
     )
     encoder = ImageEncoder(replace(config, **changes))
-    weights = image_encoder_weights(golden("vision", name, "model.safetensors"), class_token=clip)
-    encoder.load_weights(list(weights.items()), strict=True)
+    keys = transformers_keys(config).under("vision_model.", "")
+    encoder.load_weights(renamed(golden("vision", name, "model.safetensors"), keys), strict=True)
     io = golden("vision", name, "io.safetensors")
     return encoder, nhwc(io["pixel_values"]), io
 

@@ -5,8 +5,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from golden_weights import GOLDEN, golden
+from golden_weights import GOLDEN, golden, renamed
 
+from convert.image_encoders import qwen2_vl_keys
 from mm1_mlx.config import ImageEncoderConfig
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.model.image_encoder import ImageEncoder, in_blocks
@@ -30,28 +31,16 @@ CONFIG = ImageEncoderConfig(
     temporal_patch_size=VALUES["temporal_patch_size"],
     patch_block=VALUES["spatial_merge_size"],
 )
-RENAMED = {"blocks": "layers", "attn": "attention", "proj": "out_proj", "mlp": "feed_forward"}
-IO = {key: value.astype(mx.float32) for key, value in golden("kanana_vision", "io.safetensors").items()}
-
-
-def our_weights():
-    """Qwen2-VL's vision model to ours."""
-    weights = {}
-    for key, value in golden("kanana_vision", "model.safetensors").items():
-        value = value.astype(mx.float32)
-        key = key.removeprefix("vision_model.")
-        if key == "patch_embed.proj.weight":
-            weights["patch_embedding.weight"] = value.transpose(0, 2, 3, 4, 1).flatten(1)
-            continue
-        key = ".".join(RENAMED.get(part, part) for part in key.split("."))
-        parts = zip("qkv", mx.split(value, 3), strict=True) if "qkv" in key else [("", value)]
-        weights |= {key.replace("qkv", f"{letter}_proj"): part for letter, part in parts}
-    return list(weights.items())
+IO, WEIGHTS = (
+    {key: value.astype(mx.float32) for key, value in golden("kanana_vision", name).items()}
+    for name in ("io.safetensors", "model.safetensors")
+)
+KEYS = qwen2_vl_keys(CONFIG).under("vision_model.", "")
 
 
 def golden_encoder(**changes):
     encoder = ImageEncoder(replace(CONFIG, **changes))
-    encoder.load_weights(our_weights(), strict=True)
+    encoder.load_weights(renamed(WEIGHTS, KEYS), strict=True)
     return encoder
 
 

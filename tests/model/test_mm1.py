@@ -20,7 +20,13 @@ from mm1_mlx.config import (
 )
 from mm1_mlx.errors import PromptError
 from mm1_mlx.model.mlx_lm_parts import token_embedding
-from mm1_mlx.model.mm1 import MM1, count_parameters, place_visual_tokens, visual_token_places
+from mm1_mlx.model.mm1 import (
+    MM1,
+    count_parameters,
+    place_visual_tokens,
+    uniform_batches,
+    visual_token_places,
+)
 
 IMAGE = 30  # the id that holds the place of a visual token
 T = 4  # visual tokens of a picture
@@ -65,6 +71,26 @@ TINY = MM1Config(
     ),
     image_config=ImageConfig(image_size=12, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     image_token_id=IMAGE,
+)
+ANY_SIZE = replace(  # pictures keep their sides; each square of 2 x 2 patches is a visual token
+    TINY,
+    vision_config=replace(
+        TINY.vision_config, class_token=False, pre_norm=False, positions="rotary", patch_block=2
+    ),
+    connector_config=replace(
+        TINY.connector_config, num_visual_tokens=None, merge_size=2, position_antialias=True
+    ),
+    image_config=replace(TINY.image_config, resize="smart", size_multiple=8, min_pixels=64, max_pixels=4096),
+)
+CUT_UP = replace(  # rows of visual tokens end in a learned vector
+    TINY,
+    connector_config=replace(TINY.connector_config, row_end=True),
+    image_config=replace(TINY.image_config, sub_images="anyres", max_sub_images=4, unpad=True),
+)
+PAIR = replace(
+    TINY,
+    connector_config=replace(TINY.connector_config, type="c_abstractor_pair"),
+    image_config=replace(TINY.image_config, sub_images="quadrants"),
 )
 SPARSE = replace(TINY, text_config=replace(TINY.text_config, num_experts=3, sparse_every=2))
 MLX_LM = {
@@ -158,6 +184,115 @@ def test_a_list_of_pictures_equals_their_stack(model):
     assert_close(from_list, model.embed_inputs(ids, pixel_values=pixels), tolerance=0)
 
 
+SIZES = [(8, 8), (16, 24), (16, 24), (8, 32), (16, 24)]  # height, width
+
+
+def pictures_of_sizes():
+    return [mx.random.normal((*size, 3), key=mx.random.key(i)) for i, size in enumerate(SIZES)]
+
+
+def test_pictures_of_different_sizes_equal_each_alone():
+    model, pixels = make(ANY_SIZE), pictures_of_sizes()
+    alone = mx.concatenate([model.encode_images(picture[None])[0] for picture in pixels])
+    ids = mx.full((len(alone),), IMAGE)
+    assert_close(model.embed_inputs(ids, pixel_values=pixels), alone)
+
+
+def test_a_picture_of_any_size_makes_as_many_visual_tokens_as_its_configuration_says():
+    model = make(ANY_SIZE)
+    for (height, width), picture in zip(SIZES, pictures_of_sizes(), strict=True):
+        expected = ANY_SIZE.connector_config.num_tokens(height // 4, width // 4)
+        assert model.encode_images(picture[None]).shape == (1, expected, WIDTH)
+
+
+def test_logits_of_pictures_of_different_sizes_equal_those_of_their_embeddings():
+    model, pixels = make(ANY_SIZE), pictures_of_sizes()[:2]
+    ids = mx.array([[1, IMAGE, 2, *[IMAGE] * 6, 3]])
+    embeddings = model.embed_inputs(ids, pixel_values=pixels)
+    assert_close(model(ids, pixel_values=pixels), model.decoder(None, input_embeddings=embeddings), 0)
+
+
+def test_five_views_of_a_pair_are_one_picture():
+    model, views = make(PAIR), pictures(10)
+    assert model.encode_images(views).shape == (2, 2 * T, WIDTH)
+    ids = mx.array([1] + [IMAGE] * (2 * T) + [2] + [IMAGE] * (2 * T))
+    embeddings = model.embed_inputs(ids, pixel_values=views)
+    for picture, start in ((views[:5], 1), (views[5:], 2 + 2 * T)):
+        assert_close(embeddings[start : start + 2 * T], model.encode_images(picture)[0])
+
+
+def test_visual_tokens_are_arranged_as_numbered():
+    tokens = mx.random.normal((6, WIDTH), key=mx.random.key(5))
+    order = [5, 0, 3, 3]
+    assert_close(make().arrange(tokens, mx.array(order)), mx.stack([tokens[i] for i in order]), 0)
+
+
+def test_minus_one_is_the_learned_end_of_a_row():
+    model = make(CUT_UP)
+    tokens = mx.random.normal((6, WIDTH), key=mx.random.key(5))
+    row_end = model.connector.row_end
+    arranged = model.arrange(tokens, mx.array([4, -1, 5, 0, -1]))
+    assert_close(arranged, mx.stack([tokens[4], row_end, tokens[5], tokens[0], row_end]), 0)
+
+
+def test_the_end_of_a_row_takes_the_type_of_the_visual_tokens():
+    tokens = mx.zeros((2, WIDTH), mx.float16)
+    assert make(CUT_UP).arrange(tokens, mx.array([0, -1])).dtype == mx.float16
+
+
+def test_embeddings_of_arranged_visual_tokens_stand_in_the_given_order():
+    model, views, order = make(CUT_UP), pictures(3), mx.array([0, 1, 2, 3, 11, -1, 4, -1])
+    ids = mx.array([1] + [IMAGE] * 8 + [2])
+    embeddings = model.embed_inputs(ids, pixel_values=views, token_order=order)
+    expected = model.arrange(model.encode_images(views).flatten(0, 1), order)
+    assert_close(embeddings[1:9], expected, 0)
+
+
+def test_logits_depend_on_the_order_of_the_visual_tokens():
+    model, views = make(CUT_UP), pictures(1)
+    ids = mx.array([prompt(1, "picture", 2)])
+    one, other = (
+        model(ids, pixel_values=views, token_order=mx.array(o)) for o in ([0, 1, 2, 3], [3, 1, 2, -1])
+    )
+    assert mx.abs(one - other)[:, -1].max() > 1e-3
+
+
+@st.composite
+def views_in_order(draw):
+    """Numbered views, as an array of one size or a list of several, and how they may be batched."""
+    at_once = draw(st.sampled_from([1, 5]))
+    sizes = draw(st.lists(st.integers(1, 3), max_size=6))
+    as_list = draw(st.booleans())
+    sides = [side if as_list else 2 for side in sizes for _ in range(at_once)]
+    return at_once, sides, as_list, draw(st.none() | st.integers(at_once, 16))
+
+
+def batches_of(at_once, sides, as_list, most):
+    views = [mx.full((side, side, 3), float(number)) for number, side in enumerate(sides)]
+    pixels = views if as_list else mx.stack(views) if views else mx.zeros((0, 2, 2, 3))
+    return list(uniform_batches(pixels, at_once, most))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(views_in_order())
+def test_batches_hold_every_view_once_in_order_and_as_it_is(case):
+    views = [view for batch in batches_of(*case) for view in batch]
+    assert [view[0, 0, 0].item() for view in views] == list(range(len(case[1])))
+    assert [view.shape for view in views] == [(side, side, 3) for side in case[1]]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(views_in_order())
+def test_batches_split_no_views_that_go_together(case):
+    assert all(len(batch) and len(batch) % case[0] == 0 for batch in batches_of(*case))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(views_in_order())
+def test_batches_are_no_larger_than_asked_for(case):
+    assert all(case[3] is None or len(batch) <= case[3] for batch in batches_of(*case))
+
+
 @pytest.mark.parametrize("no_pictures", [None, [], mx.zeros((0, 12, 12, 3))], ids=["none", "list", "array"])
 def test_without_pictures_the_text_stands_alone(model, no_pictures):
     ids = mx.array([[1, 2, 3]])
@@ -174,8 +309,7 @@ def test_places_and_visual_tokens_that_differ_in_number_are_refused_with_both(mo
     with pytest.raises(PromptError) as refusal:
         model.embed_inputs(ids, pixel_values=pixels)
     assert str(refusal.value) == (
-        f"the input ids have {places} places for visual tokens, but the pictures give {number * T} "
-        "(4 for each picture or sub-image)."
+        f"the input ids have {places} places for visual tokens, but the pictures give {number * T}."
     )
 
 

@@ -1,0 +1,143 @@
+"""What the processor makes of pictures that are cut into views or keep their sides."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import ANYRES, PAIR, ROW_ID, SMALL, SMART
+
+from mm1_mlx.config import PromptConfig
+from mm1_mlx.errors import PictureError, PromptError
+from mm1_mlx.inputs.layout import layout
+from mm1_mlx.inputs.preprocess import normalize
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.inputs.sub_images import views
+from mm1_mlx.tiny import IMAGE_ID
+
+SIZES = [(40, 30), (16, 90), (9, 9)]  # width, height
+PROMPT = "What is <image> beside <image> and <image>?"
+
+
+def noise(width, height, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+PICTURES = [noise(*size, seed) for seed, size in enumerate(SIZES)]
+
+
+@pytest.fixture
+def tokenizer(mm1_tiny):
+    return mm1_tiny[1].tokenizer
+
+
+@pytest.fixture
+def inputs_of(tokenizer):
+    """The inputs that a model of some configuration gets for three pictures."""
+    return lambda config, prompt=PROMPT, images=PICTURES: Processor(tokenizer, config)(prompt, images)
+
+
+def at_places(inputs):
+    """The ids of each picture's stretch, and those of the text around."""
+    ids = inputs.input_ids.tolist()
+    inside = {position for places in inputs.image_places for position in places}
+    stretches = [[ids[position] for position in places] for places in inputs.image_places]
+    return stretches, [id for position, id in enumerate(ids) if position not in inside]
+
+
+@pytest.mark.parametrize("config", [ANYRES, SMART, PAIR], ids=["anyres", "smart", "pair"])
+def test_each_picture_has_the_stretch_of_its_layout(inputs_of, config):
+    stretches, _ = at_places(inputs_of(config))
+    assert stretches == [layout(size, config).ids for size in SIZES]
+
+
+@pytest.mark.parametrize("config", [ANYRES, SMART, PAIR], ids=["anyres", "smart", "pair"])
+def test_the_text_around_pictures_does_not_depend_on_how_they_are_cut(inputs_of, config):
+    assert at_places(inputs_of(config))[1] == at_places(inputs_of(SMALL))[1]
+
+
+@pytest.mark.parametrize("config", [ANYRES, SMART, PAIR], ids=["anyres", "smart", "pair"])
+def test_visual_tokens_are_the_image_tokens_among_the_ids(inputs_of, config):
+    inputs = inputs_of(config)
+    assert inputs.num_visual_tokens == inputs.input_ids.tolist().count(IMAGE_ID)
+
+
+# Cut into sub-images whose padding is dropped
+
+
+def test_the_order_of_all_pictures_numbers_their_visual_tokens_one_after_the_other(inputs_of):
+    expected, made = [], 0
+    for size in SIZES:
+        found = layout(size, ANYRES)
+        expected += [-1 if number < 0 else made + number for number in found.order]
+        made += found.num_made
+    inputs = inputs_of(ANYRES)
+    assert inputs.token_order.tolist() == expected
+    assert inputs.token_order.dtype == mx.int32
+    assert len(inputs.pixel_values) * ANYRES.connector_config.num_visual_tokens == made
+
+
+def test_every_image_token_has_a_place_in_the_order(inputs_of):
+    inputs = inputs_of(ANYRES)
+    assert len(inputs.token_order) == inputs.num_visual_tokens
+
+
+def test_a_prompt_without_pictures_has_no_order(inputs_of):
+    assert inputs_of(ANYRES, "What is it?", []).token_order is None
+
+
+@pytest.mark.parametrize("config", [SMALL, SMART, PAIR], ids=["one view", "smart", "pair"])
+def test_visual_tokens_that_stand_as_they_come_have_no_order(inputs_of, config):
+    assert inputs_of(config).token_order is None
+
+
+# Sides kept
+
+
+def test_pictures_that_keep_their_sides_come_one_by_one(inputs_of):
+    pixels = inputs_of(SMART).pixel_values
+    assert [view.shape for view in pixels] == [(32, 40, 3), (88, 16, 3), (16, 16, 3)]
+    for view, picture in zip(pixels, PICTURES, strict=True):
+        expected = normalize(views(Image.fromarray(picture), SMART.image_config), SMART.image_config)
+        np.testing.assert_array_equal(np.array(view), expected[0])
+
+
+def test_a_row_token_stands_before_every_row_of_a_picture(inputs_of):
+    stretches, _ = at_places(inputs_of(SMART))
+    rows = [(4, 5), (11, 2), (2, 2)]
+    assert stretches == [([ROW_ID] + [IMAGE_ID] * columns) * number for number, columns in rows]
+
+
+def test_row_tokens_count_as_text(inputs_of):
+    assert inputs_of(SMART).num_visual_tokens == 4 * 5 + 11 * 2 + 2 * 2
+
+
+def test_without_a_row_token_a_picture_is_its_visual_tokens(inputs_of):
+    stretches, _ = at_places(inputs_of(replace(SMART, prompt_config=PromptConfig())))
+    assert stretches == [[IMAGE_ID] * number for number in (20, 22, 4)]
+
+
+def test_without_pictures_there_are_no_views(inputs_of):
+    assert inputs_of(SMART, "What is it?", []).pixel_values == []
+
+
+def test_a_thread_of_a_picture_is_refused(inputs_of):
+    with pytest.raises(PictureError, match="one side is more than 200 times the other"):
+        inputs_of(SMART, "What is it?", [noise(402, 2)])
+
+
+def test_a_prompt_too_long_with_its_pictures_counts_row_tokens_as_text(inputs_of):
+    config = replace(SMART, text_config=replace(SMART.text_config, max_positions=60))
+    text = len(inputs_of(SMART).input_ids) - 46
+    with pytest.raises(PromptError) as refusal:
+        inputs_of(config)
+    assert str(refusal.value) == (
+        f"the prompt is {text + 46} tokens ({text} of text, 46 of 3 pictures), but the model's context is 60, "
+        "answer included; shorten the text or give fewer pictures."
+    )
+
+
+def test_a_hopeless_prompt_is_refused_before_a_picture_that_keeps_its_sides_is_opened(inputs_of):
+    with pytest.raises(PromptError, match="600 of 600 pictures"):
+        inputs_of(SMART, "Compare.", ["no-such.png"] * 600)
