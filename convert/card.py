@@ -130,6 +130,8 @@ def replace_parity(path: Path, parity: dict[str, Any]) -> None:
 def _parity(facts: CardFacts) -> str:
     if facts.parity is not None:
         return _checked(facts.parity)
+    if facts.untrained:
+        return f"{HEADING}\n\nThe model is new: there is nothing to compare it with."
     check = f"python -m convert check DIR --against-torch {shlex.quote(facts.source)}"
     return f"""\
 {HEADING}

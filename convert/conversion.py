@@ -143,7 +143,7 @@ def write(
     Raises:
         MM1Error: a tensor does not fit, the output exists, or there is no room.
     """
-    for folder in {info.shard.parent for part in recipe.parts for info in part.tensors.infos.values()}:
+    for folder in {*recipe.origins, *recipe.companions}:
         if output.resolve() == folder.resolve():
             raise CheckpointError(f"{output} is the source itself; choose another --output.")
     plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
@@ -181,14 +181,11 @@ def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
     config = recipe.config
     vision, connector, text = config.vision_config, config.connector_config, config.text_config
     tokens = connector.num_visual_tokens
-    license: dict[str, str | list[str]] = {}
-    for folder in reversed(recipe.companions):
-        license = license or source_license(folder)
     return model_card(
         CardFacts(
             **facts,
             base_models=list(recipe.base_models),
-            license=license,
+            license=_license(recipe),
             encoder=f"ViT, {vision.num_layers} layers of {vision.hidden_dims}, patches of {vision.patch_size} pixels",
             connector=connector.type,
             decoder=f"{text.model_type}, {text.hidden_dims} wide, {text.vocab_size:,} tokens",
@@ -199,6 +196,15 @@ def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
             parity=None,
         )
     )
+
+
+def _license(recipe: Recipe) -> dict[str, str | list[str]]:
+    """The licence of all that went in; where there are several, their names."""
+    stated = [source_license(folder) for folder in recipe.origins]
+    if all(one == stated[0] for one in stated):
+        return stated[0]
+    names = [str(one.get("license_name", one.get("license", "not stated"))) for one in stated]
+    return {"license": "other", "license_name": ", ".join(dict.fromkeys(names))}
 
 
 def _stored_dtype(plan: Plan) -> mx.Dtype:
@@ -220,10 +226,11 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
         load_tokenizer(first).save_pretrained(folder)  # so that reading it needs no SentencePiece
     if recipe.chat_template is not None:
         (folder / "chat_template.jinja").write_text(recipe.chat_template, encoding="utf-8")
+    for number, origin in enumerate(recipe.origins):
+        for path in origin.glob("LICENSE*"):
+            if path.is_file():
+                shutil.copyfile(path, folder / (f"{path.name}-{number + 1}" if number else path.name))
     for companion in recipe.companions:
-        for path in companion.glob("LICENSE*"):
-            if path.is_file() and not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
         if (companion / PREPROCESSOR).exists():  # `load` does not need it, the way back does
             shutil.copyfile(companion / PREPROCESSOR, folder / PREPROCESSOR)
         settings = companion / "generation_config.json"

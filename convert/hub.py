@@ -16,6 +16,7 @@ from convert.tensors import NOT_WEIGHTS, PATTERNS
 from mm1_mlx.errors import CheckpointError
 
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
+INNER = "vision_tower/"  # where an exported 360VL keeps its image encoder
 INDEX = ".index.json"  # ends the name of a file that names the shard of each tensor
 LOG_IN = "log in with `hf auth login`"
 
@@ -24,7 +25,8 @@ def find_source(name: str) -> Path:
     """The folder or file that ``name`` is here, or the hub's copy of it, downloaded once, then cached.
 
     Of a hub repository only configurations, tokenizer, card and licence are fetched, and the weights that
-    ``convert.tensors`` would read there: one format, never two. Folders inside it are left alone.
+    ``convert.tensors`` would read there: one format, never two. Folders inside it are left alone, but for the
+    image encoder of an exported 360VL.
 
     Args:
         name: a path, or a hub id, ``owner/name`` or ``owner/name@revision``.
@@ -106,6 +108,12 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
     return str(url)
 
 
+def hub_ids(*names: object) -> tuple[str, ...]:
+    """Those of ``names`` that are hub ids and no folders here, without their revisions: what a card may name."""
+    ids = (name.partition("@")[0] for name in names if isinstance(name, str))
+    return tuple(id for id in ids if _is_hub_id(id) and not os.path.exists(os.path.expanduser(id)))
+
+
 def _is_hub_id(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -125,18 +133,26 @@ def _download(repo_id: str, revision: str | None) -> Path:
     )
     with _in_users_words(repo_id, "downloaded", refused=refused):
         missing = _list_files(repo_id, revision)
-        weights = _choose_weights(repo_id, list(missing))
-        if weights[0].endswith(INDEX):
-            index = hf_hub_download(repo_id, weights[0], revision=revision)
-            weights += _read_shards(repo_id, Path(index), list(missing))
-        files = [f for f in missing if _matches(f, COMPANIONS) and not f.endswith(INDEX)] + weights
+        files = []
+        for folder in ("", INNER):
+            own = [
+                file.removeprefix(folder) for file in missing if os.path.dirname(file) == folder.rstrip("/")
+            ]
+            if folder and "config.json" not in own:
+                continue
+            weights = _choose_weights(repo_id, own)
+            if weights[0].endswith(INDEX):
+                index = hf_hub_download(repo_id, folder + weights[0], revision=revision)
+                weights += _read_shards(repo_id, Path(index), own)
+            companions = [file for file in own if _matches(file, COMPANIONS) and not file.endswith(INDEX)]
+            files += [folder + file for file in companions + weights]
         _check_disk(repo_id, sum(missing[file] for file in files))
         patterns = [glob.escape(file) for file in files]
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
 
 
 def _list_files(repo_id: str, revision: str | None) -> dict[str, int]:
-    """The files at the top of a repository, each with how many bytes of it are not in the cache."""
+    """The files at the top of a repository and in ``INNER``, each with how many bytes of it are not in the cache."""
     from huggingface_hub import HfApi, get_cached_repo_tree, try_to_load_from_cache
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -145,13 +161,17 @@ def _list_files(repo_id: str, revision: str | None) -> dict[str, int]:
     except Exception:
         with suppress(CachedRepoTreeNotFoundError):  # what was fetched before needs no hub
             tree = get_cached_repo_tree(repo_id, revision=revision)
-            return {file.path: 0 for file in tree if "/" not in file.path}
+            return {file.path: 0 for file in tree if _is_near(file.path)}
         raise
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or () if "/" not in file.rfilename}
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or () if _is_near(file.rfilename)}
     for file in sizes:
         if isinstance(try_to_load_from_cache(repo_id, file, revision=info.sha), str):
             sizes[file] = 0
     return sizes
+
+
+def _is_near(file: str) -> bool:
+    return os.path.dirname(file) in ("", INNER.rstrip("/"))
 
 
 def _choose_weights(repo_id: str, files: list[str]) -> list[str]:

@@ -50,6 +50,7 @@ class Recipe:
     config: MM1Config
     parts: tuple[Part, ...]
     companions: tuple[Path, ...]  # folders with tokenizer files; what the first has, the others need not
+    origins: tuple[Path, ...]  # folders whose weights went in: their licences hold for the result
     chat_template: str | None = None  # in place of the tokenizer's own
     base_models: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know
@@ -58,10 +59,12 @@ class Recipe:
 class LoadedTensors:
     """Arrays that MLX has opened but not read yet, given as ``Tensors`` gives them; each can be read once."""
 
-    def __init__(self, arrays: dict[str, mx.array], folder: Path):
+    def __init__(self, arrays: dict[str, mx.array], folder: Path, name: str):
         self._arrays = arrays
-        self.infos = {key: TensorInfo(value.shape, value.dtype, folder) for key, value in arrays.items()}
-        self.shards: list[Path] = []
+        self.shards = [folder / name]
+        self.infos = {
+            key: TensorInfo(value.shape, value.dtype, self.shards[0]) for key, value in arrays.items()
+        }
 
     def read(self, name: str) -> mx.array:
         return self._arrays.pop(name)

@@ -59,24 +59,26 @@ def load_tokenizer(folder: Path) -> Any:
         logging.set_verbosity(verbosity)
 
 
-def token_id(tokenizer: Any, candidates: Sequence[str]) -> int | None:
-    """The id of the first of ``candidates`` that is one token of the tokenizer."""
-    vocabulary = tokenizer.get_vocab()
-    return next((vocabulary[token] for token in candidates if token in vocabulary), None)
-
-
-def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str]) -> int:
+def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], vocab_size: int) -> int:
     """The token that stands for a picture: the user's choice, or the first candidate.
 
     Raises:
-        CheckpointError: the tokenizer does not know it.
+        CheckpointError: the tokenizer does not know it within the decoder's vocabulary, or is the larger of the two.
     """
+    if tokenizer.vocab_size > vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the decoder's vocabulary is {vocab_size}: it is "
+            "another model's."
+        )
     wanted = (options.image_token,) if options.image_token is not None else candidates
-    found = token_id(tokenizer, wanted)
+    vocabulary = tokenizer.get_vocab()
+    found = next(
+        (vocabulary[token] for token in wanted if vocabulary.get(token, vocab_size) < vocab_size), None
+    )
     if found is None:
         raise CheckpointError(
-            f"the tokenizer has no token {' or '.join(map(repr, wanted))} to stand for a picture; name one of its "
-            "tokens that text never holds with --image-token."
+            f"the tokenizer has no token {' or '.join(map(repr, wanted))} to stand for a picture within the decoder's "
+            f"{vocab_size}; name one of its tokens that text never holds with --image-token."
         )
     return found
 

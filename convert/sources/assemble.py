@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from convert.hub import find_source
+from convert.hub import find_source, hub_ids
 from convert.image_encoders import (
     clip_config,
     open_clip_config,
@@ -36,7 +36,7 @@ from mm1_mlx.config import (
 )
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.model.connector import make_connector
-from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
+from mm1_mlx.model.mlx_lm_parts import HEAD_GOES_BY_WEIGHTS, build_decoder, load_decoder
 
 # Tokens of public tokenizers that text never holds.
 IMAGE_TOKENS = (
@@ -57,8 +57,8 @@ def assemble(options: Options) -> Recipe:
     """
     if options.encoder is None or options.decoder is None:
         raise CheckpointError("nothing to convert: give SOURCE, or --encoder and --decoder for a new model.")
-    encoder, image, tensors, encoder_table = _encoder(find_source(options.encoder), options)
-    folder = find_source(options.decoder)
+    encoder_folder, folder = find_source(options.encoder), find_source(options.decoder)
+    encoder, image, tensors, encoder_table = _encoder(encoder_folder, options)
     decoder, arrays = _decoder(folder)
     connector = _connector_config(options, encoder, decoder)
     fresh = _fresh(connector, options.seed, encoder_dtype(tensors))
@@ -71,17 +71,20 @@ def assemble(options: Options) -> Recipe:
             connector_config=connector,
             text_config=decoder,
             image_config=image,
-            image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS),
+            image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS, decoder.vocab_size),
             eos_token_id=end_token_ids(folder, tokenizer),
             untrained=("connector",),
         ),
         parts=(
             Part(tensors, encoder_table),
-            _as_it_is(LoadedTensors(fresh, folder)),
-            _as_it_is(LoadedTensors({f"decoder.{key}": value for key, value in arrays.items()}, folder)),
+            _as_it_is(LoadedTensors(fresh, folder, "new connector")),
+            _as_it_is(
+                LoadedTensors({f"decoder.{key}": value for key, value in arrays.items()}, folder, "decoder")
+            ),
         ),
         companions=(tokens, folder),
-        base_models=tuple(name for name in (options.encoder, options.decoder) if not Path(name).exists()),
+        origins=(encoder_folder, folder),
+        base_models=hub_ids(options.encoder, options.decoder),
         notes=("The connector is new and untrained: train the model before you ask it anything.",),
     )
 
@@ -90,21 +93,25 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     """A decoder's configuration and weights, the latter not read yet."""
     config = read_json(folder / "config.json")
     values = dict(config.values)
-    if "quantization" in values or "quantization_config" in values:
+    if values.get("quantization") or values.get("quantization_config"):
         raise CheckpointError(f"{config.where}: the decoder is quantized; take the original and give -q.")
     if "tie_word_embeddings" not in values and "lm_head.weight" in open_tensors(folder).infos:
-        values["tie_word_embeddings"] = (
-            False  # mlx-lm's default for some decoders is to tie, and drops the head
-        )
-    own = values.get("text_config", values)
-    if not isinstance(own, dict):
-        raise CheckpointError(f"{config.where}: text_config is {own!r}, expected a JSON object.")
-    own = {key: value for key, value in own.items() if key not in NOT_SIZES}
-    build_decoder(MlxLmDecoderConfig(own).values)  # refuses what takes no pictures before gigabytes are read
-    arrays = load_decoder(folder, values)
-    if "lm_head.weight" not in arrays:
+        values["tie_word_embeddings"] = False  # mlx-lm's default for some decoders ties, and drops the head
+    rope = values.get("rope_parameters")
+    if (
+        isinstance(rope, dict) and "rope_theta" in rope
+    ):  # transformers 5 moved it; mlx-lm reads the old places
+        values.setdefault("rope_theta", rope["rope_theta"])
+        if rope.get("rope_type", "default") != "default":
+            values.setdefault("rope_scaling", rope)
+    if "text_config" not in values:
+        build_decoder(MlxLmDecoderConfig(values).values)  # refuses what takes no pictures before it is read
+    arrays, own = load_decoder(folder, values)
+    if "lm_head.weight" in arrays:
+        own["tie_word_embeddings"] = False
+    elif own["model_type"] in HEAD_GOES_BY_WEIGHTS:
         own["tie_word_embeddings"] = True
-    return MlxLmDecoderConfig(own), arrays
+    return MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES}), arrays
 
 
 def encoder_dtype(tensors: Tensors) -> mx.Dtype:
@@ -119,6 +126,8 @@ def _as_it_is(tensors: LoadedTensors) -> Part:
 
 def _fresh(config: ConnectorConfig, seed: int, dtype: mx.Dtype) -> dict[str, mx.array]:
     """The random weights of a new connector."""
+    if not 0 <= seed < 2**64:
+        raise CheckpointError(f"--seed is {seed}, expected 0 to 2^64 - 1.")
     mx.random.seed(seed)
     weights = tree_flatten(make_connector(config).parameters())
     return {f"connector.{key}": value.astype(dtype) for key, value in weights}
@@ -149,13 +158,14 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
     if any(name.startswith("visual.") for name in tensors.infos):
         values = read_json(folder / "open_clip_config.json")
         encoder = open_clip_config(values.section("model_cfg"), **chosen)
-        preprocess = values.values.get("preprocess_cfg") or {}
-        image = _image_config(
-            encoder,
-            mean=preprocess.get("mean", CLIP_MEAN),
-            std=preprocess.get("std", CLIP_STD),
-            squash=preprocess.get("resize_mode") == "squash",
-        )
+        preprocess = values.section("preprocess_cfg") if "preprocess_cfg" in values else values
+        mode = preprocess.get("resize_mode", str, "shortest")
+        if mode not in ("shortest", "squash"):
+            raise CheckpointError(
+                f"{preprocess.where}: resize_mode is {mode!r}, expected shortest or squash."
+            )
+        mean, std = preprocess.get("mean", list, list(CLIP_MEAN)), preprocess.get("std", list, list(CLIP_STD))
+        image = _image_config(encoder, mean=mean, std=std, squash=mode == "squash")
         text = ("transformer.*", "token_embedding.*", "positional_embedding", "ln_final.*", "text_projection")
         table = open_clip_keys(encoder).under("visual.", "image_encoder.")
         return (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.c_abstractor import check_declared, connector_config, connector_keys
+from convert.hub import hub_ids
 from convert.image_encoders import clip_config, clip_values, transformers_keys
 from convert.key_table import KeyTable
 from convert.llama import HEAD, llama_config, llama_keys
@@ -87,7 +88,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
             resize="squash",
             alpha="drop",
         ),
-        image_token_id=image_token_id(tokenizer, options, ("<image>", "<unk>")),
+        image_token_id=image_token_id(tokenizer, options, ("<image>", "<unk>"), decoder.vocab_size),
         eos_token_id=end_token_ids(folder, tokenizer),
         prompt_config=PromptConfig(cut_at=(HUMAN, ASSISTANT), after_image=HUMAN),
     )
@@ -97,8 +98,9 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         config=model,
         parts=(Part(tensors, *tables(model, [shapes]), source_config=config.values),),
         companions=(tokens, folder),
+        origins=(folder,),
         chat_template=CHAT_TEMPLATE,
-        base_models=(base,) if isinstance(base, str) else (),
+        base_models=hub_ids(base),
     )
 
 

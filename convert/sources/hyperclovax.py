@@ -6,7 +6,9 @@ Source: https://huggingface.co/naver-hyperclovax/HyperCLOVAX-SEED-Vision-Instruc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from convert.c_abstractor import connector_config, connector_keys
 from convert.image_encoders import clip_config, siglip_config, transformers_keys
@@ -64,7 +66,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         connector_config=connector,
         text_config=decoder,
         image_config=_image_config(folder, config, encoder),
-        image_token_id=_image_token_id(config, tokenizer, options),
+        image_token_id=_image_token_id(config, tokenizer, options, decoder.vocab_size),
         eos_token_id=end_token_ids(folder, tokenizer, ("<|endofturn|>",)),
         prompt_config=PromptConfig(
             image_part=IMAGE_PART if isinstance(template, str) and "image" in template else None
@@ -75,6 +77,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         config=model,
         parts=(Part(tensors, *tables(model, [shapes]), source_config=config.values),),
         companions=(tokens, folder),
+        origins=(folder,),
         base_models=("naver-hyperclovax/HyperCLOVAX-SEED-Vision-Instruct-3B",),
     )
 
@@ -111,11 +114,13 @@ def _num_visual_tokens(config: SourceConfig) -> int:
     return config.need(old if old in config else f"{old}_image", int)
 
 
-def _image_token_id(config: SourceConfig, tokenizer, options: Options) -> int:
+def _image_token_id(config: SourceConfig, tokenizer: Any, options: Options, vocab_size: int) -> int:
     """As the configuration says, under its new or old name."""
-    if options.image_token is not None:
-        return image_token_id(tokenizer, options, ())
-    return config.need("image_token_id" if "image_token_id" in config else "img_start_id", int)
+    if options.image_token is None:
+        number = config.need("image_token_id" if "image_token_id" in config else "img_start_id", int)
+        named = replace(options, image_token=tokenizer.convert_ids_to_tokens(number))
+        return image_token_id(tokenizer, named, (), vocab_size)
+    return image_token_id(tokenizer, options, (), vocab_size)
 
 
 def _image_config(folder: Path, config: SourceConfig, encoder: ImageEncoderConfig) -> ImageConfig:

@@ -81,7 +81,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
             min_pixels=processor.need("min_pixels", int),
             max_pixels=processor.need("max_pixels", int),
         ),
-        image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS),
+        image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS, decoder.vocab_size),
         eos_token_id=end_token_ids(folder, tokenizer),
         prompt_config=PromptConfig(cut_at=CUT_AT, row_token_id=new_line[0]),
     )
@@ -90,6 +90,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         config=model,
         parts=(Part(tensors, *tables(model, [shapes]), source_config=config.values),),
         companions=(tokens, folder),
+        origins=(folder,),
         base_models=("kakaocorp/kanana-1.5-v-3b-instruct",),
     )
 

@@ -30,4 +30,4 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     table = KeyTable({name: Move((name,), SAME) for name in tensors.infos})
     origin = read_json(folder / ORIGIN).values if (folder / ORIGIN).exists() else {}
     base = tuple(origin.get("base_models", ()))
-    return Recipe("mm1", found, (Part(tensors, table),), (folder,), base_models=base)
+    return Recipe("mm1", found, (Part(tensors, table),), (folder,), (folder,), base_models=base)

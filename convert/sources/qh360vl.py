@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convert.c_abstractor import check_declared, connector_config, connector_keys
-from convert.hub import find_source
+from convert.hub import find_source, hub_ids
 from convert.image_encoders import clip_config, transformers_keys
 from convert.key_table import KeyTable
 from convert.llama import llama_config, llama_keys
@@ -86,7 +86,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
             sub_images="quadrants",
             max_sub_images=4,
         ),
-        image_token_id=image_token_id(tokenizer, options, (IMAGE_TOKEN,)),
+        image_token_id=image_token_id(tokenizer, options, (IMAGE_TOKEN,), decoder.vocab_size),
         eos_token_id=end_token_ids(folder, tokenizer, ("<|eot_id|>",)),
         prompt_config=PromptConfig(after_image="\n", system=SYSTEM),
     )
@@ -96,13 +96,13 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     parts = [Part(tensors, key_tables[0], source_config=values)]
     if tower is not tensors:
         parts.append(Part(tower, key_tables[1], encoder_config.values, SUBFOLDER))
-    base = config.values.get("_name_or_path")
     return Recipe(
         source="qh360vl",
         config=model,
         parts=tuple(parts),
         companions=(tokens, folder),
-        base_models=(base,) if isinstance(base, str) and base.count("/") == 1 else (),
+        origins=tuple(dict.fromkeys((folder, next(iter(tower.shards)).parent))),
+        base_models=hub_ids(config.values.get("_name_or_path")),
     )
 
 

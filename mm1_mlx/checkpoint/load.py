@@ -185,9 +185,9 @@ def _load_tokenizer(folder: Path, config: MM1Config) -> Any:
         raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
     finally:
         logging.set_verbosity(verbosity)
-    if len(tokenizer) > config.text_config.vocab_size:
+    if tokenizer.vocab_size > config.text_config.vocab_size:
         raise CheckpointError(
-            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but the model's vocabulary is "
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but the model's vocabulary is "
             f"{config.text_config.vocab_size}."
         )
     if tokenizer.convert_ids_to_tokens(config.image_token_id) is None:

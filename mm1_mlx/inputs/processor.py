@@ -136,6 +136,14 @@ class Processor:
             ]
         except (TypeError, UnicodeError):
             raise PromptError("the prompt is not valid Unicode text.") from None
+        vocabulary = self.config.text_config.vocab_size
+        if (
+            max(ids, default=0) >= vocabulary
+        ):  # a tokenizer may have added tokens that the model never learned
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise PromptError(
+                f"the prompt holds {token}, which the model's vocabulary of {vocabulary} has not."
+            )
         begin = self.tokenizer.bos_token_id
         if not chat and begin is not None and ids[:1] != [begin]:
             ids = [begin, *ids]

@@ -19,6 +19,7 @@ from mlx_lm.utils import _get_classes, load_model
 from mm1_mlx.errors import CheckpointError, ConfigError
 
 __all__ = [
+    "HEAD_GOES_BY_WEIGHTS",
     "RotatingKVCache",
     "SwitchGLU",
     "build_decoder",
@@ -63,13 +64,13 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
         raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
 
 
-def load_decoder(folder: Path, values: dict[str, Any]) -> dict[str, mx.array]:
-    """A decoder's weights as mlx-lm reads them from ``folder``, opened but not read.
+def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    """A decoder's weights as mlx-lm reads them from ``folder``, opened but not read, and its configuration.
 
     Args:
         folder: where its ``model*.safetensors`` are.
         values: its ``config.json``. A model with a ``text_config`` is one with pictures of its own: its decoder
-            is taken, under the names that it has alone.
+            alone is taken, with the sizes that mlx-lm fills in.
 
     Raises:
         CheckpointError: the weights are absent, damaged, or do not fit.
@@ -77,11 +78,12 @@ def load_decoder(folder: Path, values: dict[str, Any]) -> dict[str, mx.array]:
     try:
         model, _ = load_model(folder, lazy=True, model_config=values)
     except Exception as error:  # whatever an architecture makes of weights it did not foresee
-        reason = str(error).strip().split("\n")[0]
+        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"mlx-lm cannot load the decoder of {folder}: {reason}") from None
     if "text_config" in values:
         model = model.language_model
-    return dict(tree_flatten(model.parameters()))
+        values = vars(model.args)
+    return dict(tree_flatten(model.parameters())), dict(values)
 
 
 def _refusal(name: str, reason: str) -> str:
