@@ -19,6 +19,7 @@ class CardFacts:
 
     name: str  # what --model takes: a hub id or a folder
     source: str  # what was converted, as the user named it
+    checked_with: str  # what `check --against-torch` takes to find it
     base_models: list[str]  # hub ids of the models it was made of; empty where none is known
     license: dict[str, str | list[str]]  # as ``source_license`` gives it
     encoder: str  # the image encoder and its sizes, in words, like the next three
@@ -132,7 +133,7 @@ def _parity(facts: CardFacts) -> str:
         return _checked(facts.parity)
     if facts.untrained:
         return f"{HEADING}\n\nThe model is new: there is nothing to compare it with."
-    check = f"python -m convert check DIR --against-torch {shlex.quote(facts.source)}"
+    check = f"python -m convert check DIR --against-torch {shlex.quote(facts.checked_with)}"
     return f"""\
 {HEADING}
 

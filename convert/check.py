@@ -150,7 +150,7 @@ def check(
     """
     model, processor = load(folder, dtype=dtype)
     if original is not None:
-        report = Report(f"{original}, {num_questions} questions of the tiny world", dtype)
+        report = Report(f"{_shown(original)}, {num_questions} questions of the tiny world", dtype)
         other, _ = load(original, dtype=dtype)
         found = divergence(model, other, processor, num_questions)
         report.tell("KL divergence, mean (nats)", found.mean)
@@ -158,7 +158,7 @@ def check(
         report.tell("top-1 disagreement (share of tokens)", found.disagreement)
     else:
         if torch_source is not None:
-            run, name = torch_reference(find_source(torch_source), model), f"PyTorch, {torch_source}"
+            run, name = torch_reference(find_source(torch_source), model), f"PyTorch, {_shown(torch_source)}"
         else:
             path = Path(reference)
             run, name = read_reference(path, model), path.name
@@ -166,6 +166,11 @@ def check(
         judged = dtype == "float32" and model.config.quantization is None
         _compare(report, model, run, judged)
     return report
+
+
+def _shown(name: str | Path) -> str:
+    """A source as others may read of it: a hub id, or a folder's own name."""
+    return Path(name).name if Path(name).exists() else str(name)
 
 
 def keep(report: Report, folder: Path) -> None:

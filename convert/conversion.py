@@ -71,6 +71,8 @@ def convert(
     """
     options = options or Options()
     if source is None:
+        if kind is not None:
+            raise CheckpointError("--source names the layout of SOURCE, and there is none; drop it.")
         recipe = assemble(options)
         label = f"{_label(options.encoder)} + {_label(options.decoder)}"
     else:
@@ -78,7 +80,8 @@ def convert(
         recipe = read_source(EMBEDDED.get(source) or find_source(source), kind, options)
         _require_used(options, UNUSED.get(recipe.source, ("encoder",)))
         label = _label(source)
-    facts = {"name": name or Path(output).name, "source": label}
+    local = source is not None and Path(source).exists()
+    facts = {"name": name or Path(output).name, "source": label, "checked_with": "SOURCE" if local else label}
     return write(recipe, Path(output), dtype=dtype, packing=packing, overwrite=overwrite, facts=facts)
 
 
@@ -105,8 +108,7 @@ def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:
     config = read_json(folder / "config.json")
     module = _module(config, kind, folder)
     try:
-        recipe = module.read(folder, config, options)
-        return replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))  # types are checked there
+        return module.read(folder, config, options)
     except MM1Error as error:
         if str(folder) in str(error):
             raise
@@ -144,8 +146,8 @@ def write(
         MM1Error: a tensor does not fit, the output exists, or there is no room.
     """
     for folder in {*recipe.origins, *recipe.companions}:
-        if output.resolve() == folder.resolve():
-            raise CheckpointError(f"{output} is the source itself; choose another --output.")
+        keep_apart(folder, output)
+    recipe = replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))  # types are checked there
     plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
     require_room(output.absolute().parent, plan.nbytes)
     with new_folder(output, overwrite=overwrite) as folder:
@@ -159,6 +161,19 @@ def write(
         write_weights(plan, folder, progress_bar)
         (folder / "README.md").write_text(_card(recipe, plan, facts), encoding="utf-8")
     return Converted(output, plan)
+
+
+def keep_apart(source: Path, output: Path) -> None:
+    """Refuse an output that would replace what it is made of.
+
+    Raises:
+        CheckpointError: ``output`` is ``source``, or holds it.
+    """
+    if source.resolve().is_relative_to(output.resolve()):
+        what = (
+            "is the source itself" if source.resolve() == output.resolve() else f"holds the source {source}"
+        )
+        raise CheckpointError(f"{output} {what}; choose another --output.")
 
 
 def _write_origin(recipe: Recipe, folder: Path) -> None:
@@ -204,7 +219,7 @@ def _license(recipe: Recipe) -> dict[str, str | list[str]]:
     if all(one == stated[0] for one in stated):
         return stated[0]
     names = [str(one.get("license_name", one.get("license", "not stated"))) for one in stated]
-    return {"license": "other", "license_name": ", ".join(dict.fromkeys(names))}
+    return {"license": "other", "license_name": "-and-".join(dict.fromkeys(names)).replace(" ", "-")}
 
 
 def _stored_dtype(plan: Plan) -> mx.Dtype:

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from convert.conversion import PREPROCESSOR, progress_bar, require_room
+from convert.conversion import PREPROCESSOR, keep_apart, progress_bar, require_room
 from convert.key_table import KeyTable, some
 from convert.recipe import ORIGIN
 from convert.shards import Entry, ShardWriter
@@ -41,6 +41,7 @@ def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -
         raise CheckpointError(
             f"{folder} is quantized; PyTorch has no place for packed weights: export the original."
         )
+    keep_apart(folder, output)
     with open_tensors(folder) as tensors:
         name, parts = _layout(folder, config, tensors)
         require_room(output.parent, sum(info.nbytes for info in tensors.infos.values()))

@@ -21,7 +21,7 @@ INDEX = ".index.json"  # ends the name of a file that names the shard of each te
 LOG_IN = "log in with `hf auth login`"
 
 
-def find_source(name: str) -> Path:
+def find_source(name: str, *, weights: bool = True) -> Path:
     """The folder or file that ``name`` is here, or the hub's copy of it, downloaded once, then cached.
 
     Of a hub repository only configurations, tokenizer, card and licence are fetched, and the weights that
@@ -30,6 +30,7 @@ def find_source(name: str) -> Path:
 
     Args:
         name: a path, or a hub id, ``owner/name`` or ``owner/name@revision``.
+        weights: whether they are wanted; a tokenizer has none.
 
     Raises:
         CheckpointError: there is no such checkpoint, it has no weights, or it cannot be fetched.
@@ -39,7 +40,7 @@ def find_source(name: str) -> Path:
         return Path(path)
     repo_id, _, revision = name.partition("@")
     if _is_hub_id(repo_id):
-        return _download(repo_id, revision or None)
+        return _download(repo_id, revision or None, weights)
     raise CheckpointError(
         f"{name!r} is no folder or file here and no hub id, which is owner/name or owner/name@revision."
     )
@@ -125,7 +126,7 @@ def _is_hub_id(name: str) -> bool:
     return name.count("/") == 1
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
+def _download(repo_id: str, revision: str | None, with_weights: bool) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     refused = (
@@ -140,8 +141,8 @@ def _download(repo_id: str, revision: str | None) -> Path:
             ]
             if folder and "config.json" not in own:
                 continue
-            weights = _choose_weights(repo_id, own)
-            if weights[0].endswith(INDEX):
+            weights = _choose_weights(repo_id, own) if with_weights else []
+            if weights and weights[0].endswith(INDEX):
                 index = hf_hub_download(repo_id, folder + weights[0], revision=revision)
                 weights += _read_shards(repo_id, Path(index), own)
             companions = [file for file in own if _matches(file, COMPANIONS) and not file.endswith(INDEX)]

@@ -22,7 +22,7 @@ def tokenizer_folder(folder: Path, options: Options, named: str | None = None) -
         CheckpointError: none of them has one.
     """
     if options.tokenizer is not None:
-        found = find_source(options.tokenizer)
+        found = find_source(options.tokenizer, weights=False)
         if not _has_tokenizer(found):
             raise CheckpointError(f"{found} holds no {', '.join(FILES[:-1])} or {FILES[-1]}.")
         return found

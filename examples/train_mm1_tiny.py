@@ -140,7 +140,8 @@ def language_batch(step, args, stage, encode):
         pictured += sequence.scenes
         pictured_seeds += [seed] * len(sequence.scenes)
         rows.append(sequence)
-    visual = preset("mm1-tiny").connector_config.tokens_per_image
+    config = preset("mm1-tiny")
+    visual = config.connector_config.num_tokens(*config.patch_grid)
     length = max(len(row.ids) + (visual - 1) * len(row.scenes) for row in rows)
     ids = np.full((len(rows), length), tiny.PAD_ID, dtype=np.int32)
     supervised = np.zeros((len(rows), length), dtype=bool)

@@ -1,4 +1,4 @@
-"""Configurations of small models for mm1-tiny's tokenizer, one for each way of cutting pictures into views."""
+"""Small models for mm1-tiny's tokenizer, one for each way of making views of a picture."""
 
 from dataclasses import replace
 

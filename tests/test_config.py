@@ -392,6 +392,7 @@ def test_sizes_that_do_not_fit_each_other_are_refused(section, change, message):
 
 
 ANY_SIZE = EVERY_OPTION["any size"].to_dict()
+ROWS_ONLY = "visual tokens that stand in rows (anyres, row_token_id) leave num_extra_tokens no place."
 QUADRANTS_ONLY = (
     "a c_abstractor_pair reads four quadrants and the whole: image_config.sub_images must be quadrants."
 )
@@ -406,7 +407,7 @@ QUADRANTS_ONLY = (
         (
             {"num_extra_tokens": 1},
             {"sub_images": "anyres"},
-            "sub_images anyres joins visual tokens to a map, where num_extra_tokens have no place.",
+            ROWS_ONLY,
         ),
         (MERGE, {}, "connector_config.merge_size needs image_config.resize smart."),
         (
@@ -427,11 +428,17 @@ def test_a_connector_that_does_not_fit_the_views_is_refused(connector, image, me
     assert refusal(values) == f"MM1Config: {message}"
 
 
-def test_sides_in_whole_blocks_of_patches_are_asked_for():
-    values = ANY_SIZE | {"vision_config": ANY_SIZE["vision_config"] | {"patch_block": 4}}
-    assert refusal(values) == (
-        "MM1Config: resize smart needs a connector with merge_size and a size_multiple of 56 pixels, found 28."
-    )
+@pytest.mark.parametrize(("patch_block", "step"), [(3, 84), (4, 56)])
+def test_sides_of_whole_blocks_and_whole_merged_squares_are_asked_for(patch_block, step):
+    values = ANY_SIZE | {"vision_config": ANY_SIZE["vision_config"] | {"patch_block": patch_block}}
+    expected = f"connector with merge_size and a size_multiple of {step} pixels, found 28."
+    assert refusal(values) == f"MM1Config: resize smart needs a {expected}"
+
+
+def test_extra_tokens_have_no_place_between_row_tokens():
+    connector = ANY_SIZE["connector_config"] | {"num_extra_tokens": 1}
+    values = ANY_SIZE | {"connector_config": connector, "prompt_config": {"row_token_id": 5}}
+    assert refusal(values) == f"MM1Config: {ROWS_ONLY}"
 
 
 @pytest.mark.parametrize("row_token_id", [-1, 768])

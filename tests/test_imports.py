@@ -44,6 +44,16 @@ def test_a_room_imports_only_rooms_above_it(path):
             assert target in SHARED, f"imports {name}"
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "convert").rglob("*.py")), ids=lambda p: p.name)
+def test_convert_imports_no_command_and_torch_in_functions_alone(path):
+    for name in imported(path):
+        top, *rest = name.split(".")
+        assert top != "mm1_mlx" or rest[0] == "command" or rest[0] not in COMMANDS, f"imports {name}"
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert "torch" not in ast.unparse(node).replace("torch_reference", ""), "imports torch when loaded"
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "examples").glob("*.py")), ids=lambda p: p.name)
 def test_examples_import_the_public_face_alone(path):
     names = [name for name in imported(path) if name.startswith("mm1_mlx")]

@@ -36,7 +36,7 @@ from mm1_mlx.config import (
 )
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.model.connector import make_connector
-from mm1_mlx.model.mlx_lm_parts import HEAD_GOES_BY_WEIGHTS, build_decoder, load_decoder
+from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
 # Tokens of public tokenizers that text never holds.
 IMAGE_TOKENS = (
@@ -109,7 +109,7 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     arrays, own = load_decoder(folder, values)
     if "lm_head.weight" in arrays:
         own["tie_word_embeddings"] = False
-    elif own["model_type"] in HEAD_GOES_BY_WEIGHTS:
+    elif not any(key.startswith("output") for key in arrays):  # InternLM's name of a head
         own["tie_word_embeddings"] = True
     return MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES}), arrays
 

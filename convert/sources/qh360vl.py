@@ -92,7 +92,10 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     )
     sets = [tensors] if tower is tensors else [tensors, tower]
     key_tables = tables(model, [shapes_of(one) for one in sets])
-    values = config.values if tower is tensors else {**config.values, "mm_vision_tower": SUBFOLDER}
+    apart = (
+        {"mm_vision_tower": SUBFOLDER} if tower is not tensors else {"vision_config": encoder_config.values}
+    )
+    values = {**config.values, **apart}
     parts = [Part(tensors, key_tables[0], source_config=values)]
     if tower is not tensors:
         parts.append(Part(tower, key_tables[1], encoder_config.values, SUBFOLDER))
@@ -122,6 +125,8 @@ def _encoder(
 ) -> tuple[Tensors, SourceConfig]:
     """The CLIP encoder's tensors and configuration: among the others, or in a folder of its own."""
     inside = any(name.startswith(INNER_ENCODER) for name in tensors.infos)
+    if inside and "vision_config" in config:  # as an export writes it
+        return tensors, config.section("vision_config")
     name = options.encoder or config.need("mm_vision_tower", str)
     own = folder / name
     place = own if options.encoder is None and own.is_dir() else find_source(name)

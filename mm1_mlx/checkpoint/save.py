@@ -42,7 +42,11 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if path.exists():
             retired = temporary.with_name(temporary.name + "-old")
             path.rename(retired)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                retired.rename(path)
+                raise
             shutil.rmtree(retired)
         else:
             temporary.rename(path)

@@ -19,7 +19,6 @@ from mlx_lm.utils import _get_classes, load_model
 from mm1_mlx.errors import CheckpointError, ConfigError
 
 __all__ = [
-    "HEAD_GOES_BY_WEIGHTS",
     "RotatingKVCache",
     "SwitchGLU",
     "build_decoder",

@@ -154,6 +154,22 @@ def test_an_existing_folder_is_not_overwritten_unasked(mm1_tiny, tiny_folder):
         save(mm1_tiny[0], tiny_folder, companions=tiny_folder)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_not_replaced_by_a_folder(overwrite, mm1_tiny, tiny_folder, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(CheckpointError, match="out is a file; choose another folder"):
+        save(mm1_tiny[0], tmp_path / "out", companions=tiny_folder, overwrite=overwrite)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_licences_go_along(mm1_tiny, tiny_folder, tmp_path):
+    for name in ("LICENSE", "LICENSE-CODE.txt", "notes.txt"):
+        (tiny_folder / name).write_text(name)
+    save(mm1_tiny[0], tmp_path / "out", companions=tiny_folder)
+    copied = {path.name for path in (tmp_path / "out").glob("*") if path.suffix in ("", ".txt")}
+    assert copied == {"LICENSE", "LICENSE-CODE.txt"}
+
+
 def test_a_failed_save_leaves_nothing(tmp_path):
     with pytest.raises(OSError), new_folder(tmp_path / "out") as folder:
         (folder / "half").write_text("x")
@@ -168,14 +184,17 @@ def test_saving_needs_a_tokenizer(mm1_tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("untrained", "named"),
-    [(["connector"], "connector"), (["image encoder", "connector"], "image encoder and connector")],
+    [
+        (["connector"], "connector of {} is"),
+        (["image encoder", "connector"], "image encoder and connector of {} are"),
+    ],
 )
 def test_untrained_parts_are_told_in_one_line_on_stderr(untrained, named, tiny_folder, capsys):
     change_config(tiny_folder, untrained=untrained)
     load(tiny_folder)
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"mm1: the {named} of {tiny_folder} is untrained: its answers are noise.\n"
+    assert err == f"mm1: the {named.format(tiny_folder)} untrained: its answers are noise.\n"
 
 
 def test_a_trained_model_loads_without_a_word(tiny_folder, capsys):

@@ -35,6 +35,13 @@ def with_layers(num_layers, **changes):
     return make(replace(SMALL, text_config=replace(SMALL.text_config, num_layers=num_layers, **changes)))
 
 
+def of_width(width):
+    """A model whose decoder's layers have ``width`` inputs, all of them."""
+    text = replace(SMALL.text_config, hidden_dims=width, head_dims=width // 4, feed_forward_dims=width)
+    connector = replace(SMALL.connector_config, output_dims=width)
+    return make(replace(SMALL, text_config=text, connector_config=connector))
+
+
 def logits_of(model):
     pixels = mx.random.normal((1, 16, 16, 3), key=mx.random.key(0))
     ids = mx.array([[1, 5, *[SMALL.image_token_id] * 4, 40, 41]])
@@ -156,6 +163,11 @@ def test_what_matters_most_is_mxfp8_in_a_mixed_recipe_of_another_mode(mode):
     assert plan["decoder.layers.3.mlp.up_proj"]["mode"] == mode
 
 
+def test_layers_that_the_finer_packing_does_not_divide_are_packed_plainly_in_a_mixed_recipe():
+    plan = packing_plan(of_width(48), Packing(mode="nvfp4", mixed=True))  # mxfp8 has groups of 32
+    assert plan == packing_plan(of_width(48), Packing(mode="nvfp4"))
+
+
 def test_image_encoder_and_connector_are_packed_plainly_in_a_mixed_recipe():
     packing = Packing(bits=4, group_size=32, mixed=True, encoder=True, connector=True)
     plan = packing_plan(make(), packing)
@@ -196,6 +208,15 @@ def test_a_mixed_recipe_that_differs_in_nothing_is_described_as_a_plain_one():
         ({"mode": "mxfp4", "bits": 8}, "mxfp4 has 4 bits in groups of 32; drop the other numbers."),
         ({"mode": "mxfp8", "bits": 4}, "mxfp8 has 8 bits in groups of 32; drop the other numbers."),
         ({"mode": "nvfp4", "group_size": 32}, "nvfp4 has 4 bits in groups of 16; drop the other numbers."),
+        ({"mode": "mxfp4", "bits": 0}, "mxfp4 has 4 bits in groups of 32; drop the other numbers."),
+        (
+            {"bits": 0},
+            "0 bits in groups of 64: expected 2, 3, 4, 5, 6, 8 bits and groups of 32, 64, 128.",
+        ),
+        (
+            {"group_size": 0},
+            "4 bits in groups of 0: expected 2, 3, 4, 5, 6, 8 bits and groups of 32, 64, 128.",
+        ),
         (
             {"bits": 7},
             "7 bits in groups of 64: expected 2, 3, 4, 5, 6, 8 bits and groups of 32, 64, 128.",
@@ -223,9 +244,15 @@ def test_numbers_that_a_mode_has_anyway_may_be_given():
     assert Packing(4, 32, "mxfp4") == Packing(mode="mxfp4")
 
 
-def test_a_packing_that_packs_nothing_is_refused():
+@pytest.mark.parametrize(
+    ("packing", "width", "reason"),
+    [
+        (Packing(group_size=128), 64, "a multiple of 128 inputs; lower the group size."),
+        (Packing(mode="nvfp4"), 24, "a multiple of 16 inputs; take mode affine with a lower group size."),
+    ],
+    ids=["affine", "nvfp4"],
+)
+def test_a_packing_that_packs_nothing_is_refused(packing, width, reason):
     with pytest.raises(ConfigError) as refusal:
-        packing_plan(with_layers(1, feed_forward_dims=96), Packing(group_size=128))
-    assert str(refusal.value) == (
-        "no layer of the decoder has a multiple of 128 inputs; lower the group size."
-    )
+        packing_plan(of_width(width), packing)
+    assert str(refusal.value) == f"no layer of the decoder has {reason}"

@@ -16,6 +16,7 @@ OTHER = {"license": "other", "license_name": "hyperclovax-seed", "license_link":
 FACTS = CardFacts(
     name="owner/model-mlx",
     source="owner/model",
+    checked_with="owner/model",
     base_models=["owner/model"],
     license=OTHER,
     encoder="ViT, 378 pixels, patch 14, 27 layers of width 1152",
@@ -97,9 +98,12 @@ def test_without_a_check_the_card_names_the_command():
 
 def test_a_check_is_shown_stage_by_stage():
     card = model_card(
-        replace(FACTS, parity={"reference": "io.safetensors", "stages": STAGES, "passed": False})
+        replace(
+            FACTS,
+            parity={"reference": "io.safetensors", "dtype": "float32", "stages": STAGES, "passed": False},
+        )
     )
-    assert "`io.safetensors`, **not every stage is** within its tolerance" in card
+    assert "`io.safetensors`, **not every stage is within its tolerance**" in card
     assert "| vision.hidden_3 | 1.2e-06 | 0.0001 | yes |" in card
     assert "| logits | 0.25 | 0.001 | **no** |" in card
     assert "Not checked" not in card

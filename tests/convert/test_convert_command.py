@@ -174,7 +174,15 @@ def test_no_weights_at_all(refused, source):
 def test_a_missing_shard(refused, source):
     (source / SECOND).unlink()
     assert refused(source) == (
-        f"TMP/source/{INDEX} names 2 shards, but TMP/source/{SECOND} is missing; download what is missing."
+        f"TMP/source/{INDEX} names TMP/source/{SECOND}, which is missing; download what is missing."
+    )
+
+
+def test_a_missing_shard_without_an_index(refused, source):
+    (source / SECOND).unlink()
+    (source / INDEX).unlink()
+    assert refused(source) == (
+        f"TMP/source/model-00001-of-00002.safetensors is one of 2 shards, but {SECOND} is missing; {AGAIN}"
     )
 
 
@@ -200,8 +208,7 @@ def test_an_index_that_names_absent_files(refused, source):
     index["weight_map"] = {key: names[shard] for key, shard in index["weight_map"].items()}
     (source / INDEX).write_text(json.dumps(index))
     assert refused(source) == (
-        f"TMP/source/{INDEX} names 2 shards, but TMP/source/a.safetensors is missing, and 1 more; download what is "
-        "missing."
+        f"TMP/source/{INDEX} names TMP/source/a.safetensors, which is missing, and 1 more; download what is missing."
     )
 
 
@@ -216,9 +223,59 @@ def test_an_index_that_places_a_tensor_where_it_is_not(refused, source):
 
 
 def test_a_shape_that_does_not_fit_the_configuration(refused, source):
-    message = refused(edit(source, "text_config", intermediate_size=50))
-    assert message.startswith("TMP/source: language_model.model.layers.0.mlp.down_proj.weight is (32, 48)")
-    assert "the configuration asks for (32, 50)" in message
+    assert refused(edit(source, "text_config", intermediate_size=50)) == (
+        "TMP/source: language_model.model.layers.0.mlp.down_proj.weight is (32, 48), which gives "
+        "decoder.model.layers.0.mlp.down_proj.weight (32, 48), but config.json asks for (32, 50): it belongs to "
+        "another model."
+    )
+
+
+ENCODER, BLOCK = "vision_model.vision_model.", "abstractor.net.0.b1."
+LOST = {
+    f"{BLOCK}conv1.conv.weight": (32, 32, 3, 3),  # only a 1 x 1 convolution is a linear layer
+    f"{BLOCK}se.fc1.weight": (8, 32, 2, 1),
+    f"{ENCODER}embeddings.position_embedding.weight": (70, 32),  # 8 x 8 patches and a class token
+    f"{ENCODER}embeddings.patch_embedding.weight": (32, 3 * 14 * 14),  # in which order?
+    "abstractor.pos_emb": (2, 64, 32),
+    "language_model.lm_head.weight": (70, 32),
+}
+
+
+@pytest.mark.parametrize("key", LOST)
+def test_a_tensor_of_which_a_part_would_be_lost(refused, source, key):
+    store(source, tensors_of(source) | {key: mx.zeros(LOST[key])})
+    message = (
+        f"TMP/source: {key} is {LOST[key]}, which does not fit; its config.json belongs to another model."
+    )
+    assert refused(source) == message
+
+
+@pytest.mark.parametrize("key", ["pos_emb", "net.0.b1.conv1.conv.weight", "readout.0.weight"])
+def test_a_connector_of_tensors_with_too_few_axes(refused, source, key):
+    store(source, tensors_of(source) | {f"abstractor.{key}": mx.zeros(3)})
+    assert refused(source).startswith(f"TMP/source: the connector's {key} is (3,), expected ")
+
+
+def test_an_image_size_that_leaves_positions_over(refused, source):
+    assert refused(edit(source, "vision_config", image_size=98)) == (
+        f"TMP/source: {ENCODER}embeddings.position_embedding.weight is (65, 32), which does not fit; its config.json "
+        "belongs to another model."
+    )
+
+
+def test_weights_that_are_integers(refused, source):
+    key = "language_model.model.norm.weight"
+    store(source, tensors_of(source) | {key: mx.ones(32, dtype=mx.int32)})
+    assert refused(source) == f"TMP/source: {key} holds mlx.core.int32, expected floating-point weights."
+
+
+def test_weights_that_are_not_finite(run, source, tmp_path):
+    key = "language_model.model.norm.weight"
+    store(source, tensors_of(source) | {key: mx.full(32, float("nan"))})
+    code, out, err = run(source, "--output", tmp_path / "out")
+    assert (code, out) == (1, "") and not (tmp_path / "out").exists()
+    assert last_line(err) == f"mm1: {key} holds NaN or infinity: the checkpoint is damaged."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
 def test_more_layers_in_the_configuration_than_in_the_tensors(refused, source):
@@ -233,7 +290,7 @@ def test_a_tensor_that_no_layout_has(refused, source):
     tensors = tensors_of(source) | {"abstractor.net.0.b3.foo": mx.zeros(3)}
     message = refused(store(source, tensors))
     assert message.startswith(
-        "TMP/source holds abstractor.net.0.b3.foo, which this kind of checkpoint does not have."
+        "TMP/source holds abstractor.net.0.b3.foo, which a checkpoint of its config.json does not have."
     )
     assert " The nearest known key is abstractor.net." in message
 
@@ -269,20 +326,21 @@ def test_a_d_abstractor_by_its_tensors(refused, source):
         "v_pos_emb": (1, 64, 4),
     }
     store(source, others | {f"abstractor.{key}": mx.zeros(shape) for key, shape in detr.items()})
-    assert refused(source).endswith(
-        "this is a D-Abstractor (Honeybee-D, a deformable DETR decoder), not MM1's C-Abstractor; convert a "
-        "Honeybee-C checkpoint."
+    assert refused(source) == (
+        "TMP/source: the connector is a D-Abstractor (Honeybee-D, a deformable DETR decoder), not MM1's C-Abstractor; "
+        "convert a Honeybee-C checkpoint."
     )
 
 
 def test_a_checkpoint_without_connector(refused, source):
     store(source, {key: v for key, v in tensors_of(source).items() if not key.startswith("abstractor.")})
-    assert "no C-Abstractor is here: readout.0.weight is absent" in refused(source)
+    assert refused(source).startswith("TMP/source: no C-Abstractor is here: readout.0.weight is absent; ")
 
 
 @pytest.mark.parametrize("kind", ["hyperclovax", "qh360vl", "kanana", "mm1"])
 def test_a_layout_that_is_not_the_folders(refused, source, kind):
-    assert refused(source, "--source", kind).startswith("TMP/source/config.json")
+    message = f"TMP/source: config.json is honeybee's, not {kind}'s; drop --source."
+    assert refused(source, "--source", kind) == message
 
 
 # The output
@@ -302,6 +360,13 @@ def test_an_output_that_exists(refused, source, tmp_path):
     assert refused(source) == "TMP/out exists; choose another folder or overwrite it."
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_an_output_that_is_a_file(refused, source, tmp_path, more):
+    (tmp_path / "out").write_text("precious")
+    assert refused(source, *more) == "TMP/out is a file; choose another folder."
+    assert (tmp_path / "out").read_text() == "precious"
+
+
 def test_a_full_disk_is_seen_before_anything_is_written(refused, source, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
@@ -317,10 +382,14 @@ def test_no_output_is_a_usage_error(run, source):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--q-bits", "8"), ("--q-group-size", "32"), ("--q-mode", "mxfp4"), ("--q-mixed",)]
+    "flags",
+    [
+        *(("--q-bits", "8"), ("--q-group-size", "32"), ("--q-group-size", "0"), ("--q-mode", "mxfp4")),
+        *(("--q-mixed",), ("--q-encoder",), ("--q-connector",)),
+    ],
 )
 def test_packing_without_q(refused, source, flags):
-    assert refused(source, *flags) == "--q-bits, --q-group-size, --q-mode and --q-mixed need -q."
+    assert refused(source, *flags) == "the --q-… flags need -q."
 
 
 def test_a_group_size_that_no_layer_has(refused, source):
@@ -338,8 +407,21 @@ def test_a_model_folder_that_is_quantized_already(refused, run, source, tmp_path
     assert refused(tmp_path / "q") == "TMP/q is quantized already; convert the original."
 
 
-def test_a_decoder_beside_a_source(refused, source):
-    assert refused(source, "--decoder", "x") == "--decoder is for a new model; drop it, or drop SOURCE."
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(("--decoder", "x"), ("--encoder", "x"), ("--connector", "average_pool"), ("--seed", "1")),
+        *(("--num-visual-tokens", "9"), ("--feature-layer", "-1")),
+    ],
+)
+def test_flags_that_have_no_say_beside_a_source(refused, source, flags):
+    assert refused(source, *flags) == f"{flags[0]} has no say in the conversion of this SOURCE; drop it."
+
+
+@pytest.mark.parametrize("flag", ["--tokenizer", "--image-token"])
+def test_flags_that_have_no_say_beside_a_model_folder(refused, flag):
+    message = f"{flag} has no say in the conversion of this SOURCE; drop it."
+    assert refused(model_folder(HONEYBEE), flag, "x") == message
 
 
 # The tokenizer
@@ -362,7 +444,7 @@ def test_a_tokenizer_may_stand_elsewhere(run, source, tmp_path):
 
 def test_a_folder_without_tokenizer_given_as_one(refused, source, tmp_path):
     (tmp_path / "empty").mkdir()
-    message = "TMP/empty holds no tokenizer.json, tokenizer.model or vocab.json."
+    message = "TMP/source: TMP/empty holds no tokenizer.json, tokenizer.model or vocab.json."
     assert refused(source, "--tokenizer", tmp_path / "empty") == message
 
 
@@ -372,10 +454,9 @@ def test_a_broken_tokenizer(refused, source):
 
 
 def test_an_image_token_that_the_tokenizer_lacks(refused, source):
-    assert refused(source, "--image-token", "<picture>") == (
-        "the tokenizer has no token '<picture>' to stand for a picture; name one of its tokens that text never holds "
-        "with --image-token."
-    )
+    message = refused(source, "--image-token", "<picture>")
+    assert message.startswith("TMP/source: the tokenizer has no token '<picture>' to stand for a picture")
+    assert message.endswith("name one of its tokens that text never holds with --image-token.")
 
 
 def test_the_image_token_can_be_chosen(run, source, tmp_path):

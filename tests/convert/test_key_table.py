@@ -128,6 +128,41 @@ def test_the_first_rows_come_back(count, more, width, dtype, seed):
     assert same(again[:count], x[:count]) and same(again[count:], mx.zeros((more, width), dtype))
 
 
+# What fits
+
+
+@pytest.mark.parametrize(
+    "transform, shape, fits",
+    [
+        (SAME, (2, 3), True),
+        (POINTWISE, (4, 3, 1, 1), True),
+        (POINTWISE, (4, 3, 3, 3), False),  # eight of nine weights would be lost
+        (POINTWISE, (4, 3, 1, 2), False),
+        (POINTWISE, (4, 3), False),
+        (DEPTHWISE, (4, 1, 3, 3), True),
+        (DEPTHWISE, (4, 3, 3), False),
+        (BATCH_OF_ONE, (1, 4, 3), True),
+        (BATCH_OF_ONE, (2, 4, 3), False),
+        (BATCH_OF_ONE, (), False),
+        (patches(2), (5, 3, 2, 2), True),
+        (patches(2), (5, 12), False),  # in an order that nothing tells
+        (patches(2, frames=2), (5, 3, 2, 2, 2), True),
+        (patches(2, frames=2), (5, 3, 2, 2), False),
+        (rows(0, 4), (5, 3), True),
+        (rows(0, 4), (6, 3), False),
+        (thirds(2), (6, 3), True),
+        (thirds(2), (7, 3), False),
+        (after_first_row(), (1, 5, 3), True),
+        (after_first_row(), (2, 5, 3), False),
+        (first_rows(4, 6), (6, 3), True),
+        (first_rows(4, 6), (7, 3), False),
+        (first_rows(4, 6), (3, 3), False),
+    ],
+)
+def test_a_tensor_fits_where_none_of_it_would_be_lost(transform, shape, fits):
+    assert transform.fits(shape) is fits
+
+
 def test_a_patch_is_flattened_by_rows_then_columns_then_channels():
     x = mx.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)  # (E, channel, row, column)
     flat = patches(2).there(x)[0][1].tolist()
@@ -175,13 +210,13 @@ def test_dropped_keys_pass():
 
 def test_an_unknown_key_is_named_with_the_nearest_known_one():
     assert refusal(TABLE, *NEEDED, "layers.0.fc3.weight") == (
-        "folder holds layers.0.fc3.weight, which this kind of checkpoint does not have. The nearest known key "
+        "folder holds layers.0.fc3.weight, which a checkpoint of its config.json does not have. The nearest known key "
         "is layers.0.fc2.weight."
     )
 
 
 def test_an_unknown_key_that_resembles_none_is_named_alone():
-    message = "folder holds zzz, which this kind of checkpoint does not have."
+    message = "folder holds zzz, which a checkpoint of its config.json does not have."
     assert refusal(TABLE, *NEEDED, "zzz") == message
 
 

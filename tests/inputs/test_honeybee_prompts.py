@@ -1,12 +1,18 @@
 """Prompts are cut into the pieces that Honeybee tokenises one by one."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from golden_weights import GOLDEN
 from jinja2 import Environment
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from small_models import SMALL
+from transformers import LlamaTokenizer
 
 from convert.sources.honeybee import ASSISTANT, CHAT_TEMPLATE, HUMAN
+from mm1_mlx.config import PromptConfig
+from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import IMAGE, cut, messages_of
 
 ENTRIES = json.loads((GOLDEN / "honeybee_prompts" / "prompt_pieces.json").read_text())
@@ -56,6 +62,17 @@ def named(piece, entry):
     special = {BEGIN: {"special": "bos"}, END: {"special": "eos"}}
     special[IMAGE] = {"image_tokens": entry["num_visual_tokens"]}
     return special.get(piece, {"text": piece})
+
+
+def test_the_first_piece_begins_with_a_space_behind_the_begin_token():
+    merges = [("▁", "T"), ("h", "e"), ("▁T", "he"), ("T", "he")]
+    tokens = ["<unk>", BEGIN, END, IMAGE, *"▁The", *("".join(pair) for pair in merges)]
+    vocabulary = {token: id for id, token in enumerate(tokens)}
+    tokenizer = LlamaTokenizer(vocab=vocabulary, merges=merges)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    rules = PromptConfig(cut_at=(HUMAN, ASSISTANT), after_image=HUMAN)
+    processor = Processor(TokenizerWrapper(tokenizer), replace(SMALL, prompt_config=rules))
+    assert processor("Hi").input_ids.tolist()[:2] == [vocabulary[BEGIN], vocabulary["▁The"]]
 
 
 def test_a_caption_is_the_picture_then_its_text():

@@ -266,7 +266,8 @@ def test_an_image_token_typed_in_the_text_is_refused(tokenizer):
     for template in ("chat", "plain"):
         message = refusal(processor, "What is <image> beside <|pad|>?", [noise(0)], template=template)
         assert message == (
-            "the tokenised prompt has 2 <|pad|> for 1 pictures; the text itself must not hold <|pad|>."
+            "the tokenised prompt has 2 <|pad|> for 1 pictures; the text itself must not hold <|pad|>, and "
+            "the chat template must write it once for each picture."
         )
 
 

@@ -133,8 +133,8 @@ def test_a_prompt_too_long_with_its_pictures_counts_row_tokens_as_text(inputs_of
     with pytest.raises(PromptError) as refusal:
         inputs_of(config)
     assert str(refusal.value) == (
-        f"the prompt is {text + 46} tokens ({text} of text, 46 of 3 pictures), but the model's context is 60, "
-        "answer included; shorten the text or give fewer pictures."
+        f"the prompt is {text + 46} tokens ({text} of text, 46 of 3 pictures), but the model's context "
+        "is 60, answer included; shorten the text or give fewer pictures."
     )
 
 
