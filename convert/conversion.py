@@ -218,8 +218,9 @@ def _license(recipe: Recipe) -> dict[str, str | list[str]]:
     stated = [source_license(folder) for folder in recipe.origins]
     if all(one == stated[0] for one in stated):
         return stated[0]
-    names = [str(one.get("license_name", one.get("license", "not stated"))) for one in stated]
-    return {"license": "other", "license_name": "-and-".join(dict.fromkeys(names)).replace(" ", "-")}
+    names = [one.get("license_name", one.get("license", "not-stated")) for one in stated]
+    each = [name for one in names for name in (one if isinstance(one, list) else [one])]
+    return {"license": "other", "license_name": "-and-".join(dict.fromkeys(each))}
 
 
 def _stored_dtype(plan: Plan) -> mx.Dtype:

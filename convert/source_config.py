@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,18 @@ class SourceConfig:
     def get(self, key: str, kind: type[T], default: T) -> T:
         """The value of ``key``, or ``default`` where it is absent or null: a published class's own default."""
         return default if self.values.get(key) is None else self._checked(key, kind)
+
+    def colors(self, key: str, default: Sequence[float] | None = None) -> tuple[float, float, float]:
+        """Three numbers, one for each of red, green and blue."""
+        value = self.values.get(key)
+        value = default if value is None else value
+        if not (
+            isinstance(value, Sequence)
+            and len(value) == 3
+            and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
+        ):
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, expected three numbers.")
+        return tuple(map(float, value))
 
     def section(self, *names: str) -> SourceConfig:
         """The nested object under the first of ``names`` that is there."""

@@ -97,13 +97,7 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
         raise CheckpointError(f"{config.where}: the decoder is quantized; take the original and give -q.")
     if "tie_word_embeddings" not in values and "lm_head.weight" in open_tensors(folder).infos:
         values["tie_word_embeddings"] = False  # mlx-lm's default for some decoders ties, and drops the head
-    rope = values.get("rope_parameters")
-    if (
-        isinstance(rope, dict) and "rope_theta" in rope
-    ):  # transformers 5 moved it; mlx-lm reads the old places
-        values.setdefault("rope_theta", rope["rope_theta"])
-        if rope.get("rope_type", "default") != "default":
-            values.setdefault("rope_scaling", rope)
+    values = _old_rope(values)
     if "text_config" not in values:
         build_decoder(MlxLmDecoderConfig(values).values)  # refuses what takes no pictures before it is read
     arrays, own = load_decoder(folder, values)
@@ -112,6 +106,21 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     elif not any(key.startswith("output") for key in arrays):  # InternLM's name of a head
         own["tie_word_embeddings"] = True
     return MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES}), arrays
+
+
+def _old_rope(values: dict[str, Any]) -> dict[str, Any]:
+    """Rotary positions where mlx-lm reads them: transformers 5 moved them, for Gemma 3 one set for each kind of layer."""
+    rope = values.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return values
+    sliding = rope.get("sliding_attention") or {}
+    rope = rope.get("full_attention") or rope
+    moved = {
+        "rope_theta": rope.get("rope_theta"),
+        "rope_scaling": rope if rope.get("rope_type", "default") != "default" else None,
+        "rope_local_base_freq": sliding.get("rope_theta"),
+    }
+    return {key: value for key, value in moved.items() if value is not None} | values
 
 
 def encoder_dtype(tensors: Tensors) -> mx.Dtype:
@@ -164,7 +173,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
             raise CheckpointError(
                 f"{preprocess.where}: resize_mode is {mode!r}, expected shortest or squash."
             )
-        mean, std = preprocess.get("mean", list, list(CLIP_MEAN)), preprocess.get("std", list, list(CLIP_STD))
+        mean, std = preprocess.colors("mean", CLIP_MEAN), preprocess.colors("std", CLIP_STD)
         image = _image_config(encoder, mean=mean, std=std, squash=mode == "squash")
         text = ("transformer.*", "token_embedding.*", "positional_embedding", "ln_final.*", "text_projection")
         table = open_clip_keys(encoder).under("visual.", "image_encoder.")
@@ -207,8 +216,7 @@ def _image_config(
     resize = "squash" if squash else "crop"
     if path is not None and path.exists():
         values = read_json(path)
-        mean = values.get("image_mean", list, list(mean))
-        std = values.get("image_std", list, list(std))
+        mean, std = values.colors("image_mean", mean), values.colors("image_std", std)
         size = values.values.get("size")
         if isinstance(size, dict):
             resize = "crop" if "shortest_edge" in size else "squash"

@@ -83,8 +83,8 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         text_config=decoder,
         image_config=ImageConfig(
             image_size=encoder.image_size,
-            mean=tuple(vision.get("image_mean", list, list(CLIP_MEAN))),
-            std=tuple(vision.get("image_std", list, list(CLIP_STD))),
+            mean=vision.colors("image_mean", CLIP_MEAN),
+            std=vision.colors("image_std", CLIP_STD),
             resize="squash",
             alpha="drop",
         ),

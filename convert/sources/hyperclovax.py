@@ -143,8 +143,8 @@ def _image_config(folder: Path, config: SourceConfig, encoder: ImageEncoderConfi
         canvases.append((resolution[0] // size, resolution[1] // size))
     return ImageConfig(
         image_size=size,
-        mean=tuple(processor.need("image_mean", list)),
-        std=tuple(processor.need("image_std", list)),
+        mean=processor.colors("image_mean"),
+        std=processor.colors("image_std"),
         resize="pad",
         alpha="drop",
         sub_images="anyres",

@@ -73,8 +73,8 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         text_config=decoder,
         image_config=ImageConfig(
             image_size=encoder.image_size,
-            mean=tuple(processor.get("image_mean", list, list(CLIP_MEAN))),
-            std=tuple(processor.get("image_std", list, list(CLIP_STD))),
+            mean=processor.colors("image_mean", CLIP_MEAN),
+            std=processor.colors("image_std", CLIP_STD),
             resize="smart",
             alpha="drop",
             size_multiple=encoder.patch_size * connector.merge_size,

@@ -310,6 +310,7 @@ def test_noise_in_the_weights_shows_as_divergence(tiny_folder):
     change(tiny_folder, "decoder.embed_tokens.weight", by=0.2)
     found = rows(check(tiny_folder, original="mm1-tiny", num_questions=2))
     assert found["KL divergence, mean (nats)"].max_abs > 0.01
+    assert found["top-1 disagreement (share of tokens)"].max_abs > 0
 
 
 def test_models_of_different_vocabularies_are_refused(run, tiny_folder):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import mlx.core as mx
 import pytest
 from golden_weights import GOLDEN
+from PIL import Image
 from stand_in import (
     ANYRES,
     EVERY,
@@ -33,6 +34,7 @@ from convert.conversion import convert, read_source
 from convert.recipe import Options
 from convert.sources.qh360vl import IMAGE_TOKEN, INNER_ENCODER
 from mm1_mlx.checkpoint.quantize import Packing
+from mm1_mlx.inputs.sub_images import views
 
 generate = importlib.import_module("mm1_mlx.generate")
 
@@ -129,8 +131,8 @@ def test_greedy_tokens_are_equal(name):
 @pytest.mark.parametrize("name", [ANYRES, NO_UNPAD, QH360VL])
 def test_the_views_of_a_picture_are_the_publishers_bit_for_bit(name):
     made = {
-        f"views_u8_{number}": hashlib.sha256(b"".join(view.tobytes() for view in views)).hexdigest()
-        for number, (views, _) in enumerate(golden_views(source_folder(name)))
+        f"views_u8_{number}": hashlib.sha256(b"".join(view.tobytes() for view in cut)).hexdigest()
+        for number, (cut, _) in enumerate(golden_views(source_folder(name)))
     }
     assert made == json.loads((GOLDEN / name / "pixels.json").read_text())
 
@@ -210,6 +212,13 @@ def test_the_legacy_layout_loses_its_class_row_and_its_buffers():
     rows = stored["abstractor.pos_emb"][0, 1:].numpy()
     assert mx.array_equal(ours["connector.position_embedding"], mx.array(rows))
     assert any("inv_freq" in key for key in stored) and not any("inv_freq" in key for key in ours)
+
+
+def test_honeybee_stretches_pictures_to_a_square(picture):
+    config = read_source(source_folder(HONEYBEE), None, Options()).config.image_config
+    wide = Image.open(picture).convert("RGB").resize((200, 50))
+    (view,) = views(wide, config)
+    assert view.tobytes() == wide.resize((112, 112), Image.Resampling.BICUBIC).tobytes()
 
 
 # HyperCLOVAX
