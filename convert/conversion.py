@@ -24,7 +24,7 @@ from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
 from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
 from mm1_mlx.config import MM1Config
-from mm1_mlx.errors import CheckpointError, MM1Error
+from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error
 
 FOR_A_NEW_MODEL = ("decoder", "connector", "num_visual_tokens", "feature_layer", "seed")
 UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}
@@ -148,7 +148,10 @@ def write(
     for folder in {*recipe.origins, *recipe.companions}:
         keep_apart(folder, output)
     recipe = replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))  # types are checked there
-    plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
+    try:
+        plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
+    except ConfigError as error:
+        raise ConfigError(f"{recipe.origins[-1]}: {error}") from None
     require_room(output.absolute().parent, plan.nbytes)
     with new_folder(output, overwrite=overwrite) as folder:
         _write_tokenizer(recipe, folder)

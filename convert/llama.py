@@ -56,6 +56,9 @@ def llama_config(config: SourceConfig, shapes: Shapes) -> MlxLmDecoderConfig:
         "mlp_bias": config.get("mlp_bias", bool, False),
         "tie_word_embeddings": HEAD not in shapes,
     }
+    for key in ("rope_theta", "max_position_embeddings", "num_attention_heads", "num_key_value_heads"):
+        if values[key] <= 0:
+            raise CheckpointError(f"{config.where}: {key} is {values[key]}, expected more than 0.")
     if config.values.get("head_dim") is not None:
         values["head_dim"] = config.need("head_dim", int)
     scaling = config.values.get("rope_scaling") or (

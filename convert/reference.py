@@ -64,10 +64,11 @@ def _pictures(tensors: dict[str, mx.array], model: MM1, path: Path) -> list[mx.a
         pixels = tensors[name]
         patch_size = model.config.vision_config.patch_size
         fits = pixels.ndim == 4 and pixels.shape[1] == 3 and min(pixels.shape[2:]) >= patch_size
+        fits = fits and (pixels.shape[2] == pixels.shape[3] or model.config.image_config.resize == "smart")
         if not fits or not len(pixels) or len(pixels) % together:
             raise CheckpointError(
-                f"{path}: {name} is {pixels.shape}, expected (views, 3, height, width) with views in steps of "
-                f"{together} and sides of at least {patch_size} pixels: it was made for another model."
+                f"{path}: {name} is {pixels.shape}, expected (views, 3, height, width), square, with views in steps "
+                f"of {together} and sides of at least {patch_size} pixels: it was made for another model."
             )
         pixels = mx.moveaxis(pixels, 1, -1)
         step = together if name in PIXELS else len(pixels)

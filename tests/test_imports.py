@@ -51,7 +51,9 @@ def test_convert_imports_no_command_and_torch_in_functions_alone(path):
         assert top != "mm1_mlx" or rest[0] == "command" or rest[0] not in COMMANDS, f"imports {name}"
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            assert "torch" not in ast.unparse(node).replace("torch_reference", ""), "imports torch when loaded"
+            assert "torch" not in ast.unparse(node).replace("torch_reference", ""), (
+                "imports torch when loaded"
+            )
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "examples").glob("*.py")), ids=lambda p: p.name)

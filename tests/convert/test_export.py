@@ -137,6 +137,30 @@ def test_an_encoder_among_the_other_tensors_is_exported_among_them(tmp_path):
     there_and_back(main_tensors | inside, tmp_path, name=QH360VL)
     assert not (tmp_path / "exported" / "vision_tower").exists()
     assert stored(tmp_path / "exported").keys() == (main_tensors | inside).keys()
+    convert(str(tmp_path / "exported"), tmp_path / "again")
+    first, again = weights_of(tmp_path / "out"), weights_of(tmp_path / "again")
+    assert first.keys() == again.keys() and all(same(first[key], again[key]) for key in first)
+
+
+def test_an_encoder_in_a_folder_of_another_name_is_found_in_the_export(tmp_path):
+    folder = copy_of(source_folder(QH360VL), tmp_path / "in")
+    (folder / "vision_tower").rename(folder / "clip")
+    config = json.loads((folder / "config.json").read_text()) | {"mm_vision_tower": "clip"}
+    (folder / "config.json").write_text(json.dumps(config))
+    convert(str(folder), tmp_path / "out")
+    export(tmp_path / "out", tmp_path / "exported")
+    convert(str(tmp_path / "exported"), tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (
+        tmp_path / "out" / "config.json"
+    ).read_bytes()
+
+
+def test_licences_go_along_and_the_model_folders_card_does_not(tmp_path):
+    folder = copy_of(model_folder(NO_UNPAD), tmp_path / "model")
+    (folder / "LICENSE.txt").write_text("terms")
+    export(folder, tmp_path / "exported")
+    assert (tmp_path / "exported" / "LICENSE.txt").read_text() == "terms"
+    assert (folder / "README.md").exists() and not (tmp_path / "exported" / "README.md").exists()
 
 
 def test_a_new_models_weights_survive_the_way_through_honeybees_layout(tmp_path):
