@@ -397,7 +397,7 @@ def test_packing_without_q(refused, source, flags):
 
 def test_a_group_size_that_no_layer_has(refused, source):
     message = "no layer of the decoder has a multiple of 64 inputs; lower the group size."
-    assert refused(source, "-q") == f"{source}: {message}"
+    assert refused(source, "-q") == f"TMP/source: {message}"
 
 
 def test_bits_that_a_mode_does_not_have(refused, source):
