@@ -29,7 +29,7 @@ def test_the_python_example_runs():
     subprocess.run([sys.executable, "-c", blocks("python")[0]], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:|#)([^)]+)\)", README))
 def test_linked_files_exist(path):
     assert (ROOT / path).exists()
 

@@ -172,7 +172,7 @@ def folder(tmp_path):
     folder = tmp_path / "converted"
     folder.mkdir()
     facts = CardFacts(
-        *("owner/model-mlx", "owner/model", ["owner/model"]),
+        *("owner/model-mlx", "owner/model", "owner/model", ["owner/model"]),
         {"license": "other", "license_name": "seed", "license_link": "LICENSE"},
         *("ViT", "C-Abstractor", "llama", "144", "bfloat16", None, (), None),
     )
