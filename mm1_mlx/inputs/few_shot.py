@@ -1,0 +1,226 @@
+"""Few-shot prompts: worked examples, one a line, then the query, open where the model has to go on.
+
+    <image>Question: What shape is red? Short answer: circle
+    <image>Question: What shape is blue? Short answer:
+
+Source: MM1 (arXiv:2403.09611), its few-shot evaluation, and "Supervised Fine-Tuning" (chain of
+thought, mixed resolution). The wording, the order and the stops are our choice where the paper is silent.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from mm1_mlx.errors import PictureError, PromptError
+from mm1_mlx.inputs.picture import open_picture
+from mm1_mlx.inputs.prompt import IMAGE
+
+Kind = Literal["caption", "question", "rationale"]
+
+CAPTION, QUESTION, RATIONALE, ANSWER = "A photo of", "Question:", "Rationale:", "Short answer:"
+
+# Where an answer ends: our choice where the paper is silent. A rationale has sentences, so its line ends it.
+STOP: dict[Kind, tuple[str, ...]] = {
+    "caption": ("\n",),
+    "question": ("\n", ".", ",", "Question"),
+    "rationale": ("\n",),
+}
+IN_WORDS = {"caption": "a caption", "question": "a question", "rationale": "a question with a rationale"}
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A worked example, or the query, whose own caption, rationale and answer are never shown.
+
+    Texts are stripped of white space around them.
+
+    Raises:
+        PromptError: a text cannot stand in a prompt, or two of them do not go together.
+    """
+
+    image: str | Path | bytes | None = None
+    caption: str | None = None
+    question: str | None = None  # None asks for a caption
+    answer: str | None = None
+    rationale: str | None = None  # the chain of thought, which stands before the answer
+
+    def __post_init__(self) -> None:
+        for name in ("caption", "question", "answer", "rationale"):
+            text = getattr(self, name)
+            if text is None:
+                continue
+            object.__setattr__(self, name, text.strip())
+            if not text.strip():
+                raise PromptError(f"{name} is empty; write it, or leave it out.")
+            if IMAGE in text:
+                raise PromptError(f"{name} holds {IMAGE}; leave it out, the picture comes first by itself.")
+            if name != "question" and "\n" in text.strip():
+                raise PromptError(f"{name} holds a newline, which ends an answer; write it on one line.")
+            if name != "caption" and self.caption is not None:
+                raise PromptError(f"caption and {name} do not go together; keep one of them.")
+            if name in ("answer", "rationale") and self.question is None:
+                raise PromptError(f"{name} stands without a question; add the question.")
+
+    @property
+    def kind(self) -> Kind:
+        """What the model has to write: a caption, an answer, or a rationale and an answer."""
+        if self.question is None:
+            return "caption"
+        return "question" if self.rationale is None else "rationale"
+
+
+@dataclass(frozen=True)
+class FewShotPrompt:
+    """A plain prompt (no chat template) with its pictures in reading order."""
+
+    text: str  # ``<image>`` once for every picture
+    images: list[str | Path | bytes]
+    num_low_resolution: int  # the shots' pictures, which come first; sub-images are for the query's alone
+    kind: Kind  # for ``STOP`` and ``cut_at_stop``
+
+
+def few_shot(shots: Sequence[Shot], query: Shot) -> FewShotPrompt:
+    """Write ``shots`` and then ``query``, which asks for a rationale where the shots have one.
+
+    Raises:
+        PromptError: a shot is not worked out, or shots and query are not all captions or all questions.
+    """
+    _check(shots, [f"shot {number}" for number in range(1, len(shots) + 1)])
+    kind = shots[0].kind if shots else "caption" if query.question is None else "question"
+    if kind == "caption" and query.question is not None:
+        raise PromptError("the query has a question but the shots are captions; leave the question out.")
+    if kind != "caption" and query.question is None:
+        raise PromptError("the query has no question but the shots are questions; add one.")
+    lines = [f"{_asked(shot, kind)} {_worked_out(shot)}" for shot in shots]
+    images = [shot.image for shot in (*shots, query) if shot.image is not None]
+    num_low_resolution = sum(shot.image is not None for shot in shots)
+    return FewShotPrompt("\n".join([*lines, _asked(query, kind)]), images, num_low_resolution, kind)
+
+
+def cut_at_stop(text: str, kind: Kind) -> str:
+    """The answer in what the model wrote: up to the first stop, and behind its rationale if it has one."""
+    text = _before(STOP[kind], text)
+    if kind == "rationale":
+        text = _before(STOP["question"], text.partition(ANSWER)[2])
+    return text.strip()
+
+
+def choose_shots(shots: Sequence[Shot], num_shots: int, seed: int | None) -> list[Shot]:
+    """``num_shots`` of ``shots``: the first of an order that ``seed`` alone decides, or of the given one.
+
+    The 4 shots of a seed are therefore the first 4 of its 8.
+
+    Raises:
+        PromptError: there are not that many.
+    """
+    if not 0 <= num_shots <= len(shots):
+        raise PromptError(
+            f"{num_shots} shots were asked for, but there are {len(shots)}; ask for 0 to {len(shots)}."
+        )
+    order = list(shots)
+    if seed is not None:
+        random.Random(seed).shuffle(order)
+    return order[:num_shots]
+
+
+def read_shots(path: str | Path) -> list[Shot]:
+    """The shots of a JSON-lines file, one object a line with the fields of ``Shot``.
+
+    A picture is a path relative to the file, or a ``data:`` URL. Blank lines are passed over.
+
+    Raises:
+        PromptError: the file or one of its lines is at fault; the message names line and field.
+    """
+    path = Path(os.path.expanduser(path))
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")  # splitlines would also cut inside a JSON text
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PromptError(f"{path} cannot be read: {reason}; give a JSON-lines file of shots.") from None
+    numbered = {f"{path}, line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
+    if not numbered:
+        raise PromptError(f"{path} holds no shots; write one JSON object a line.")
+    shots = []
+    for name, line in numbered.items():
+        try:
+            shots.append(_parse(line, path.parent))
+        except PromptError as error:
+            raise PromptError(f"{name}: {error}") from None
+    _check(shots, numbered)
+    return shots
+
+
+def _asked(shot: Shot, kind: Kind) -> str:
+    place = "" if shot.image is None else IMAGE
+    if kind == "caption":
+        return place + CAPTION
+    return f"{place}{QUESTION} {shot.question} {RATIONALE if kind == 'rationale' else ANSWER}"
+
+
+def _worked_out(shot: Shot) -> str:
+    if shot.kind == "caption":
+        return shot.caption
+    return shot.answer if shot.kind == "question" else f"{shot.rationale} {ANSWER} {shot.answer}"
+
+
+def _before(stops: Iterable[str], text: str) -> str:
+    return re.split("|".join(map(re.escape, stops)), text, maxsplit=1)[0]
+
+
+def _check(shots: Sequence[Shot], names: Iterable[str]) -> None:
+    """Refuse shots that are not worked out, or not all of one kind."""
+    names = list(names)
+    for name, shot in zip(names, shots, strict=True):
+        if shot.caption is None and shot.question is None:
+            raise PromptError(f"{name}: there is neither caption nor question; add one of them.")
+        if shot.question is not None and shot.answer is None:
+            raise PromptError(f"{name}: the question has no answer; add it.")
+        if shot.kind != shots[0].kind:
+            own, first = IN_WORDS[shot.kind], IN_WORDS[shots[0].kind]
+            raise PromptError(f"{name}: this is {own} but {names[0]} is {first}; shots are of one kind.")
+
+
+def _parse(line: str, folder: Path) -> Shot:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise PromptError(f"this is not JSON ({reason}); write one object a line.") from None
+    if not isinstance(values, dict):
+        raise PromptError(f"this is {values!r}, expected a JSON object.")
+    known = [field.name for field in fields(Shot)]
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}."
+            raise PromptError(f"there is no key {key!r}; {hint}")
+        if not isinstance(value, str | None):
+            raise PromptError(f"{key} is {value!r}, expected text.")
+    return Shot(**values | {"image": _image(values.get("image"), folder)})
+
+
+def _image(source: Any, folder: Path) -> str | Path | None:
+    """Where the picture is; a file is opened later, in its turn, a ``data:`` URL here, as it has no name."""
+    if source is None:
+        return None
+    if source.startswith("data:"):
+        try:
+            open_picture(source)
+        except PictureError as error:
+            raise PromptError(f"image: {error}") from None
+        return source
+    if source.startswith(("http://", "https://")):
+        raise PromptError(f"image is the web address {source}; download the picture and give its path.")
+    if not source.strip() or not os.path.isfile(folder / source):
+        raise PromptError(
+            f"image is {source!r}, but there is no such file in {folder}; give a path from there."
+        )
+    return folder / source
