@@ -64,12 +64,14 @@ ROTARY = replace(
     MM1_TINY.vision_config, final_norm=False, positions="rotary", temporal_patch_size=2, patch_block=2
 )
 ANYRES = {"sub_images": "anyres", "max_sub_images": 6, "unpad": True, "canvases": ((1, 2), (3, 2))}
+DYNAMIC = {"sub_images": "dynamic", "min_sub_images": 4, "max_sub_images": 9, "position_tags": "index"}
 SMART = {"resize": "smart", "size_multiple": 28, "min_pixels": 784, "max_pixels": 250_880}
 MERGE = {"merge_size": 2, "num_visual_tokens": None, "position_antialias": True}
 EVERY_OPTION = {
     "padding": with_changes({"num_extra_tokens": 1, "pre_norm": True}, {"resize": "pad", "alpha": "drop"}),
     "sub-images": with_changes({"row_end": True}, ANYRES),
     "any size": with_changes(MERGE, SMART, vision_config=ROTARY),
+    "dynamic": with_changes(image=DYNAMIC),
     "pair": with_changes({"type": "c_abstractor_pair"}, {"sub_images": "quadrants"}),
     "decoder": with_changes(
         text_config=MlxLmDecoderConfig(LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}),
@@ -375,6 +377,26 @@ MERGE_REFUSAL = "merge_size is for a c_abstractor whose num_visual_tokens is nul
             "canvases are ((-1, -2),), expected rows and columns of at most 6 sub-images.",
         ),
         ("image_config", {"unpad": True}, "unpad is for sub_images anyres only."),
+        ("image_config", {"canvases": [[1, 1]]}, "canvases is for sub_images anyres only."),
+        ("image_config", {"min_sub_images": 2}, "min_sub_images is for sub_images dynamic only."),
+        (
+            "image_config",
+            {"position_tags": "index", "sub_images": "quadrants"},
+            "position_tags is for sub_images static and dynamic only.",
+        ),
+        ("image_config", DYNAMIC | {"min_sub_images": 0}, "min_sub_images is 0, expected more than 0."),
+        (
+            "image_config",
+            DYNAMIC | {"min_sub_images": 10},
+            "min_sub_images is 10, more than max_sub_images 9.",
+        ),
+        (
+            "image_config",
+            {"sub_images": "dynamic"},
+            "sub_images dynamic needs max_sub_images above 1; MM1.5 has 9.",
+        ),
+        ("image_config", {"max_sub_images": 1025}, "max_sub_images is 1025, expected at most 1024."),
+        ("image_config", SMART | {"sub_images": "static"}, "resize smart goes with sub_images none only."),
         ("image_config", SMART | {"size_multiple": 0}, "size_multiple is 0, expected more than 0."),
         ("image_config", SMART | {"min_pixels": 0}, "min_pixels is 0, expected more than 0."),
         ("image_config", SMART | {"max_pixels": -1}, "max_pixels is -1, expected more than 0."),
@@ -391,6 +413,43 @@ def test_sizes_that_do_not_fit_each_other_are_refused(section, change, message):
     assert refusal(changed(section, **change)).endswith(f": {message}")
 
 
+def test_settings_of_the_old_rule_go_when_another_is_chosen():
+    anyres = EVERY_OPTION["sub-images"].image_config
+    assert anyres.changed(sub_images="static") == ImageConfig.from_dict(
+        MM1_TINY.image_config.to_dict() | {"sub_images": "static", "max_sub_images": 6}
+    )
+
+
+def test_settings_that_the_new_rule_has_too_stay():
+    dynamic = EVERY_OPTION["dynamic"].image_config
+    found = dynamic.changed(sub_images="static")
+    assert (found.position_tags, found.min_sub_images, found.max_sub_images) == ("index", 1, 9)
+    assert dynamic.changed(max_sub_images=16).min_sub_images == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sub_image": "static"}, "has an unknown key 'sub_image'. Did you mean sub_images?"),
+        (
+            {"sub_images": "six"},
+            "sub_images is 'six', expected one of none, static, dynamic, quadrants, anyres.",
+        ),
+        ({"image_size": "672"}, "image_size is '672', expected int."),
+        ({"unpad": True}, "unpad is for sub_images anyres only."),
+    ],
+)
+def test_a_change_that_is_not_possible_is_refused(changes, message):
+    with pytest.raises(ConfigError) as error:
+        MM1_TINY.image_config.changed(**changes)
+    assert str(error.value).endswith(message)
+
+
+def test_a_size_of_views_is_refused_where_pictures_keep_their_sides():
+    with pytest.raises(ConfigError, match="image_size does nothing with resize smart"):
+        EVERY_OPTION["any size"].image_config.changed(image_size=672)
+
+
 ANY_SIZE = EVERY_OPTION["any size"].to_dict()
 ROWS_ONLY = "visual tokens that stand in rows (anyres, row_token_id) leave num_extra_tokens no place."
 QUADRANTS_ONLY = (
@@ -403,6 +462,7 @@ QUADRANTS_ONLY = (
     [
         ({"type": "c_abstractor_pair"}, {}, QUADRANTS_ONLY),
         ({"type": "c_abstractor_pair"}, {"sub_images": "anyres"}, QUADRANTS_ONLY),
+        ({"type": "c_abstractor_pair"}, {"sub_images": "static"}, QUADRANTS_ONLY),
         ({}, {"sub_images": "anyres", "unpad": True}, "image_config.unpad needs connector_config.row_end."),
         (
             {"num_extra_tokens": 1},

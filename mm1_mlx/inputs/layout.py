@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mm1_mlx.config import MM1Config
 from mm1_mlx.inputs.preprocess import smart_resize_size
-from mm1_mlx.inputs.sub_images import best_canvas
+from mm1_mlx.inputs.sub_images import view_indices
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,20 @@ class Layout:
     order: list[int] | None = None  # which of them stands where, -1 for the end of a row; None: as they come
 
 
-def layout(picture_size: tuple[int, int], config: MM1Config) -> Layout:
+def layout(
+    picture_size: tuple[int, int],
+    config: MM1Config,
+    *,
+    num_images: int = 1,
+    picture_number: int = 0,
+    encode: Callable[[str], list[int]] | None = None,
+) -> Layout:
     """The layout of a picture of ``picture_size``, (width, height) in pixels.
+
+    Args:
+        num_images: pictures in the prompt; dynamic splitting is off from three on.
+        picture_number: this picture's place among them, from 0, for its position tags.
+        encode: text to token ids; needed where the model has position tags.
 
     Raises:
         PictureError: the picture is too long and thin for the model's way of resizing.
@@ -27,15 +40,20 @@ def layout(picture_size: tuple[int, int], config: MM1Config) -> Layout:
     image, connector, token = config.image_config, config.connector_config, config.image_token_id
     if image.resize == "smart":
         return _rows(picture_size, config)
-    made = connector.num_tokens(*config.patch_grid)
-    if image.sub_images == "quadrants":
-        made *= 5 // connector.views_at_once
-    if image.sub_images != "anyres":
+    indices = view_indices(picture_size, image, num_images=num_images)
+    made = connector.num_tokens(*config.patch_grid) * len(indices) // connector.views_at_once
+    if image.sub_images == "anyres":
+        rows, columns = indices[-1]
+        order = _joined(picture_size, rows, columns, connector.side, unpad=image.unpad)
+        return Layout([token] * len(order), made, order)
+    if image.position_tags == "none" or len(indices) == 1:
         return Layout([token] * made, made)
-    width, height = best_canvas(picture_size, image)
-    columns, rows = width // image.image_size, height // image.image_size
-    order = _joined(picture_size, rows, columns, connector.side, unpad=image.unpad)
-    return Layout([token] * len(order), made * (1 + rows * columns), order)
+    if encode is None:
+        raise ValueError(f"position_tags {image.position_tags} are text; give encode.")
+    ids = []
+    for row, column in indices:
+        ids += [*encode(f"({picture_number},{row},{column})"), *[token] * (made // len(indices))]
+    return Layout(ids, made)
 
 
 def _rows(picture_size: tuple[int, int], config: MM1Config) -> Layout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -56,6 +56,31 @@ class Processor:
         """The token that stands for a picture once a prompt is tokenised."""
         return self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
 
+    def with_image_config(self, **changes: Any) -> Processor:
+        """A processor for the same model with other high-resolution settings, ``ImageConfig``'s fields.
+
+        A larger ``image_size`` than the model's positions are for means interpolated ones. Settings that a new
+        ``sub_images`` has no use for go back to their defaults.
+
+        Raises:
+            ConfigError: the settings do not fit each other, or the model cannot read such views.
+        """
+        image_config = self.config.image_config.changed(**changes)
+        return Processor(
+            self.tokenizer, replace(self.config, image_config=image_config), max_pixels=self.max_pixels
+        )
+
+    def num_visual_tokens(self, width: int, height: int, *, num_images: int = 1) -> int:
+        """Visual tokens of an upright picture of that size in pixels, in a prompt of ``num_images`` pictures.
+
+        Text among them (position tags, tokens between rows) comes on top.
+
+        Raises:
+            PictureError: the picture is too long and thin for the model's way of resizing.
+        """
+        found = layout((width, height), self.config, num_images=num_images, encode=self._encode)
+        return found.ids.count(self.config.image_token_id)
+
     def __call__(
         self,
         prompt: Prompt,
@@ -63,6 +88,7 @@ class Processor:
         *,
         system: str | None = None,
         template: Literal["chat", "plain"] = "chat",
+        num_low_resolution: int = 0,
     ) -> Inputs:
         """Prepare one prompt.
 
@@ -72,11 +98,15 @@ class Processor:
             system: a system message before the conversation.
             template: "chat" renders the folder's chat template, where it has one; "plain" takes a
                 string as it stands, as MM1's few-shot prompts are.
+            num_low_resolution: of the first that many pictures there is one view each, so that many shots
+                fit; the others are cut as if they alone were in the prompt.
 
         Raises:
-            PromptError: places and pictures differ in number, or the prompt is longer than the context.
+            PromptError: places and pictures differ in number, the prompt is longer than the context, or
+                ``num_low_resolution`` is not possible.
             PictureError: a picture cannot be opened.
         """
+        configs = self._configs(len(images), num_low_resolution)
         chat = template == "chat" and bool(self.tokenizer.chat_template)
         if chat:
             text = self._chat_text(prompt, len(images), system)
@@ -88,7 +118,11 @@ class Processor:
             raise PromptError(f"{why}; give the prompt as one string.")
         ids = self._tokenize(text.replace(IMAGE, self.image_token), chat, len(images))
         self._check_context(len(ids) - len(images), self._fewest_tokens() * len(images), len(images))
-        pictures = [self._open(source) for source in images]
+        num_high = len(images) - num_low_resolution
+        pictures = [
+            self._open(source, config, picture_number=number, num_images=num_high)
+            for number, (source, config) in enumerate(zip(images, configs, strict=True))
+        ]
         layouts = [found for found, _ in pictures]
         ids, places = self._expand(ids, layouts)
         visual = ids.count(self.config.image_token_id)
@@ -101,12 +135,33 @@ class Processor:
         smart = self.config.image_config.resize == "smart"
         return 1 if smart else self.config.connector_config.num_tokens(*self.config.patch_grid)
 
-    def _open(self, source: Source) -> tuple[Layout, list[Image.Image]]:
+    def _configs(self, num_images: int, num_low_resolution: int) -> list[MM1Config]:
+        """The configuration that each picture goes by; the first ones are not cut."""
+        if not 0 <= num_low_resolution <= num_images:
+            raise PromptError(
+                f"num_low_resolution is {num_low_resolution}, expected 0 to {num_images}, the number of pictures."
+            )
+        if not num_low_resolution:
+            return [self.config] * num_images
+        num_views = self.config.connector_config.views_at_once
+        if num_views > 1:
+            raise PromptError(
+                f"num_low_resolution is {num_low_resolution}, but this model's connector needs {num_views} views of "
+                "every picture; leave it at 0."
+            )
+        low = self.with_image_config(sub_images="none").config
+        return [low] * num_low_resolution + [self.config] * (num_images - num_low_resolution)
+
+    def _open(
+        self, source: Source, config: MM1Config, *, picture_number: int, num_images: int
+    ) -> tuple[Layout, list[Image.Image]]:
         """One picture's layout and views; the picture itself, which may be large, is let go."""
-        image_config = self.config.image_config
+        image_config = config.image_config
         picture = open_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels)
-        found = layout(picture.size, self.config)
-        return found, views(picture, image_config, max_pixels=self.max_pixels)
+        found = layout(
+            picture.size, config, num_images=num_images, picture_number=picture_number, encode=self._encode
+        )
+        return found, views(picture, image_config, num_images=num_images, max_pixels=self.max_pixels)
 
     def _chat_text(self, prompt: Prompt, num_images: int, system: str | None) -> str:
         """The conversation as the folder's chat template writes it."""
@@ -123,17 +178,17 @@ class Processor:
         except TemplateError as error:
             raise PromptError(f"the model's chat template refuses these messages: {error}") from None
 
+    def _encode(self, text: str) -> list[int]:
+        """Ids of ``text`` alone, without special tokens around."""
+        return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+
     def _tokenize(self, text: str, chat: bool, num_images: int) -> list[int]:
         """Ids with the image token once a picture; a chat template writes its own special tokens."""
         cut_at = self.config.prompt_config.cut_at
         special = (self.image_token, self.tokenizer.bos_token, self.tokenizer.eos_token)
         pieces = cut(text, (*cut_at, *filter(None, special))) if cut_at else [text]
         try:
-            ids = [
-                id
-                for piece in pieces
-                for id in self.tokenizer.encode(piece, add_special_tokens=False, verbose=False)
-            ]
+            ids = [id for piece in pieces for id in self._encode(piece)]
         except (TypeError, UnicodeError):
             raise PromptError("the prompt is not valid Unicode text.") from None
         vocabulary = self.config.text_config.vocab_size

@@ -1,12 +1,15 @@
 """High resolution: a picture as several views of the encoder's size.
 
-``quadrants`` is MM1's sub-image decomposition (four crops and the whole) in 360VL's order; ``anyres`` is
-LLaVA-NeXT's rule as HyperCLOVAX applies it.
+``static`` is MM1's sub-image decomposition and ``dynamic`` MM1.5's dynamic image splitting. ``quadrants`` is
+the decomposition in 360VL's order; ``anyres`` is LLaVA-NeXT's rule as HyperCLOVAX applies it.
 
-Source: MM1, "Supervised Fine-Tuning" (scaling to higher resolutions).
+Source: MM1, "Supervised Fine-Tuning" (scaling to higher resolutions); MM1.5 (arXiv:2409.20566), "Dynamic
+Image Splitting".
 """
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 from PIL import Image
 
@@ -21,23 +24,102 @@ from mm1_mlx.inputs.preprocess import (
 )
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
 
+OVERVIEW = (0, 0)  # the index of the whole picture; crops count rows and columns from 1
+MOST_SPLIT = 2  # pictures in a prompt that are split dynamically; of more, each is one view
+
+
+def rule(config: ImageConfig, *, num_images: int = 1) -> str:
+    """How each of a prompt's ``num_images`` pictures is cut: ``config.sub_images``, or "none" of too many."""
+    too_many = config.sub_images == "dynamic" and num_images > MOST_SPLIT
+    return "none" if too_many else config.sub_images
+
 
 def views(
-    picture: Image.Image, config: ImageConfig, *, max_pixels: int = MAX_PICTURE_PIXELS
+    picture: Image.Image, config: ImageConfig, *, num_images: int = 1, max_pixels: int = MAX_PICTURE_PIXELS
 ) -> list[Image.Image]:
-    """The views of one RGB picture, by ``config.sub_images``; each becomes visual tokens.
+    """The views of one RGB picture among ``num_images`` of a prompt; each becomes visual tokens.
 
     Raises:
         PictureError: the picture is so long and thin that a square of it has more than ``max_pixels``.
     """
-    if config.sub_images == "quadrants":
+    cut = rule(config, num_images=num_images)
+    if cut == "static":
+        return static(picture, config, max_pixels=max_pixels)
+    if cut == "dynamic":
+        return dynamic(picture, config, max_pixels=max_pixels)
+    if cut == "quadrants":
         return quadrants(picture, config, max_pixels=max_pixels)
-    if config.sub_images == "anyres":
+    if cut == "anyres":
         return anyres(picture, config)
     if config.resize == "smart":
         limits = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
         return [smart_resize(picture, multiple=config.size_multiple, **limits)]
     return [to_square(picture, config.image_size, config, max_pixels=max_pixels)]
+
+
+def view_indices(
+    picture_size: tuple[int, int], config: ImageConfig, *, num_images: int = 1
+) -> list[tuple[int, int]]:
+    """(row, column) of each view that ``views`` makes, known from the picture's (width, height) alone."""
+    cut = rule(config, num_images=num_images)
+    if cut == "static":
+        return [OVERVIEW, *_cells(2, 2)]
+    if cut == "quadrants":
+        return [*_cells(2, 2), OVERVIEW]
+    if cut == "anyres":
+        width, height = best_canvas(picture_size, config)
+        return [OVERVIEW, *_cells(height // config.image_size, width // config.image_size)]
+    if cut == "dynamic":
+        cells = _cells(*dynamic_grid(picture_size, config))
+        return cells if len(cells) == 1 else [*cells, OVERVIEW]
+    return [OVERVIEW]
+
+
+def static(
+    picture: Image.Image, config: ImageConfig, *, max_pixels: int = MAX_PICTURE_PIXELS
+) -> list[Image.Image]:
+    """A square of twice the size by ``config.resize``: the whole of it first, then its four crops row by row."""
+    size = config.image_size
+    large = to_square(picture, 2 * size, config, max_pixels=max_pixels)
+    return [large.resize((size, size), BICUBIC), *_crops(large, size)]
+
+
+def dynamic(
+    picture: Image.Image, config: ImageConfig, *, max_pixels: int = MAX_PICTURE_PIXELS
+) -> list[Image.Image]:
+    """The crops of the grid that suits the picture, row by row, then the whole; of a 1 x 1 grid the crop alone.
+
+    The picture keeps its aspect and stands in the middle of the grid, the mean colour around it.
+    """
+    size = config.image_size
+    rows, columns = dynamic_grid(picture.size, config)
+    canvas = (columns * size, rows * size)
+    crops = _crops(paste_centered(fit_within(picture, canvas), canvas, config), size)
+    return crops if len(crops) == 1 else [*crops, to_square(picture, size, config, max_pixels=max_pixels)]
+
+
+def dynamic_grid(picture_size: tuple[int, int], config: ImageConfig) -> tuple[int, int]:
+    """(rows, columns) of ``min_sub_images`` to ``max_sub_images`` crops for a picture of (width, height).
+
+    Of the grids that hold the picture without shrinking it, the one with least padding once it is resized to
+    fit; where all would shrink it, the one that shrinks it least. Equals: fewer crops, then fewer rows.
+    """
+    width, height = picture_size
+    size, most = config.image_size, config.max_sub_images
+    grids = [
+        (rows, columns)
+        for rows in range(1, most + 1)
+        for columns in range(1, most // rows + 1)
+        if rows * columns >= config.min_sub_images
+    ]
+
+    def rank(grid: tuple[int, int]) -> tuple[bool, Fraction, int, int]:
+        rows, columns = grid
+        scale = min(Fraction(columns * size, width), Fraction(rows * size, height))
+        padding = rows * columns * size**2 - width * height * scale**2
+        return scale < 1, padding if scale >= 1 else -scale, rows * columns, rows
+
+    return min(grids, key=rank)
 
 
 def quadrants(
@@ -78,6 +160,11 @@ def best_canvas(picture_size: tuple[int, int], config: ImageConfig) -> tuple[int
         if kept > best_kept or (kept == best_kept and wasted < least_wasted):
             best, best_kept, least_wasted = (canvas_width, canvas_height), kept, wasted
     return best
+
+
+def _cells(rows: int, columns: int) -> list[tuple[int, int]]:
+    """(row, column) of a grid's places from 1, row by row."""
+    return [(row, column) for row in range(1, rows + 1) for column in range(1, columns + 1)]
 
 
 def _crops(canvas: Image.Image, size: int) -> list[Image.Image]:

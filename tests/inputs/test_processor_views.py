@@ -141,3 +141,98 @@ def test_a_prompt_too_long_with_its_pictures_counts_row_tokens_as_text(inputs_of
 def test_a_hopeless_prompt_is_refused_before_a_picture_that_keeps_its_sides_is_opened(inputs_of):
     with pytest.raises(PromptError, match="600 of 600 pictures"):
         inputs_of(SMART, "Compare.", ["no-such.png"] * 600)
+
+
+# Mixed resolution
+
+STATIC = replace(SMALL, image_config=SMALL.image_config.changed(sub_images="static"))
+RULE = {"sub_images": "dynamic", "min_sub_images": 4, "max_sub_images": 9}
+DYNAMIC = replace(SMALL, image_config=SMALL.image_config.changed(**RULE))
+TAGGED = replace(SMALL, image_config=DYNAMIC.image_config.changed(position_tags="index"))
+EACH = SMALL.connector_config.num_visual_tokens  # visual tokens of one view
+
+
+@pytest.fixture
+def processor_of(tokenizer):
+    return lambda config: Processor(tokenizer, config)
+
+
+def with_context(config, max_positions):
+    return replace(config, text_config=replace(config.text_config, max_positions=max_positions))
+
+
+def stretches_of(inputs):
+    return at_places(inputs)[0]
+
+
+def prompt_of(processor, num_low_resolution, sizes=((40, 30), (16, 90), (64, 16))):
+    images = [noise(*size, seed) for seed, size in enumerate(sizes)]
+    return processor("Compare.", images, num_low_resolution=num_low_resolution), images
+
+
+@pytest.mark.parametrize(
+    "config",
+    [STATIC, DYNAMIC, TAGGED, ANYRES, SMALL, SMART],
+    ids=["static", "dynamic", "tagged", "anyres", "one view", "smart"],
+)
+def test_the_first_pictures_have_one_view_each(processor_of, config):
+    processor = processor_of(with_context(config, 2048))
+    inputs, images = prompt_of(processor, 2)
+    whole = processor.with_image_config(sub_images="none")
+    first = whole("Compare.", images[:2])
+    assert stretches_of(inputs)[:2] == stretches_of(first)
+    for found, expected in zip(
+        inputs.pixel_values[: len(first.pixel_values)], first.pixel_values, strict=True
+    ):
+        assert mx.array_equal(found, expected)
+
+
+def test_the_other_pictures_are_cut_as_without_them(processor_of):
+    processor = processor_of(DYNAMIC)
+    inputs, images = prompt_of(processor, 1)
+    alone = processor("Compare.", images[1:])
+    assert stretches_of(inputs)[1:] == stretches_of(alone)
+    assert mx.array_equal(inputs.pixel_values[1:], alone.pixel_values)
+
+
+def test_tags_count_the_pictures_of_low_resolution_too(processor_of):
+    processor = processor_of(TAGGED)
+    inputs, _ = prompt_of(processor, 2)
+    tag = processor.tokenizer.encode("(2,1,1)", add_special_tokens=False)
+    assert stretches_of(inputs)[2][: len(tag)] == tag
+
+
+def test_orders_go_on_behind_pictures_of_low_resolution(processor_of):
+    inputs, _ = prompt_of(processor_of(ANYRES), 1, ((40, 30), (64, 16)))
+    order = inputs.token_order.tolist()
+    found = layout((64, 16), ANYRES).order
+    assert order == [*range(EACH), *[number if number < 0 else EACH + number for number in found]]
+
+
+def test_all_pictures_may_have_low_resolution(processor_of):
+    inputs, _ = prompt_of(processor_of(STATIC), 3)
+    assert inputs.num_visual_tokens == 3 * EACH
+
+
+def test_mixed_resolution_fits_a_context_that_full_resolution_does_not(processor_of):
+    processor = processor_of(with_context(STATIC, 60))
+    with pytest.raises(PromptError, match="60 of 3 pictures"):
+        prompt_of(processor, 0)
+    assert prompt_of(processor, 2)[0].num_visual_tokens == 7 * EACH
+
+
+@pytest.mark.parametrize("num_low_resolution", [-1, 4])
+def test_a_number_of_pictures_that_there_are_not_is_refused(processor_of, num_low_resolution):
+    with pytest.raises(PromptError) as error:
+        prompt_of(processor_of(STATIC), num_low_resolution)
+    assert str(error.value) == (
+        f"num_low_resolution is {num_low_resolution}, expected 0 to 3, the number of pictures."
+    )
+
+
+def test_a_pair_of_connectors_has_no_low_resolution(processor_of):
+    with pytest.raises(PromptError) as error:
+        prompt_of(processor_of(PAIR), 1)
+    assert str(error.value) == (
+        "num_low_resolution is 1, but this model's connector needs 5 views of every picture; leave it at 0."
+    )
