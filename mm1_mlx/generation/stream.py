@@ -11,7 +11,9 @@ from jaxtyping import Float
 
 from mm1_mlx.errors import SamplingError
 from mm1_mlx.generation.caches import make_cache
+from mm1_mlx.generation.prefix import Prefix, content_of
 from mm1_mlx.generation.timing import Timing
+from mm1_mlx.generation.vision_cache import VisionCache, entry_key
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Inputs, Processor
 from mm1_mlx.inputs.prompt import Prompt
@@ -44,6 +46,8 @@ def stream_generate(
     max_kv_size: int | None = None,
     kv_bits: int | None = None,
     prefill_step_size: int = PREFILL_STEP_SIZE,
+    vision_cache: VisionCache | None = None,
+    prefix: Prefix | None = None,
 ) -> Iterator[Piece]:
     """Yield the answer as it comes.
 
@@ -59,6 +63,9 @@ def stream_generate(
         max_kv_size: keep only that many positions, the oldest overwritten.
         kv_bits: pack the KV cache.
         prefill_step_size: prompt tokens processed at once.
+        vision_cache: where visual tokens of pictures seen before are kept.
+        prefix: a KV cache to go on from; what the prompt shares with its content is not read again, and
+            prompt and answer are its content afterwards. It sets the cache: no max_kv_size or kv_bits.
 
     Raises:
         MM1Error: a picture, the prompt or a setting is not usable. It comes when the first piece is asked for.
@@ -71,7 +78,9 @@ def stream_generate(
         raise SamplingError(
             f"--top-k is {sampling.top_k}, expected less than the vocabulary of {vocabulary}."
         )
-    cache = make_cache(model, max_kv_size=max_kv_size, kv_bits=kv_bits)
+    if prefix is not None and (max_kv_size, kv_bits) != (None, None):
+        raise SamplingError("a prefix has its own KV cache: it excludes --max-kv-size and --kv-bits.")
+    cache = make_cache(model, max_kv_size=max_kv_size, kv_bits=kv_bits) if prefix is None else None
     group_size = _kv_group_size(model, kv_bits)
 
     start, timing = time.perf_counter(), Timing()
@@ -82,7 +91,10 @@ def stream_generate(
     context = model.config.text_config.max_positions
     if context is not None:
         max_tokens = min(max_tokens, context - timing.prompt_tokens)
-    embeddings = embed(model, inputs, timing)
+    content = [] if prefix is None else content_of(inputs, model.config.image_token_id)
+    start_at = 0 if prefix is None else prefix.keep_shared(content)
+    timing.prefilled_tokens = timing.prompt_tokens - start_at
+    embeddings = embed(model, inputs, timing, vision_cache=vision_cache, start=start_at)
     if sampling.seed is not None:
         mx.random.seed(sampling.seed)
 
@@ -94,10 +106,10 @@ def stream_generate(
     for response in stream_text(
         model,
         processor.tokenizer,
-        inputs.input_ids,
+        inputs.input_ids[start_at:],
         max_tokens=max_tokens,
         sampler=make_sampler(sampling.temp, sampling.top_p, sampling.min_p, top_k=sampling.top_k),
-        prompt_cache=cache,
+        prompt_cache=cache if prefix is None else prefix.cache,
         kv_bits=kv_bits,
         kv_group_size=group_size,
         quantized_kv_start=0,
@@ -112,6 +124,9 @@ def stream_generate(
         timing.decode = now - first
         timing.generation_tokens = response.generation_tokens
         timing.peak_memory = mx.get_peak_memory()
+        if prefix is not None:
+            content.append(response.token)
+            prefix.extend(content)
         yield Piece(response.text, response.token, timing, response.finish_reason)
 
 
@@ -120,16 +135,56 @@ def generate(model: MM1, processor: Processor, prompt: Prompt, **options) -> str
     return "".join(piece.text for piece in stream_generate(model, processor, prompt, **options))
 
 
-def embed(model: MM1, inputs: Inputs, timing: Timing | None = None) -> Float[mx.array, "L D"]:
-    """What the decoder reads for one prompt, evaluated."""
+def embed(
+    model: MM1,
+    inputs: Inputs,
+    timing: Timing | None = None,
+    *,
+    vision_cache: VisionCache | None = None,
+    start: int = 0,
+) -> Float[mx.array, "L D"]:
+    """What the decoder reads of one prompt from position ``start`` on, evaluated.
+
+    Only pictures that reach past ``start`` and that ``vision_cache`` does not know are encoded.
+    """
     timing = timing or Timing()
-    visual_tokens = encode_in_batches(model, inputs.pixel_values, timing)
-    if inputs.token_order is not None:
-        visual_tokens = model.arrange(visual_tokens, inputs.token_order)
+    wanted = [number for number, places in enumerate(inputs.image_places) if places.stop > start]
+    visual_tokens = tokens_of(model, inputs, wanted, timing, vision_cache)
+    ids = inputs.input_ids[start:]
     with timing.phase("prefill"):
-        embeddings = model.embed_inputs(inputs.input_ids, visual_tokens=visual_tokens)
+        if visual_tokens is not None:  # a picture that straddles the start gives its last tokens
+            used = mx.sum(ids == model.config.image_token_id).item()
+            visual_tokens = visual_tokens[len(visual_tokens) - used :]
+        embeddings = model.embed_inputs(ids, visual_tokens=visual_tokens)
         mx.eval(embeddings)
     return embeddings
+
+
+def tokens_of(
+    model: MM1, inputs: Inputs, wanted: Sequence[int], timing: Timing, vision_cache: VisionCache | None = None
+) -> Float[mx.array, "K D"] | None:
+    """The arranged visual tokens of the pictures numbered ``wanted``, or None where there is none."""
+    keys = [entry_key(inputs.digests[number], model) for number in wanted] if vision_cache is not None else []
+    found = {number: vision_cache.get(key) for number, key in zip(wanted, keys, strict=False)}
+    missing = [number for number in wanted if found.get(number) is None]
+    starts = [sum(inputs.num_views[:number]) for number in range(len(inputs.num_views))]
+    stretches = [inputs.pixel_values[starts[n] : starts[n] + inputs.num_views[n]] for n in missing]
+    if isinstance(inputs.pixel_values, list):
+        pixels: list[mx.array] | mx.array = [view for stretch in stretches for view in stretch]
+    else:
+        pixels = mx.concatenate(stretches) if stretches else inputs.pixel_values[:0]
+    timing.encoded_views += len(pixels)
+    made = encode_in_batches(model, pixels, timing)
+    begin = 0
+    for number in missing:
+        layout = inputs.layouts[number]
+        tokens = made[begin : begin + layout.num_made]
+        begin += layout.num_made
+        found[number] = tokens if layout.order is None else model.arrange(tokens, mx.array(layout.order))
+        if vision_cache is not None:
+            mx.eval(found[number])
+            vision_cache.put(entry_key(inputs.digests[number], model), found[number])
+    return mx.concatenate([found[number] for number in wanted]) if wanted else None
 
 
 def encode_in_batches(

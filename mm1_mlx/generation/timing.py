@@ -20,6 +20,8 @@ class Timing:
     decode: float = 0.0  # from the first token to the last
     prompt_tokens: int = 0
     visual_tokens: int = 0
+    encoded_views: int = 0  # that went through the image encoder; the others' tokens were known
+    prefilled_tokens: int = 0  # of the prompt, that the decoder read; the others were in its cache
     generation_tokens: int = 0
     peak_memory: int = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,13 +29,13 @@ class Inputs:
     input_ids: Integer[mx.array, "L"]  # image_token_id once for every visual token
     pixel_values: (
         Float[mx.array, "N H W 3"] | list[mx.array]
-    )  # all views in reading order, if any; a list where
-    # they differ in size
+    )  # all views in reading order; a list of many sizes
     image_places: list[range]  # for each picture, the positions it takes
     num_visual_tokens: int
-    token_order: Integer[mx.array, "M"] | None = (
-        None  # how visual tokens are arranged, where not as they come
-    )
+    token_order: Integer[mx.array, "M"] | None = None  # how visual tokens are arranged; None: as they come
+    layouts: tuple[Layout, ...] = ()  # of each picture
+    num_views: tuple[int, ...] = ()  # of each picture
+    digests: tuple[str, ...] = ()  # of each picture: equal where all pixels that the model sees are equal
 
 
 class Processor:
@@ -127,8 +128,16 @@ class Processor:
         ids, places = self._expand(ids, layouts)
         visual = ids.count(self.config.image_token_id)
         self._check_context(len(ids) - visual, visual, len(places))
-        pixels = self._pixels([view for _, views in pictures for view in views])
-        return Inputs(mx.array(ids, dtype=mx.int32), pixels, places, visual, _token_order(layouts))
+        return Inputs(
+            input_ids=mx.array(ids, dtype=mx.int32),
+            pixel_values=self._pixels([view for _, views in pictures for view in views]),
+            image_places=places,
+            num_visual_tokens=visual,
+            token_order=_token_order(layouts),
+            layouts=tuple(layouts),
+            num_views=tuple(len(views) for _, views in pictures),
+            digests=tuple(_digest(found, views) for found, views in pictures),
+        )
 
     def _fewest_tokens(self) -> int:
         """Visual tokens that any picture costs: enough to refuse a hopeless prompt before opening one."""
@@ -241,6 +250,15 @@ class Processor:
         if not views:
             return mx.zeros((0, config.image_size, config.image_size, 3))
         return mx.array(np.ascontiguousarray(normalize(views, config)))
+
+
+def _digest(found: Layout, views: list[Image.Image]) -> str:
+    """SHA-256 of every pixel of a picture's views, and of how their tokens are arranged."""
+    digest = hashlib.sha256(repr(found.order).encode())
+    for view in views:
+        digest.update(repr(view.size).encode())
+        digest.update(view.tobytes())
+    return digest.hexdigest()
 
 
 def _token_order(layouts: list[Layout]) -> mx.array | None:

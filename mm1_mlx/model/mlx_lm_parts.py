@@ -12,7 +12,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
-from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    RotatingKVCache,
+    can_trim_prompt_cache,
+    load_prompt_cache,
+    make_prompt_cache,
+    save_prompt_cache,
+    trim_prompt_cache,
+)
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import _get_classes, load_model
 
@@ -22,12 +29,16 @@ __all__ = [
     "RotatingKVCache",
     "SwitchGLU",
     "build_decoder",
+    "can_trim_prompt_cache",
     "create_attention_mask",
     "decoders_with_input_embeddings",
     "load_decoder",
+    "load_prompt_cache",
     "make_prompt_cache",
+    "save_prompt_cache",
     "scaled_dot_product_attention",
     "token_embedding",
+    "trim_prompt_cache",
 ]
 
 # On their way from ids these change the rows of their table, but take input_embeddings as they come: text

@@ -1,0 +1,143 @@
+"""Visual tokens that were made before: a picture seen twice is encoded once.
+
+A key stands for everything that the tokens depend on: every pixel of the picture's views, how their tokens are
+arranged, and the weights that read them. Two pictures of one size never share an entry; one picture under two
+names does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+
+import mlx.core as mx
+from jaxtyping import Float
+from mlx.utils import tree_flatten
+
+from mm1_mlx.model.mm1 import MM1
+
+DEFAULT_BYTES = 256_000_000
+
+
+class VisionCache:
+    """Least recently used visual tokens, bounded in bytes; on disk too, where a folder is given.
+
+    Args:
+        max_bytes: of the tokens in memory, and again of those on disk; 0 keeps none.
+        folder: where entries outlive the process; made where there is none.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_BYTES, folder: Path | None = None):
+        self.max_bytes = max_bytes
+        self.folder = folder
+        self.hits = self.misses = 0
+        self._entries: OrderedDict[str, mx.array] = OrderedDict()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens in memory."""
+        return sum(tokens.nbytes for tokens in self._entries.values())
+
+    def get(self, key: str) -> Float[mx.array, "K D"] | None:
+        """The tokens under ``key``, or None."""
+        tokens = self._entries.get(key)
+        if tokens is None and self.folder is not None:
+            tokens = self._read(self.folder / f"{key}.safetensors")
+        if tokens is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._keep(key, tokens)
+        return tokens
+
+    def put(self, key: str, tokens: Float[mx.array, "K D"]) -> None:
+        """Remember evaluated tokens; what was not asked for longest goes first."""
+        if tokens.nbytes > self.max_bytes:
+            return
+        self._keep(key, tokens)
+        if self.folder is not None:
+            self._write(self.folder / f"{key}.safetensors", tokens)
+
+    def _keep(self, key: str, tokens: mx.array) -> None:
+        self._entries[key] = tokens
+        self._entries.move_to_end(key)
+        while self.nbytes > self.max_bytes:
+            self._entries.popitem(last=False)
+
+    def _read(self, path: Path) -> mx.array | None:
+        """An entry's tokens; one that is damaged is dropped, and said."""
+        if not path.exists():
+            return None
+        try:
+            loaded, metadata = mx.load(str(path), return_metadata=True)
+            tokens = loaded["tokens"]
+            mx.eval(tokens)
+            if metadata.get("sha256") != _digest(tokens):
+                raise ValueError("its content is not what was written")
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            print(
+                f"mm1: the cached visual tokens {path.name} are damaged ({error}); dropped.", file=sys.stderr
+            )
+            path.unlink(missing_ok=True)
+            return None
+        os.utime(path)  # the file's time says when it was last asked for
+        return tokens
+
+    def _write(self, path: Path, tokens: mx.array) -> None:
+        """Whole or not at all, by way of a temporary name; then the oldest files go."""
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=path.parent)
+        os.close(handle)
+        try:
+            mx.save_safetensors(temporary, {"tokens": tokens}, metadata={"sha256": _digest(tokens)})
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        files = sorted(path.parent.glob("[!.]*.safetensors"), key=lambda file: file.stat().st_mtime)
+        total = sum(file.stat().st_size for file in files)
+        for file in files:
+            if total <= self.max_bytes or file == path:
+                break
+            total -= file.stat().st_size
+            file.unlink(missing_ok=True)
+
+
+def weights_identity(model: MM1) -> str:
+    """What tells one image encoder and connector from another: every value counts, at the price of one sum each.
+
+    Computed once for a model and kept with it; tuning the weights in place calls for a new cache.
+    """
+    if not hasattr(model, "_weights_identity"):
+        parts = {"image_encoder": model.image_encoder, "connector": model.connector}
+        digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+        for name, part in parts.items():
+            for key, value in tree_flatten(part.parameters()):
+                digest.update(f"{name}.{key} {value.shape} {value.dtype} {_fingerprint(value)}".encode())
+        model._weights_identity = digest.hexdigest()
+    return model._weights_identity
+
+
+def entry_key(digest: str, model: MM1) -> str:
+    """The key of one picture's visual tokens; ``digest`` is of all pixels that the model sees of it."""
+    return hashlib.sha256(f"{digest} {weights_identity(model)}".encode()).hexdigest()
+
+
+def _fingerprint(value: mx.array) -> str:
+    """Two sums over the bits, one of them weighted by place."""
+    flat = value.reshape(-1)
+    bits = flat.view(mx.uint32 if flat.dtype.size == 4 else mx.uint16 if flat.dtype.size == 2 else mx.uint8)
+    bits = bits.astype(mx.uint32)
+    places = mx.arange(1, bits.size + 1, dtype=mx.uint32)
+    total, weighted = mx.sum(bits), mx.sum(bits * (places * 2654435761 | 1))
+    return f"{total.item()} {weighted.item()}"
+
+
+def _digest(tokens: mx.array) -> str:
+    plain = tokens.view(mx.uint16) if tokens.dtype == mx.bfloat16 else tokens
+    return hashlib.sha256(memoryview(plain)).hexdigest()

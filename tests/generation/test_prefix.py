@@ -1,0 +1,112 @@
+import mlx.core as mx
+import pytest
+
+from mm1_mlx import tiny
+from mm1_mlx.errors import CheckpointError, SamplingError
+from mm1_mlx.generation import stream_generate
+from mm1_mlx.generation.prefix import Prefix, content_of
+from mm1_mlx.generation.vision_cache import weights_identity
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [tiny.render(tiny.make_scene(tiny.TESTING_SEEDS + seed)) for seed in range(2)]
+
+
+def run(mm1_tiny, prompt, images=(), **options):
+    pieces = list(stream_generate(*mm1_tiny, prompt, images=images, max_tokens=4, **options))
+    return "".join(piece.text for piece in pieces), pieces[-1].timing
+
+
+def chat(*texts):
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def test_a_second_turn_reads_its_new_tokens_alone(mm1_tiny, pictures):
+    prefix = Prefix(mm1_tiny[0])
+    first = "<image>What color is it?"
+    answer, timing = run(mm1_tiny, chat(first), pictures[:1], prefix=prefix)
+    assert (timing.prefilled_tokens, timing.encoded_views) == (timing.prompt_tokens, 1)
+    held = len(prefix)
+    again, timing = run(mm1_tiny, chat(first, answer, "What shape is it?"), pictures[:1], prefix=prefix)
+    assert timing.encoded_views == 0
+    assert timing.prefilled_tokens <= timing.prompt_tokens - held + 1
+    assert again == run(mm1_tiny, chat(first, answer, "What shape is it?"), pictures[:1])[0]
+
+
+def test_a_second_turn_has_the_logits_of_the_whole_prompt(mm1_tiny, pictures):
+    model, processor = mm1_tiny
+    prefix = Prefix(model)
+    answer, _ = run(mm1_tiny, chat("<image>What color is it?"), pictures[:1], prefix=prefix)
+    inputs = processor(chat("<image>What color is it?", answer, "How many objects are there?"), pictures[:1])
+    content = content_of(inputs, model.config.image_token_id)
+    start = prefix.keep_shared(content)
+    assert 0 < start < len(content)
+    short = model(inputs.input_ids[None, start:], cache=prefix.cache)[0, -1]
+    whole = model(inputs.input_ids[None], inputs.pixel_values)[0, -1]
+    assert mx.abs(short - whole).max().item() < 1e-4
+
+
+def test_another_picture_in_the_same_words_is_read_anew(mm1_tiny, pictures):
+    prefix = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)
+    answer, timing = run(mm1_tiny, "What color is it?", pictures[1:], prefix=prefix)
+    assert timing.encoded_views == 1
+    assert answer == run(mm1_tiny, "What color is it?", pictures[1:])[0]
+
+
+def test_the_same_prompt_again_reads_one_token(mm1_tiny, pictures):
+    prefix = Prefix(mm1_tiny[0])
+    first, _ = run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)
+    second, timing = run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)
+    assert (second, timing.prefilled_tokens, timing.encoded_views) == (first, 1, 0)
+
+
+def test_a_shared_picture_before_another_question_is_kept(mm1_tiny, pictures):
+    prefix = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "<image>What color is it?", pictures[:1], prefix=prefix)
+    answer, timing = run(mm1_tiny, "<image>How many objects are there?", pictures[:1], prefix=prefix)
+    assert timing.encoded_views == 0 and timing.prefilled_tokens < timing.prompt_tokens
+    assert answer == run(mm1_tiny, "<image>How many objects are there?", pictures[:1])[0]
+
+
+def test_forks_grow_apart(mm1_tiny, pictures):
+    shared = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "<image>What color is it?", pictures[:1], prefix=shared)
+    forked = shared.fork()
+    run(mm1_tiny, "<image>How many objects are there?", pictures[:1], prefix=forked)
+    answer, timing = run(mm1_tiny, "<image>What color is it?", pictures[:1], prefix=shared)
+    assert timing.prefilled_tokens == 1
+    assert answer == run(mm1_tiny, "<image>What color is it?", pictures[:1])[0]
+
+
+def test_a_saved_prefix_goes_on_in_another_process(mm1_tiny, pictures, tmp_path):
+    model = mm1_tiny[0]
+    prefix = Prefix(model)
+    first, _ = run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)
+    prefix.save(tmp_path / "prompt.safetensors", weights_identity(model))
+    loaded = Prefix.load(tmp_path / "prompt.safetensors", model, weights_identity(model))
+    second, timing = run(mm1_tiny, "What color is it?", pictures[:1], prefix=loaded)
+    assert (second, timing.prefilled_tokens) == (first, 1)
+
+
+def test_a_prefix_of_another_model_is_refused(mm1_tiny, pictures, tmp_path):
+    prefix = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)
+    path = tmp_path / "prompt.safetensors"
+    prefix.save(path, "someone else's")
+    with pytest.raises(CheckpointError, match="was made by another model or other weights; make it again"):
+        Prefix.load(path, mm1_tiny[0], weights_identity(mm1_tiny[0]))
+
+
+def test_what_is_no_prefix_is_refused(mm1_tiny, tmp_path):
+    path = tmp_path / "prompt.safetensors"
+    path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="is no saved prompt cache"):
+        Prefix.load(path, mm1_tiny[0], "")
+
+
+def test_a_prefix_excludes_other_caches(mm1_tiny):
+    with pytest.raises(SamplingError, match="a prefix has its own KV cache"):
+        run(mm1_tiny, "What is it?", prefix=Prefix(mm1_tiny[0]), kv_bits=8)
