@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from mm1_mlx.command import exit_process, peak_resident_memory, read_stdin, run_command
 from mm1_mlx.errors import PromptError
@@ -18,10 +19,15 @@ from mm1_mlx.settings import (
     Sampling,
 )
 
+if TYPE_CHECKING:
+    from mm1_mlx.inputs.few_shot import FewShotPrompt
+
 TINY_NOTICE = (
     "mm1-tiny knows only the tiny world: plain pictures of one to five coloured shapes, letters and digits. "
     "For a real model give --model a folder or hub id."
 )
+
+SUB_IMAGES = ("none", "static", "dynamic", "quadrants", "anyres")
 
 PHASES = {
     "imports": "Imports",
@@ -43,6 +49,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--prompt", required=True, help="text, <image> where a picture goes; - reads stdin")
     parser.add_argument("--system", help="system message")
+    large = parser.add_argument_group("large pictures")
+    large.add_argument(
+        "--sub-images", choices=SUB_IMAGES, help="how they are cut; by default the model's way"
+    )
+    large.add_argument(
+        "--image-size", type=int, help="pixels, each side, of a view; positions are interpolated"
+    )
+    large.add_argument("--min-sub-images", type=int, help="fewest crops of one picture, for dynamic")
+    large.add_argument("--max-sub-images", type=int, help="most crops of one picture")
+    few = parser.add_argument_group("worked examples")
+    few.add_argument("--shots", metavar="FILE", help="JSON lines: image, and caption or question and answer")
+    few.add_argument("--num-shots", type=int, default=4, help="how many of them")
+    few.add_argument("--shot-seed", type=int, help="of the choice; by default the first ones")
+    few.add_argument(
+        "--low-resolution-shots", action="store_true", help="one view for each example, so that more fit"
+    )
     parser.add_argument(
         "--template", choices=("chat", "plain"), default="chat",
         help="the model's chat template, or the prompt as it stands",
@@ -78,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     from mm1_mlx.checkpoint import load
     from mm1_mlx.generation import stream_generate
+    from mm1_mlx.inputs.few_shot import STOP
 
     sampling = Sampling(args.temp, args.top_p, args.min_p, args.top_k, args.seed)
     imported = time.perf_counter()
@@ -89,19 +112,26 @@ def run(args: argparse.Namespace) -> None:
     model, processor = load(args.model, dtype=args.dtype)
     loaded = time.perf_counter()
     processor.max_pixels = args.max_image_pixels
+    names = ("sub_images", "image_size", "min_sub_images", "max_sub_images")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if changes:
+        processor = processor.with_image_config(**changes)
+    few = _few_shot(args, prompt) if args.shots else None
     pieces = []
     for piece in stream_generate(
         model,
         processor,
-        prompt,
-        images=args.image,
+        few.text if few else prompt,
+        images=few.images if few else args.image,
         system=args.system,
-        template=args.template,
+        template="plain" if few else args.template,
         max_tokens=args.max_tokens,
         sampling=sampling,
         max_kv_size=args.max_kv_size,
         kv_bits=args.kv_bits,
         prefill_step_size=args.prefill_step_size,
+        stop=STOP[few.kind] if few else (),
+        num_low_resolution=few.num_low_resolution if few and args.low_resolution_shots else 0,
     ):
         if not pieces and args.model == EMBEDDED_MODEL:
             print(TINY_NOTICE, file=sys.stderr)
@@ -127,6 +157,20 @@ def run(args: argparse.Namespace) -> None:
         print(f"Visual tokens: {timing.visual_tokens}", file=sys.stderr)
         for name, label in PHASES.items():
             print(f"{label}: {numbers[name] * 1000:.1f} ms", file=sys.stderr)
+
+
+def _few_shot(args: argparse.Namespace, question: str) -> FewShotPrompt:
+    """The prompt of worked examples and the query, of which there is at most one picture."""
+    from mm1_mlx.inputs.few_shot import CAPTION, Shot, choose_shots, few_shot, read_shots
+
+    if len(args.image) > 1:
+        raise PromptError(f"{len(args.image)} --image were given; with --shots the question is about one.")
+    shots = choose_shots(read_shots(args.shots), args.num_shots, args.shot_seed)
+    captions = bool(shots) and shots[0].caption is not None
+    if captions and question.strip() != CAPTION:
+        raise PromptError(f"the shots are captions; ask for one with --prompt {CAPTION!r}.")
+    query = Shot(image=args.image[0] if args.image else None, question=None if captions else question)
+    return few_shot(shots, query)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from mm1_mlx.errors import SamplingError
 from mm1_mlx.generation.caches import make_cache
 from mm1_mlx.generation.prefix import Prefix, content_of
+from mm1_mlx.generation.stops import Stops
 from mm1_mlx.generation.timing import Timing
 from mm1_mlx.generation.vision_cache import VisionCache, entry_key
 from mm1_mlx.inputs.picture import Source
@@ -48,6 +49,8 @@ def stream_generate(
     prefill_step_size: int = PREFILL_STEP_SIZE,
     vision_cache: VisionCache | None = None,
     prefix: Prefix | None = None,
+    stop: Sequence[str] = (),
+    num_low_resolution: int = 0,
 ) -> Iterator[Piece]:
     """Yield the answer as it comes.
 
@@ -66,6 +69,8 @@ def stream_generate(
         vision_cache: where visual tokens of pictures seen before are kept.
         prefix: a KV cache to go on from; what the prompt shares with its content is not read again, and
             prompt and answer are its content afterwards. It sets the cache: no max_kv_size or kv_bits.
+        stop: texts that end the answer, which holds none of them.
+        num_low_resolution: the first that many pictures have one view each.
 
     Raises:
         MM1Error: a picture, the prompt or a setting is not usable. It comes when the first piece is asked for.
@@ -86,7 +91,9 @@ def stream_generate(
     start, timing = time.perf_counter(), Timing()
     mx.reset_peak_memory()
     with timing.phase("preprocess"):
-        inputs = processor(prompt, images, system=system, template=template)
+        inputs = processor(
+            prompt, images, system=system, template=template, num_low_resolution=num_low_resolution
+        )
     timing.prompt_tokens, timing.visual_tokens = len(inputs.input_ids), inputs.num_visual_tokens
     context = model.config.text_config.max_positions
     if context is not None:
@@ -103,6 +110,7 @@ def stream_generate(
 
     began = time.perf_counter()
     first = None
+    stops = Stops(stop)
     for response in stream_text(
         model,
         processor.tokenizer,
@@ -127,7 +135,10 @@ def stream_generate(
         if prefix is not None:
             content.append(response.token)
             prefix.extend(content)
-        yield Piece(response.text, response.token, timing, response.finish_reason)
+        text = stops.feed(response.text, last=response.finish_reason is not None)
+        yield Piece(text, response.token, timing, "stop" if stops.found else response.finish_reason)
+        if stops.found:
+            return
 
 
 def generate(model: MM1, processor: Processor, prompt: Prompt, **options) -> str:

@@ -184,7 +184,7 @@ def _to_rgb(picture: Image.Image, alpha: Literal["white", "drop"]) -> Image.Imag
         picture = picture.convert("RGBA")
         canvas = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(canvas, picture)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy it
 
 
 def _upright(picture: Image.Image) -> Image.Image:

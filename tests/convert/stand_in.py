@@ -110,8 +110,6 @@ def weights_of(folder):
 
 def _pixels(name, folder):
     """The pixels that a reference run had, under its own names, where they are not stored."""
-    if name == KANANA:
-        return {}
     if KINDS[name] == "honeybee":
         return {"pixel_values": mx.array(torch_noise(**json.loads((folder / "pixels.json").read_text())))}
     arrays = [

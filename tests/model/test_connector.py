@@ -78,6 +78,7 @@ def any_grid():
 
 
 def assert_close(ours, theirs, tolerance=TOLERANCE):
+    ours = ours[: len(theirs)]  # of large stages only the first picture's are stored
     np.testing.assert_allclose(np.array(ours), np.array(theirs), rtol=0, atol=tolerance)
 
 

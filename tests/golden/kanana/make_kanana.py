@@ -172,8 +172,7 @@ with torch.no_grad():
         greedy.append(decoder(inputs_embeds=sequence[None]).logits[0, -1].argmax())
         sequence = torch.cat([sequence, decoder.get_input_embeddings()(greedy[-1][None])])
 
-arrays = {
-    "pixel_values_0": pixels.permute(2, 0, 1)[None],
+arrays = {  # the pixels can be made again from the picture
     "image_sizes_wh": torch.tensor([[130, 100]]),
     "input_ids_0": ids,
     "connector.output": visual[None],

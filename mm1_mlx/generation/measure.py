@@ -1,0 +1,298 @@
+"""Where the time goes from a picture's file to the last token: seconds, work and memory of each phase.
+
+The work of a phase is read off the graph that MLX builds for it, so it holds for any decoder. FLOPs are two
+for each multiply-add of the matrix products, attention (whole, not only its causal half) and convolutions.
+Bytes are what every operation reads and writes, weights included; views (transposes, slices) are free, but
+the reshape of a transposed array copies it, and a table lookup reads the rows that it finds.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Integer
+from mlx.utils import tree_flatten
+from mlx_lm.generate import generate_step
+from PIL import Image
+
+from mm1_mlx.errors import PromptError
+from mm1_mlx.inputs.layout import layout
+from mm1_mlx.inputs.picture import open_picture
+from mm1_mlx.inputs.preprocess import normalize
+from mm1_mlx.inputs.sub_images import views
+from mm1_mlx.model.mm1 import MM1, uniform_batches
+from mm1_mlx.settings import PREFILL_STEP_SIZE
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: one prompt, made of pictures and random text."""
+
+    num_images: int
+    prompt_tokens: int  # of text, after the pictures
+    max_tokens: int  # of the answer
+    batch_size: int  # views encoded together
+    picture_size: tuple[int, int]  # width and height in pixels
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a computation has to do at least."""
+
+    flops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(self.flops - other.flops, self.bytes - other.bytes)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What this machine reaches with nothing in its way."""
+
+    flops_per_second: float  # the best square matrix product
+    bytes_per_second: float  # a large array, read and written in place
+    matmul_size: int  # side of the largest matrices tried
+
+
+@dataclass
+class Phase:
+    """One phase over all repeats."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_memory: int = 0  # bytes, the most that MLX held
+    work: Work | None = None  # None: outside MLX, or a sum of phases
+
+
+PHASES = ("open", "resize", "encoder", "connector", "embedding", "prefill", "decode")
+
+
+class Measurement:
+    """The phases of one case; ``first_token`` runs from the picture's file to the first token."""
+
+    def __init__(self, model: MM1, case: Case, *, seed: int = 0):
+        self.model, self.case = model, case
+        config, random = model.config, np.random.default_rng(seed)
+        self.jpeg = make_jpeg(*case.picture_size, random)
+        picture = layout(case.picture_size, config)
+        text = random.integers(config.text_config.vocab_size - 1, size=case.prompt_tokens)
+        text += text >= config.image_token_id  # any token but the picture's
+        self.input_ids = mx.array(picture.ids * case.num_images + text.tolist())
+        self.visual_tokens = picture.ids.count(config.image_token_id) * case.num_images
+        starts = [picture.num_made * number for number in range(case.num_images)]
+        order = [n if n < 0 else n + start for start in starts for n in picture.order or ()]
+        self.token_order = mx.array(order) if order else None
+        context, length = config.text_config.max_positions, len(self.input_ids)
+        if context is not None and length + self.case.max_tokens > context:
+            raise PromptError(
+                f"{self.visual_tokens:,} visual tokens, {length - self.visual_tokens:,} of text and "
+                f"{self.case.max_tokens:,} of answer pass the model's context of {context:,}; "
+                "lower --num-images, --prompt-tokens or --max-tokens."
+            )
+
+    def repeat(self, repeats: int, *, warmup: int = 1) -> None:
+        """From file to last token: ``warmup`` runs unmeasured, then ``repeats``; the work is counted once."""
+        for number in range(warmup + repeats):
+            if number in (0, warmup):
+                self.phases = {name: Phase() for name in (*PHASES, "first_token")}
+            self._run(counting=number == warmup + repeats - 1)
+
+    def _run(self, *, counting: bool) -> None:
+        model, case, config, lap = self.model, self.case, self.model.config, self._lap
+        for phase in self.phases.values():
+            phase.seconds.append(0.0)
+        start = time.perf_counter()
+        with lap("open"):
+            pictures = [open_picture(self.jpeg) for _ in range(case.num_images)]
+        with lap("resize"):
+            seen = [view for picture in pictures for view in views(picture, config.image_config)]
+            pixels = mx.array(normalize(seen, config.image_config))
+            mx.eval(pixels)
+        self.num_views, done = len(seen), []
+        batches = list(uniform_batches(pixels, config.connector_config.views_at_once, case.batch_size))
+        for batch in batches:
+            with lap("encoder"):
+                patches = model.image_encoder(batch)
+                mx.eval(patches)
+            with lap("connector"):
+                done.append(model.connector(patches, model.image_encoder.grid(batch)).flatten(0, 1))
+                mx.eval(done[-1])
+        with lap("embedding"):
+            embeddings = self._embed(visual_tokens := mx.concatenate(done))
+            mx.eval(embeddings)
+        cache = model.make_cache()
+        with lap("prefill"):
+            options = {"max_tokens": case.max_tokens, "prompt_cache": cache, "input_embeddings": embeddings}
+            tokens = generate_step(self.input_ids, model, prefill_step_size=PREFILL_STEP_SIZE, **options)
+            next(tokens)
+        self.phases["first_token"].seconds[-1] = time.perf_counter() - start
+        with lap("decode"):
+            for _ in range(case.max_tokens - 1):
+                next(tokens)
+        mx.eval([entry.state for entry in cache])  # mlx-lm is a token ahead: let it end before the next run
+        if counting:
+            self._count(batches, patches, visual_tokens, embeddings)
+
+    def _embed(self, visual_tokens: Float[mx.array, "K D"]) -> Float[mx.array, "L D"]:
+        if self.token_order is not None:
+            visual_tokens = self.model.arrange(visual_tokens, self.token_order)
+        return self.model.embed_inputs(self.input_ids, visual_tokens=visual_tokens)
+
+    @contextmanager
+    def _lap(self, name: str) -> Iterator[None]:
+        """Add the block's wall time to the phase ``name``."""
+        phase = self.phases[name]
+        mx.reset_peak_memory()
+        start = time.perf_counter()
+        yield
+        mx.synchronize()
+        phase.seconds[-1] += time.perf_counter() - start
+        phase.peak_memory = max(phase.peak_memory, mx.get_peak_memory())
+
+    def _count(self, batches: list, patches: mx.array, visual_tokens: mx.array, embeddings: mx.array) -> None:
+        model, phases = self.model, self.phases
+        phases["encoder"].work = phases["connector"].work = Work()
+        for batch in batches:
+            features = mx.zeros((len(batch), *patches.shape[1:]), patches.dtype)
+            grid = model.image_encoder.grid(batch)
+            phases["encoder"].work += count_work(model.image_encoder, batch)
+            phases["connector"].work += count_work(lambda x, grid=grid: model.connector(x, grid), features)
+        phases["embedding"].work = count_work(self._embed, visual_tokens)
+        phases["prefill"].work = count_work(
+            lambda x: read_prompt(model, self.input_ids, x, model.make_cache()), embeddings
+        )
+        first, num_steps = len(embeddings), self.case.max_tokens - 1
+        ends = decode_work(model, first) + decode_work(model, first + num_steps - 1)
+        phases["decode"].work = Work(ends.flops * num_steps // 2, ends.bytes * num_steps // 2)  # evenly more
+
+
+def make_jpeg(width: int, height: int, random: np.random.Generator) -> bytes:
+    """A picture as hard to decode as a photograph: soft shapes under fine noise."""
+    shapes = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8)).resize((width, height))
+    noise = random.integers(-8, 9, (height, width, 1), np.int16)
+    pixels = np.clip(np.asarray(shapes, np.int16) + noise, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def read_prompt(
+    model: MM1, input_ids: Integer[mx.array, "L"], embeddings: Float[mx.array, "L D"], cache: list[Any]
+) -> Float[mx.array, "1 1 V"]:
+    """Logits after a prompt, read as mlx-lm does: in steps, the last position on its own."""
+    last = len(input_ids) - 1
+    starts = [*range(0, last, PREFILL_STEP_SIZE), last]
+    for start, stop in zip(starts, [*starts[1:], last + 1], strict=True):
+        part = embeddings[None, start:stop]
+        logits = model(input_ids[None, start:stop], cache=cache, input_embeddings=part)
+    return logits
+
+
+def decode_work(model: MM1, length: int) -> Work:
+    """The work of one more token after ``length``: that of both together less that of the first ones."""
+    ids = mx.zeros(length, mx.int32)
+
+    def fill(embeddings: mx.array, *, step: bool) -> list[mx.array]:
+        cache = model.make_cache()
+        read_prompt(model, ids, embeddings, cache)
+        logits = [model(ids[None, :1], cache=cache)] if step else []
+        states = [value for _, value in tree_flatten([entry.state for entry in cache])]
+        return logits + [value for value in states if isinstance(value, mx.array)]
+
+    embeddings = mx.zeros((length, model.config.text_config.hidden_dims), model.embed_text(ids[:1]).dtype)
+    both, before = (count_work(lambda x, step=step: fill(x, step=step), embeddings) for step in (True, False))
+    return both - before
+
+
+VIEWS = ["Broadcast", "ExpandDims", "Slice", "Split", "Squeeze", "StopGradient", "Transpose", "Unflatten"]
+RESHAPES = ["Flatten", "Reshape"]
+PRODUCTS = ["AddMM", "GatherMM", "GatherQMM", "Matmul", "QuantizedMatmul"]
+
+Traced = tuple[str, tuple[int, ...], mx.Dtype]  # an array of the graph: name, shape, dtype
+
+
+def count_work(function: Callable[..., Any], *inputs: mx.array) -> Work:
+    """The work of ``function(*inputs)``, from its graph; nothing is computed. Evaluate weights before."""
+    works: list[Work] = []
+    held: dict[str, int] = {}  # bytes behind a view; a broadcast array takes no more than what it repeats
+    transposed: set[str] = set()
+
+    def size(array: Traced) -> int:
+        return held.get(array[0], math.prod(array[1]) * array[2].size)
+
+    def visit(entry: dict[str, Any]) -> None:
+        if entry["type"] != "primitive":
+            return
+        name, read, written = entry["name"], entry["inputs"], entry["outputs"]
+        if name in VIEWS or (name in RESHAPES and read[0][0] not in transposed):
+            held.update({array[0]: min(size(array), size(read[0])) for array in written})
+            if name == "Transpose" or read[0][0] in transposed:
+                transposed.update(array[0] for array in written)
+            return
+        flops = flops_of(name, [array[1] for array in read], written[0][1])
+        works.append(Work(flops, bytes_of(name, read, written, size)))
+
+    mx.export_function(visit, function, *inputs)
+    return sum(works, Work())
+
+
+def flops_of(name: str, read: list[tuple[int, ...]], written: tuple[int, ...]) -> int:
+    """FLOPs of one operation, from the shapes that it reads and writes."""
+    if name in PRODUCTS:
+        return 2 * math.prod(written) * read[0][-1]
+    if name == "Convolution":
+        return 2 * math.prod(written) * math.prod(read[1][1:])
+    if name == "ScaledDotProductAttention":
+        queries, keys, values = read[:3]
+        return 2 * math.prod(queries[:-1]) * keys[-2] * (queries[-1] + values[-1])
+    return 0
+
+
+def bytes_of(name: str, read: list[Traced], written: list[Traced], size: Callable[[Traced], int]) -> int:
+    """Bytes that one operation reads and writes."""
+    result = sum(map(size, written))
+    if name in PRODUCTS and name.startswith("Gather"):  # experts: those that are chosen
+        there = read[1][1][0]
+        chosen = min(math.prod(read[-1][1]), there)
+        return size(read[0]) + sum(map(size, read[1:-2])) * chosen // there + result
+    if name.startswith("Gather"):  # a table lookup
+        return 2 * result + sum(map(size, read[1:]))
+    if name.endswith("SliceUpdate"):  # in place, as in a KV cache
+        return 2 * size(read[1])
+    return sum(map(size, read)) + result
+
+
+def measure_limits(dtype: mx.Dtype) -> Limits:
+    """What this machine reaches: the best square matrix product, and a quarter of a GB rewritten 16 times."""
+    side, rate, seconds = 128, 0.0, 0.0
+    while seconds < 0.05 and side < 8192:
+        side *= 2
+        a, b = (mx.random.normal((side, side)).astype(dtype) for _ in range(2))
+        seconds = _fastest(lambda a=a, b=b: a @ b, a, b)
+        rate = max(rate, 2 * side**3 / seconds)
+    x = mx.ones(2**26, mx.float32)
+    rewritten = _fastest(lambda: reduce(lambda y, _: -y, range(16), x), x)
+    return Limits(rate, 16 * 2 * x.nbytes / rewritten, side)
+
+
+def _fastest(function: Callable[[], mx.array], *inputs: mx.array, repeats: int = 5) -> float:
+    """Seconds of the fastest of some runs, after one that warms up."""
+    mx.eval(inputs)
+    found = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        mx.eval(function())
+        found.append(time.perf_counter() - start)
+    return min(found[1:])
