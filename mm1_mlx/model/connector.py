@@ -55,7 +55,8 @@ class DepthwiseConv(nn.Module):
     def shifted(self, x: Float[mx.array, "B H W C"]) -> Float[mx.array, "B H W C"]:
         _, H, W, _ = x.shape
         padded = mx.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-        taps = mx.contiguous(self.weight.reshape(-1, 9).T)  # a channel's nine weights lie side by side
+        # A channel's nine weights lie side by side: read in place, each tap would go by steps of nine.
+        taps = mx.stack([self.weight[:, i, j, 0] for i in range(3) for j in range(3)])
         products = [padded[:, n // 3 : n // 3 + H, n % 3 : n % 3 + W] * taps[n] for n in range(9)]
         return sum(products[1:], products[0])
 
