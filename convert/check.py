@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from convert.card import replace_parity
-from convert.divergence import divergence
-from convert.hub import find_source
+from convert.divergence import divergence, kl_divergence
+from convert.hub import find_source, public_name
 from convert.reference import Reference, place_pictures, read_reference
 from convert.stages import image_stages
 from convert.torch_reference import torch_reference
@@ -150,7 +150,7 @@ def check(
     """
     model, processor = load(folder, dtype=dtype)
     if original is not None:
-        report = Report(f"{_shown(original)}, {num_questions} questions of the tiny world", dtype)
+        report = Report(f"{public_name(original)}, {num_questions} questions of the tiny world", dtype)
         other, _ = load(original, dtype=dtype)
         found = divergence(model, other, processor, num_questions)
         report.tell("KL divergence, mean (nats)", found.mean)
@@ -158,7 +158,10 @@ def check(
         report.tell("top-1 disagreement (share of tokens)", found.disagreement)
     else:
         if torch_source is not None:
-            run, name = torch_reference(find_source(torch_source), model), f"PyTorch, {_shown(torch_source)}"
+            run, name = (
+                torch_reference(find_source(torch_source), model),
+                f"PyTorch, {public_name(torch_source)}",
+            )
         else:
             path = Path(reference)
             run, name = read_reference(path, model), path.name
@@ -166,11 +169,6 @@ def check(
         judged = dtype == "float32" and model.config.quantization is None
         _compare(report, model, run, judged)
     return report
-
-
-def _shown(name: str | Path) -> str:
-    """A source as others may read of it: a hub id, or a folder's own name."""
-    return Path(name).name if Path(name).exists() else str(name)
 
 
 def keep(report: Report, folder: Path) -> None:
@@ -211,8 +209,7 @@ def _answers(report: Report, stage: str, ours: mx.array, theirs: mx.array, judge
     differ = mx.mean(mx.argmax(ours, -1) != mx.argmax(theirs, -1)).item()
     report.tell(f"{stage.replace('logits', 'top1')} disagreement (share)", differ, 0.0 if judged else None)
     if not judged:
-        p, q = (x - mx.logsumexp(x, -1, keepdims=True) for x in (theirs, ours.astype(mx.float32)))
-        kl = mx.sum(mx.exp(p) * (p - q), -1)
+        kl = kl_divergence(theirs, ours)
         report.tell(f"{stage.replace('logits', 'kl')}, mean (nats)", mx.mean(kl).item())
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from convert.card import CardFacts, model_card, source_license
-from convert.hub import find_source
-from convert.recipe import ORIGIN, Options, Recipe, shapes_of
+from convert.hub import find_source, public_name
+from convert.recipe import ORIGIN, PREPROCESSOR, Options, Recipe, shapes_of
 from convert.source_config import SourceConfig, read_json
 from convert.sources import SOURCES
 from convert.sources.assemble import assemble
@@ -28,7 +28,6 @@ from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error
 
 FOR_A_NEW_MODEL = ("decoder", "connector", "num_visual_tokens", "feature_layer", "seed")
 UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}
-PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,12 @@ def convert(
         if kind is not None:
             raise CheckpointError("--source names the layout of SOURCE, and there is none; drop it.")
         recipe = assemble(options)
-        label = f"{_label(options.encoder)} + {_label(options.decoder)}"
+        label = f"{public_name(options.encoder)} + {public_name(options.decoder)}"
     else:
         _require_used(options, FOR_A_NEW_MODEL)
         recipe = read_source(EMBEDDED.get(source) or find_source(source), kind, options)
         _require_used(options, UNUSED.get(recipe.source, ("encoder",)))
-        label = _label(source)
+        label = public_name(source)
     local = source is not None and Path(source).exists()
     facts = {"name": name or Path(output).name, "source": label, "checked_with": "SOURCE" if local else label}
     return write(recipe, Path(output), dtype=dtype, packing=packing, overwrite=overwrite, facts=facts)
@@ -92,11 +91,6 @@ def _require_used(options: Options, unused: tuple[str, ...]) -> None:
             raise CheckpointError(
                 f"--{name.replace('_', '-')} has no say in the conversion of this SOURCE; drop it."
             )
-
-
-def _label(name: str) -> str:
-    """A source as a card names it: a hub id, or a folder's own name."""
-    return Path(name).name if Path(name).exists() else name
 
 
 def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:

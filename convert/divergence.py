@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mm1_mlx import tiny
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.inputs.processor import Inputs, Processor
 from mm1_mlx.model.mm1 import MM1
 
 
@@ -45,9 +45,9 @@ def divergence(model: MM1, original: MM1, processor: Processor, num_questions: i
         inputs = processor(question.text, [tiny.render(scene)])
         answer = processor.tokenizer.encode(question.answer, add_special_tokens=False)
         ids = mx.concatenate([inputs.input_ids, mx.array(answer, dtype=mx.int32)])[None]
-        p, q = (_log_probabilities(m, ids, inputs, len(answer)) for m in (original, model))
-        divergences.append(mx.sum(mx.exp(p) * (p - q), axis=-1))
-        differ.append(mx.argmax(p, axis=-1) != mx.argmax(q, axis=-1))
+        theirs, ours = (_answer_logits(m, ids, inputs, len(answer)) for m in (original, model))
+        divergences.append(kl_divergence(theirs, ours))
+        differ.append(mx.argmax(theirs, axis=-1) != mx.argmax(ours, axis=-1))
         mx.eval(divergences[-1], differ[-1])
     every = mx.concatenate(divergences)
     share = mx.mean(mx.concatenate(differ)).item()
@@ -62,8 +62,13 @@ def _question(scene: tiny.Scene, rng: random.Random) -> tiny.Question:
             return question
 
 
-def _log_probabilities(model: MM1, ids: mx.array, inputs, length: int) -> mx.array:
-    """Of the tokens of the answer and of what follows it."""
-    logits = model(ids, inputs.pixel_values, token_order=inputs.token_order)[0, -length - 1 :]
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+def _answer_logits(model: MM1, ids: mx.array, inputs: Inputs, length: int) -> mx.array:
+    """Logits of the tokens of the answer and of what follows it."""
+    return model(ids, inputs.pixel_values, token_order=inputs.token_order)[0, -length - 1 :]
+
+
+def kl_divergence(theirs: mx.array, ours: mx.array) -> mx.array:
+    """Kullback-Leibler divergence of two models' next tokens, from ``theirs``, nats, from their logits."""
+    theirs, ours = theirs.astype(mx.float32), ours.astype(mx.float32)
+    p, q = (logits - mx.logsumexp(logits, axis=-1, keepdims=True) for logits in (theirs, ours))
+    return mx.sum(mx.exp(p) * (p - q), axis=-1)

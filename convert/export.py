@@ -10,15 +10,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from convert.conversion import PREPROCESSOR, keep_apart, progress_bar, require_room
-from convert.key_table import KeyTable, some
-from convert.recipe import ORIGIN
+from convert.conversion import keep_apart, progress_bar, require_room
+from convert.key_table import KeyTable
+from convert.recipe import ORIGIN, PREPROCESSOR
 from convert.shards import Entry, ShardWriter
 from convert.source_config import read_json
 from convert.sources import SOURCES, honeybee
 from convert.tensors import Tensors, open_tensors
 from mm1_mlx.checkpoint.hub import find_folder
-from mm1_mlx.checkpoint.load import read_config
+from mm1_mlx.checkpoint.load import read_config, some
 from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError

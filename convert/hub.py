@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from convert.tensors import NOT_WEIGHTS, PATTERNS
+from mm1_mlx.checkpoint.load import some
 from mm1_mlx.errors import CheckpointError
 
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
@@ -109,6 +110,11 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
     return str(url)
 
 
+def public_name(name: str | Path) -> str:
+    """A source as others may read of it: a hub id, or a folder's own name without where it lies."""
+    return Path(name).name if Path(name).exists() else str(name)
+
+
 def hub_ids(*names: object) -> tuple[str, ...]:
     """Those of ``names`` that are hub ids and no folders here, without their revisions: what a card may name."""
     ids = (name.partition("@")[0] for name in names if isinstance(name, str))
@@ -181,12 +187,12 @@ def _choose_weights(repo_id: str, files: list[str]) -> list[str]:
         found = [file for file in files if fnmatchcase(file, pattern) and not _matches(file, NOT_WEIGHTS)]
         if len(found) > 1 and pattern.startswith("*"):
             raise CheckpointError(
-                f"{repo_id} holds {len(found)} files like {pattern} ({_some(found)}), expected one."
+                f"{repo_id} holds {len(found)} files like {pattern} ({some(found, shown=8)}), expected one."
             )
         if found:
             return found
     raise CheckpointError(
-        f"{repo_id} holds no weights that can be converted; it holds {_some(files) or 'nothing'}."
+        f"{repo_id} holds no weights that can be converted; it holds {some(files, shown=8) or 'nothing'}."
     )
 
 
@@ -200,7 +206,9 @@ def _read_shards(repo_id: str, index: Path, files: list[str]) -> list[str]:
         ) from None
     absent = [shard for shard in shards if shard not in files]
     if absent:
-        raise CheckpointError(f"{repo_id}: {index.name} names {_some(absent)}, which the repository lacks.")
+        raise CheckpointError(
+            f"{repo_id}: {index.name} names {some(absent, shown=8)}, which the repository lacks."
+        )
     return shards
 
 
@@ -260,8 +268,3 @@ def _explain(error: BaseException, repo_id: str, refused: str) -> str:
 
 def _matches(file: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(file, pattern) for pattern in patterns)
-
-
-def _some(files: list[str], shown: int = 8) -> str:
-    more = f" and {len(files) - shown} more" if len(files) > shown else ""
-    return ", ".join(files[:shown]) + more

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 
 import mlx.core as mx
 
+from mm1_mlx.checkpoint.load import some
 from mm1_mlx.errors import CheckpointError
 
 Arrays = tuple[mx.array, ...]
@@ -94,13 +95,6 @@ class KeyTable:
         }
         dropped = tuple(source + pattern for pattern in self.dropped)
         return KeyTable(moves, dropped, {source + key: value for key, value in self.absent.items()})
-
-
-def some(keys: Iterable[str], shown: int = 3) -> str:
-    """The first few of ``keys``, and how many more there are."""
-    keys = sorted(keys)
-    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return ", ".join(keys[:shown]) + more
 
 
 def one(

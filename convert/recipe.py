@@ -13,6 +13,7 @@ from convert.key_table import KeyTable
 from convert.tensors import TensorInfo, Tensors
 from mm1_mlx.config import MM1Config
 
+PREPROCESSOR = "preprocessor_config.json"  # in a source: how pictures become pixels
 ORIGIN = "conversion.json"  # in a model folder: what leads back to its source's layout
 
 Shapes = Mapping[str, tuple[int, ...]]

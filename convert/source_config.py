@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mm1_mlx.checkpoint.load import parse_json
 from mm1_mlx.errors import CheckpointError
 
 T = TypeVar("T")
@@ -83,14 +83,7 @@ def read_json(path: Path) -> SourceConfig:
     Raises:
         CheckpointError: there is no such file, or it holds something else.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} has no {path.name}.") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
+    values = parse_json(path, f"{path.parent} has no {path.name}.")
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds {type(values).__name__}, expected a JSON object.")
     return SourceConfig(values, str(path))

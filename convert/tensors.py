@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mm1_mlx.checkpoint.load import some
 from mm1_mlx.errors import CheckpointError
 
 # Safetensors before pickles, Hugging Face before open_clip; a pattern that starts with * is a guess, so it
@@ -160,7 +161,7 @@ def _find(folder: Path, names: Sequence[str]) -> list[Path]:
             found = [path for path in found if not any(fnmatchcase(path.name, skip) for skip in NOT_WEIGHTS)]
             if len(found) > 1:
                 raise CheckpointError(
-                    f"{folder} holds {len(found)} files like {pattern} ({_some(found)}), expected one; "
+                    f"{folder} holds {len(found)} files like {pattern} ({some(path.name for path in found)}), expected one; "
                     "give the one to convert."
                 )
         if found:
@@ -380,7 +381,3 @@ def _from_words(words: mx.array, dtype: mx.Dtype) -> mx.array:
 
 def _unsupported(path: Path, name: str, dtype: Any) -> CheckpointError:
     return CheckpointError(f"{path}: {name} holds {dtype}, which MLX lacks; save it as BF16, F16 or F32.")
-
-
-def _some(files: list[Path], shown: int = 3) -> str:
-    return ", ".join(file.name for file in files[:shown]) + (", …" if len(files) > shown else "")

@@ -10,6 +10,7 @@ from typing import Any
 
 from convert.hub import find_source
 from convert.recipe import Options
+from mm1_mlx.checkpoint.load import reading_tokenizer
 from mm1_mlx.errors import CheckpointError
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -43,20 +44,12 @@ def load_tokenizer(folder: Path) -> Any:
         CheckpointError: it cannot be loaded.
     """
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # about the config.json beside it, which is read here too
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever a broken file provokes
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
-    finally:
-        logging.set_verbosity(verbosity)
+    with (
+        reading_tokenizer(folder),
+        warnings.catch_warnings(action="ignore"),
+    ):  # about the config.json beside it
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], vocab_size: int) -> int:

@@ -10,12 +10,12 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from convert.key_table import some
 from convert.recipe import Part, Recipe
 from convert.shards import Entry, ShardWriter
+from mm1_mlx.checkpoint.load import some
 from mm1_mlx.checkpoint.quantize import Packing, packing_plan
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.model.mm1 import MM1, count_parameters
 
 ROOM = 50_000_000  # bytes beside the weights: tokenizer, configuration, card
 
@@ -28,6 +28,7 @@ class Plan:
     entries: list[Entry]
     dtype: mx.Dtype | None  # of floating-point tensors; None keeps the stored one
     packing: dict[str, dict]  # by module path
+    num_weights: int  # numbers of the unpacked model
     fills: dict[str, float]  # keys that no tensor has, the last of the entries, and what fills them
 
     @property
@@ -37,8 +38,7 @@ class Plan:
     @property
     def bits_per_weight(self) -> float:
         """Bits on disk for each number of the unpacked model."""
-        model = MM1(self.recipe.config)
-        return 8 * self.nbytes / sum(value.size for _, value in tree_flatten(model.parameters()))
+        return 8 * self.nbytes / self.num_weights
 
 
 def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing | None = None) -> Plan:
@@ -73,7 +73,7 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
         raise CheckpointError(f"the checkpoint has nothing for {some(missing)}.")
     filled = dtype or next((d for d in stored if mx.issubdtype(d, mx.floating)), mx.float32)
     entries += [Entry(key, expected[key], filled) for key in fills]
-    return Plan(recipe, entries, dtype, plan, fills)
+    return Plan(recipe, entries, dtype, plan, count_parameters(model), fills)
 
 
 def _require_whole(part: Part, folder: Path) -> None:

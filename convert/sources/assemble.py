@@ -21,7 +21,7 @@ from convert.image_encoders import (
     transformers_keys,
 )
 from convert.key_table import SAME, KeyTable, Move
-from convert.recipe import LoadedTensors, Options, Part, Recipe
+from convert.recipe import PREPROCESSOR, LoadedTensors, Options, Part, Recipe
 from convert.source_config import read_json
 from convert.tensors import Tensors, open_tensors
 from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
@@ -212,7 +212,7 @@ def _image_config(
     encoder: ImageEncoderConfig, *, mean: Any, std: Any, squash: bool, folder: Path | None = None
 ) -> ImageConfig:
     """Preprocessing, from preprocessor_config.json where there is one; else squash, or shorter side and crop."""
-    path = folder / "preprocessor_config.json" if folder else None
+    path = folder / PREPROCESSOR if folder else None
     resize = "squash" if squash else "crop"
     if path is not None and path.exists():
         values = read_json(path)

@@ -14,7 +14,7 @@ from convert.c_abstractor import connector_config, connector_keys
 from convert.image_encoders import clip_config, siglip_config, transformers_keys
 from convert.key_table import SAME, KeyTable, Move
 from convert.llama import llama_config, llama_keys
-from convert.recipe import Options, Part, Recipe, Shapes, below, shapes_of
+from convert.recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, below, shapes_of
 from convert.source_config import SourceConfig, read_json
 from convert.tensors import open_tensors
 from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
@@ -125,7 +125,7 @@ def _image_token_id(config: SourceConfig, tokenizer: Any, options: Options, voca
 
 def _image_config(folder: Path, config: SourceConfig, encoder: ImageEncoderConfig) -> ImageConfig:
     """Any-resolution grids, from the two files that may describe them."""
-    processor = read_json(folder / "preprocessor_config.json")
+    processor = read_json(folder / PREPROCESSOR)
 
     def need(key: str, type_: type):
         return (config if key in config else processor).need(key, type_)

@@ -15,7 +15,7 @@ from convert.c_abstractor import check_declared, connector_config, connector_key
 from convert.image_encoders import qwen2_vl_config, qwen2_vl_keys
 from convert.key_table import KeyTable
 from convert.llama import llama_config, llama_keys
-from convert.recipe import Options, Part, Recipe, Shapes, below, shapes_of
+from convert.recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, below, shapes_of
 from convert.source_config import SourceConfig, read_json
 from convert.tensors import open_tensors
 from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
@@ -63,7 +63,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
 
     tokens = tokenizer_folder(folder, options)
     tokenizer = load_tokenizer(tokens)
-    processor = read_json(folder / "preprocessor_config.json")
+    processor = read_json(folder / PREPROCESSOR)
     new_line = tokenizer.encode("\n", add_special_tokens=False)
     if len(new_line) != 1:
         raise CheckpointError(f"the tokenizer writes a new line as {len(new_line)} tokens, expected 1.")

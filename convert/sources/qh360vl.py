@@ -47,16 +47,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     Raises:
         CheckpointError: it is incomplete, contradicts itself, or its image encoder is not at hand.
     """
-    for key, kind, expected in (
-        ("proj_2", bool, True),
-        ("image_aspect_ratio", str, "pad"),
-        ("mm_vision_select_feature", str, "patch"),
-    ):
-        found = config.need(key, kind)
-        if found != expected:
-            raise CheckpointError(
-                f"{config.where}: {key} is {found!r}; only {expected!r} is known for 360VL."
-            )
+    _require_known(config)
     tensors = open_tensors(folder)
     shapes = shapes_of(tensors)
     projector = config.section("visual_projector_config")
@@ -107,6 +98,20 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         origins=tuple(dict.fromkeys((folder, next(iter(tower.shards)).parent))),
         base_models=hub_ids(config.values.get("_name_or_path")),
     )
+
+
+def _require_known(config: SourceConfig) -> None:
+    """Refuse what 360VL's own code could be told to do, but no published checkpoint does."""
+    for key, kind, expected in (
+        ("proj_2", bool, True),
+        ("image_aspect_ratio", str, "pad"),
+        ("mm_vision_select_feature", str, "patch"),
+    ):
+        found = config.need(key, kind)
+        if found != expected:
+            raise CheckpointError(
+                f"{config.where}: {key} is {found!r}; only {expected!r} is known for 360VL."
+            )
 
 
 def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +66,7 @@ def read_config(folder: Path) -> MM1Config:
         ConfigError: it does not describe an MM1 model.
     """
     path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no config.json; give a model folder.") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
+    values = parse_json(path, f"{folder} has no config.json; give a model folder.")
     if not isinstance(values, dict) or values.get("model_type") != "mm1":
         found = values.get("model_type") if isinstance(values, dict) else values
         raise CheckpointError(
@@ -82,6 +77,22 @@ def read_config(folder: Path) -> MM1Config:
         return MM1Config.from_dict({k: v for k, v in values.items() if k not in HF_KEYS})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_json(path: Path, absent: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        CheckpointError: it is not there, in the words of ``absent``, cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(absent) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
 
 
 def _read_weights(folder: Path) -> dict[str, mx.array]:
@@ -128,11 +139,11 @@ def _check_weights(model: MM1, weights: dict[str, mx.array], folder: Path) -> No
     again = "convert it again."
     missing = [key for key in expected if key not in weights]
     if missing:
-        raise CheckpointError(f"{folder} lacks {_some(missing)}; {again}")
+        raise CheckpointError(f"{folder} lacks {some(missing)}; {again}")
     extra = [key for key in weights if key not in expected]
     if extra:
         raise CheckpointError(
-            f"{folder} holds {_some(extra)}, which the configuration has no place for; {again}"
+            f"{folder} holds {some(extra)}, which the configuration has no place for; {again}"
         )
     for key, value in expected.items():
         if mx.issubdtype(weights[key].dtype, mx.floating) != mx.issubdtype(value.dtype, mx.floating):
@@ -156,23 +167,42 @@ def _evaluate(weights: dict[str, mx.array], dtype: mx.Dtype | None, folder: Path
         bad += [key for key, good in zip(chunk, finite.tolist(), strict=True) if not good]
     mx.eval(weights)
     if bad:
-        raise CheckpointError(f"{folder} holds NaN or infinity in {_some(bad)}; the weights are damaged.")
+        raise CheckpointError(f"{folder} holds NaN or infinity in {some(bad)}; the weights are damaged.")
 
 
-def _some(keys: list[str], shown: int = 3) -> str:
+def some(keys: Iterable[str], shown: int = 3) -> str:
+    """The first few of ``keys``, and how many more there are."""
+    keys = sorted(keys)
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return ", ".join(sorted(keys)[:shown]) + more
+    return ", ".join(keys[:shown]) + more
+
+
+@contextmanager
+def reading_tokenizer(folder: Path) -> Iterator[None]:
+    """Keep transformers quiet, and say in the user's words what it cannot read.
+
+    Raises:
+        CheckpointError: whatever a broken file provokes in it.
+    """
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _load_tokenizer(folder: Path, config: MM1Config) -> Any:
     from mlx_lm.tokenizer_utils import load as load_tokenizer
-    from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns that it does not know the model type mm1
     eos = config.eos_token_id
     generation_config = folder / "generation_config.json"
-    try:
+    with reading_tokenizer(folder):  # which warns that it does not know the model type mm1
         if generation_config.exists():
             eos = json.loads(generation_config.read_text()).get("eos_token_id", eos)
         tokenizer = load_tokenizer(
@@ -180,11 +210,6 @@ def _load_tokenizer(folder: Path, config: MM1Config) -> Any:
             {"trust_remote_code": False},  # else transformers asks on stdin whether to run the folder's code
             eos_token_ids=list(eos) if isinstance(eos, tuple) else eos,
         )
-    except Exception as error:  # transformers raises whatever a broken file provokes
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
-    finally:
-        logging.set_verbosity(verbosity)
     if tokenizer.vocab_size > config.text_config.vocab_size:
         raise CheckpointError(
             f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but the model's vocabulary is "

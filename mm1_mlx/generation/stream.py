@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import mlx.core as mx
 from jaxtyping import Float
@@ -78,14 +79,11 @@ def stream_generate(
     sampling = sampling or Sampling()
     _require_at_least_1(max_tokens, "--max-tokens")
     _require_at_least_1(prefill_step_size, "--prefill-step-size")
-    vocabulary = model.config.text_config.vocab_size
-    if sampling.top_k >= vocabulary:
-        raise SamplingError(
-            f"--top-k is {sampling.top_k}, expected less than the vocabulary of {vocabulary}."
-        )
-    if prefix is not None and (max_kv_size, kv_bits) != (None, None):
+    _require_top_k(sampling, model)
+    if prefix is None:
+        cache = make_cache(model, max_kv_size=max_kv_size, kv_bits=kv_bits)
+    elif (max_kv_size, kv_bits) != (None, None):
         raise SamplingError("a prefix has its own KV cache: it excludes --max-kv-size and --kv-bits.")
-    cache = make_cache(model, max_kv_size=max_kv_size, kv_bits=kv_bits) if prefix is None else None
     group_size = _kv_group_size(model, kv_bits)
 
     start, timing = time.perf_counter(), Timing()
@@ -98,8 +96,10 @@ def stream_generate(
     context = model.config.text_config.max_positions
     if context is not None:
         max_tokens = min(max_tokens, context - timing.prompt_tokens)
-    content = [] if prefix is None else content_of(inputs, model.config.image_token_id)
-    start_at = 0 if prefix is None else prefix.keep_shared(content)
+    content, start_at = [], 0
+    if prefix is not None:
+        content = content_of(inputs, model.config.image_token_id)
+        start_at, cache = prefix.keep_shared(content), prefix.cache
     timing.prefilled_tokens = timing.prompt_tokens - start_at
     embeddings = embed(model, inputs, timing, vision_cache=vision_cache, start=start_at)
     if sampling.seed is not None:
@@ -111,34 +111,36 @@ def stream_generate(
     began = time.perf_counter()
     first = None
     stops = Stops(stop)
-    for response in stream_text(
-        model,
-        processor.tokenizer,
-        inputs.input_ids[start_at:],
-        max_tokens=max_tokens,
-        sampler=make_sampler(sampling.temp, sampling.top_p, sampling.min_p, top_k=sampling.top_k),
-        prompt_cache=cache if prefix is None else prefix.cache,
-        kv_bits=kv_bits,
-        kv_group_size=group_size,
-        quantized_kv_start=0,
-        prefill_step_size=prefill_step_size,
-        input_embeddings=embeddings,
-    ):
-        now = time.perf_counter()
-        if first is None:
-            first = now
-            timing.prefill += now - began
-            timing.first_token = now - start
-        timing.decode = now - first
-        timing.generation_tokens = response.generation_tokens
-        timing.peak_memory = mx.get_peak_memory()
-        if prefix is not None:
+    try:
+        for response in stream_text(
+            model,
+            processor.tokenizer,
+            inputs.input_ids[start_at:],
+            max_tokens=max_tokens,
+            sampler=make_sampler(sampling.temp, sampling.top_p, sampling.min_p, top_k=sampling.top_k),
+            prompt_cache=cache,
+            kv_bits=kv_bits,
+            kv_group_size=group_size,
+            quantized_kv_start=0,
+            prefill_step_size=prefill_step_size,
+            input_embeddings=embeddings,
+        ):
+            now = time.perf_counter()
+            if first is None:
+                first = now
+                timing.prefill += now - began
+                timing.first_token = now - start
+            timing.decode = now - first
+            timing.generation_tokens = response.generation_tokens
+            timing.peak_memory = mx.get_peak_memory()
             content.append(response.token)
+            text = stops.feed(response.text, last=response.finish_reason is not None)
+            yield Piece(text, response.token, timing, "stop" if stops.found else response.finish_reason)
+            if stops.found:
+                return
+    finally:
+        if prefix is not None:  # also where the answer is cut short: the cache holds what it read
             prefix.extend(content)
-        text = stops.feed(response.text, last=response.finish_reason is not None)
-        yield Piece(text, response.token, timing, "stop" if stops.found else response.finish_reason)
-        if stops.found:
-            return
 
 
 def generate(model: MM1, processor: Processor, prompt: Prompt, **options) -> str:
@@ -175,15 +177,12 @@ def tokens_of(
     model: MM1, inputs: Inputs, wanted: Sequence[int], timing: Timing, vision_cache: VisionCache | None = None
 ) -> Float[mx.array, "K D"] | None:
     """The arranged visual tokens of the pictures numbered ``wanted``, or None where there is none."""
-    keys = [entry_key(inputs.digests[number], model) for number in wanted] if vision_cache is not None else []
-    found = {number: vision_cache.get(key) for number, key in zip(wanted, keys, strict=False)}
+    found: dict[int, mx.array | None] = {}
+    if vision_cache is not None:
+        keys = {number: entry_key(inputs.digests[number], model) for number in wanted}
+        found = {number: vision_cache.get(key) for number, key in keys.items()}
     missing = [number for number in wanted if found.get(number) is None]
-    starts = [sum(inputs.num_views[:number]) for number in range(len(inputs.num_views))]
-    stretches = [inputs.pixel_values[starts[n] : starts[n] + inputs.num_views[n]] for n in missing]
-    if isinstance(inputs.pixel_values, list):
-        pixels: list[mx.array] | mx.array = [view for stretch in stretches for view in stretch]
-    else:
-        pixels = mx.concatenate(stretches) if stretches else inputs.pixel_values[:0]
+    pixels = _pixels_of(inputs, missing)
     timing.encoded_views += len(pixels)
     made = encode_in_batches(model, pixels, timing)
     begin = 0
@@ -194,8 +193,19 @@ def tokens_of(
         found[number] = tokens if layout.order is None else model.arrange(tokens, mx.array(layout.order))
         if vision_cache is not None:
             mx.eval(found[number])
-            vision_cache.put(entry_key(inputs.digests[number], model), found[number])
+            vision_cache.put(keys[number], found[number])
     return mx.concatenate([found[number] for number in wanted]) if wanted else None
+
+
+def _pixels_of(inputs: Inputs, numbers: Sequence[int]) -> mx.array | list[mx.array]:
+    """The views of some pictures; those of all are not copied."""
+    if len(numbers) == len(inputs.num_views):
+        return inputs.pixel_values
+    stops = list(accumulate(inputs.num_views))
+    stretches = [inputs.pixel_values[stops[n] - inputs.num_views[n] : stops[n]] for n in numbers]
+    if isinstance(inputs.pixel_values, list):
+        return [view for stretch in stretches for view in stretch]
+    return mx.concatenate(stretches) if stretches else inputs.pixel_values[:0]
 
 
 def encode_in_batches(
@@ -220,6 +230,14 @@ def encode_in_batches(
 def _require_at_least_1(value: int, flag: str) -> None:
     if value < 1:
         raise SamplingError(f"{flag} is {value}, expected at least 1.")
+
+
+def _require_top_k(sampling: Sampling, model: MM1) -> None:
+    vocabulary = model.config.text_config.vocab_size
+    if sampling.top_k >= vocabulary:
+        raise SamplingError(
+            f"--top-k is {sampling.top_k}, expected less than the vocabulary of {vocabulary}."
+        )
 
 
 def _kv_group_size(model: MM1, kv_bits: int | None) -> int:

@@ -48,6 +48,16 @@ def test_a_second_turn_has_the_logits_of_the_whole_prompt(mm1_tiny, pictures):
     assert mx.abs(short - whole).max().item() < 1e-4
 
 
+def test_after_an_answer_that_is_cut_short_the_cache_is_what_it_says(mm1_tiny, pictures):
+    prefix = Prefix(mm1_tiny[0])
+    pieces = stream_generate(*mm1_tiny, "Describe the picture.", images=pictures[:1], prefix=prefix)
+    next(pieces)
+    pieces.close()
+    assert len(prefix) == prefix.cache[0].offset
+    answer, _ = run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)
+    assert answer == run(mm1_tiny, "What color is it?", pictures[:1])[0]
+
+
 def test_another_picture_in_the_same_words_is_read_anew(mm1_tiny, pictures):
     prefix = Prefix(mm1_tiny[0])
     run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)

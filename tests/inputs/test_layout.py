@@ -6,8 +6,9 @@ import pytest
 from golden_weights import GOLDEN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from small_models import SMART
 
-from mm1_mlx.config import ConnectorConfig, ImageEncoderConfig, PromptConfig
+from mm1_mlx.config import PromptConfig
 from mm1_mlx.errors import PictureError
 from mm1_mlx.inputs.layout import layout
 from mm1_mlx.inputs.preprocess import smart_resize_size
@@ -29,30 +30,9 @@ def anyres(size, most, num_visual_tokens, *, unpad):
 
 def smart(merge_size, min_pixels, max_pixels, row_token=ROW):
     """A model whose pictures keep their sides, of patches of 14 pixels, merged to squares."""
-    encoder = ImageEncoderConfig(
-        image_size=56,
-        patch_size=14,
-        hidden_dims=16,
-        feed_forward_dims=16,
-        num_layers=1,
-        num_heads=2,
-        activation="quick_gelu",
-        norm_eps=1e-6,
-        class_token=False,
-        pre_norm=False,
-        final_norm=False,
-        patch_bias=False,
-        positions="rotary",
-        patch_block=merge_size,
-    )
-    connector = ConnectorConfig(
-        type="c_abstractor",
-        num_visual_tokens=None,
-        input_dims=16,
-        hidden_dims=8,
-        output_dims=MM1_TINY.text_config.hidden_dims,
-        num_blocks=1,
-        merge_size=merge_size,
+    encoder = replace(SMART.vision_config, image_size=56, patch_size=14, patch_block=merge_size)
+    connector = replace(
+        SMART.connector_config, merge_size=merge_size, output_dims=MM1_TINY.text_config.hidden_dims
     )
     image = replace(
         MM1_TINY.image_config,
