@@ -8,26 +8,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from mm1_mlx import flags
 from mm1_mlx.command import exit_process, peak_resident_memory, read_stdin, run_command
 from mm1_mlx.errors import PromptError
-from mm1_mlx.settings import (
-    DTYPES,
-    EMBEDDED_MODEL,
-    MAX_PICTURE_PIXELS,
-    MAX_TOKENS,
-    PREFILL_STEP_SIZE,
-    Sampling,
-)
+from mm1_mlx.settings import EMBEDDED_MODEL
 
 if TYPE_CHECKING:
     from mm1_mlx.inputs.few_shot import FewShotPrompt
-
-TINY_NOTICE = (
-    "mm1-tiny knows only the tiny world: plain pictures of one to five coloured shapes, letters and digits. "
-    "For a real model give --model a folder or hub id."
-)
-
-SUB_IMAGES = ("none", "static", "dynamic", "quadrants", "anyres")
 
 PHASES = {
     "imports": "Imports",
@@ -42,22 +29,19 @@ PHASES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=EMBEDDED_MODEL, help="model folder or hub id")
+    flags.add_model(parser)
     parser.add_argument(
         "--image", nargs="+", action="extend", default=[], metavar="PICTURE",
         help="pictures in reading order: paths, data: URLs, or - for stdin; may be repeated",
     )  # fmt: skip
     parser.add_argument("--prompt", required=True, help="text, <image> where a picture goes; - reads stdin")
     parser.add_argument("--system", help="system message")
-    large = parser.add_argument_group("large pictures")
-    large.add_argument(
-        "--sub-images", choices=SUB_IMAGES, help="how they are cut; by default the model's way"
-    )
-    large.add_argument(
-        "--image-size", type=int, help="pixels, each side, of a view; positions are interpolated"
-    )
-    large.add_argument("--min-sub-images", type=int, help="fewest crops of one picture, for dynamic")
-    large.add_argument("--max-sub-images", type=int, help="most crops of one picture")
+    parser.add_argument(
+        "--template", choices=("chat", "plain"), default="chat",
+        help="the model's chat template, or the prompt as it stands",
+    )  # fmt: skip
+    flags.add_sampling(parser)
+    flags.add_large_pictures(parser)
     few = parser.add_argument_group("worked examples")
     few.add_argument("--shots", metavar="FILE", help="JSON lines: image, and caption or question and answer")
     few.add_argument("--num-shots", type=int, default=4, help="how many of them")
@@ -65,57 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     few.add_argument(
         "--low-resolution-shots", action="store_true", help="one view for each example, so that more fit"
     )
-    parser.add_argument(
-        "--template", choices=("chat", "plain"), default="chat",
-        help="the model's chat template, or the prompt as it stands",
-    )  # fmt: skip
-    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest answer, in tokens")
-    parser.add_argument(
-        "--temp", "--temperature", type=float, default=Sampling.temp, help="0 takes the likeliest token"
-    )
-    parser.add_argument("--top-p", type=float, default=Sampling.top_p, help="nucleus sampling")
-    parser.add_argument(
-        "--min-p", type=float, default=Sampling.min_p, help="least share of the likeliest token's probability"
-    )
-    parser.add_argument(
-        "--top-k", type=int, default=Sampling.top_k, help="sample from the k likeliest; 0 is off"
-    )
-    parser.add_argument("--seed", type=int, help="of the sampling")
+    flags.add_memory(parser)
     parser.add_argument("--max-kv-size", type=int, help="positions kept in the KV cache")
-    parser.add_argument("--kv-bits", type=int, help="bits of the KV cache: 2, 3, 4, 5, 6 or 8")
-    parser.add_argument(
-        "--prefill-step-size", type=int, default=PREFILL_STEP_SIZE, help="prompt tokens at once"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, help="of the weights; by default as stored, but float32 on a CPU"
-    )
-    parser.add_argument(
-        "--max-image-pixels", type=int, default=MAX_PICTURE_PIXELS, help="refuse larger pictures"
-    )
     parser.add_argument("--verbose", action="store_true", help="print the time of every phase")
     parser.add_argument("--json", action="store_true", help="print one JSON object: answer and numbers")
 
 
 def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    from mm1_mlx.checkpoint import load
     from mm1_mlx.generation import stream_generate
     from mm1_mlx.inputs.few_shot import STOP
 
-    sampling = Sampling(args.temp, args.top_p, args.min_p, args.top_k, args.seed)
+    sampling = flags.sampling_of(args)
     imported = time.perf_counter()
     if [args.prompt, *args.image].count("-") > 1:
         raise PromptError("stdin can be read once: one - among --prompt and --image.")
-    if args.max_image_pixels < 1:
-        raise PromptError(f"--max-image-pixels is {args.max_image_pixels}, expected at least 1.")
     prompt = read_stdin() if args.prompt == "-" else args.prompt
-    model, processor = load(args.model, dtype=args.dtype)
+    model, processor = flags.load_model(args)
     loaded = time.perf_counter()
-    processor.max_pixels = args.max_image_pixels
-    names = ("sub_images", "image_size", "min_sub_images", "max_sub_images")
-    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if changes:
-        processor = processor.with_image_config(**changes)
     few = _few_shot(args, prompt) if args.shots else None
     pieces = []
     for piece in stream_generate(
@@ -134,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         num_low_resolution=few.num_low_resolution if few and args.low_resolution_shots else 0,
     ):
         if not pieces and args.model == EMBEDDED_MODEL:
-            print(TINY_NOTICE, file=sys.stderr)
+            print(flags.TINY_NOTICE, file=sys.stderr)
         pieces.append(piece.text)
         if not args.json:
             print(piece.text, end="", flush=True)

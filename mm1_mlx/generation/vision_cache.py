@@ -20,8 +20,7 @@ from jaxtyping import Float
 from mlx.utils import tree_flatten
 
 from mm1_mlx.model.mm1 import MM1
-
-DEFAULT_BYTES = 256_000_000
+from mm1_mlx.settings import VISION_CACHE_MB
 
 
 class VisionCache:
@@ -32,7 +31,7 @@ class VisionCache:
         folder: where entries outlive the process; made where there is none.
     """
 
-    def __init__(self, max_bytes: int = DEFAULT_BYTES, folder: Path | None = None):
+    def __init__(self, max_bytes: int = VISION_CACHE_MB * 1_000_000, folder: Path | None = None):
         self.max_bytes = max_bytes
         self.folder = folder
         self.hits = self.misses = 0

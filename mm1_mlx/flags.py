@@ -1,0 +1,128 @@
+"""Flags that several commands share, and what they say once parsed. Light: ``--help`` reads it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm1_mlx.errors import PromptError, SamplingError
+from mm1_mlx.settings import (
+    DTYPES,
+    EMBEDDED_MODEL,
+    MAX_PICTURE_PIXELS,
+    MAX_TOKENS,
+    PREFILL_STEP_SIZE,
+    VISION_CACHE_MB,
+    Sampling,
+)
+
+if TYPE_CHECKING:
+    from mm1_mlx.generation.vision_cache import VisionCache
+    from mm1_mlx.inputs.processor import Processor
+    from mm1_mlx.model.mm1 import MM1
+
+SUB_IMAGES = ("none", "static", "dynamic", "quadrants", "anyres")
+
+TINY_NOTICE = (
+    "mm1-tiny knows only the tiny world: plain pictures of one to five coloured shapes, letters and digits. "
+    "For a real model give --model a folder or hub id."
+)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """``--model`` and how its weights are read."""
+    parser.add_argument("--model", default=EMBEDDED_MODEL, help="model folder or hub id")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights; by default as stored, but float32 on a CPU"
+    )
+
+
+def add_large_pictures(parser: argparse.ArgumentParser) -> None:
+    """How a large picture is cut into views."""
+    large = parser.add_argument_group("large pictures")
+    large.add_argument(
+        "--sub-images", choices=SUB_IMAGES, help="how they are cut; by default the model's way"
+    )
+    large.add_argument(
+        "--image-size", type=int, help="pixels, each side, of a view; positions are interpolated"
+    )
+    large.add_argument("--min-sub-images", type=int, help="fewest crops of one picture, for dynamic")
+    large.add_argument("--max-sub-images", type=int, help="most crops of one picture")
+    large.add_argument(
+        "--max-image-pixels", type=int, default=MAX_PICTURE_PIXELS, help="refuse larger pictures"
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen, and how many."""
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest answer, in tokens")
+    parser.add_argument(
+        "--temp", "--temperature", type=float, default=Sampling.temp, help="0 takes the likeliest token"
+    )
+    parser.add_argument("--top-p", type=float, default=Sampling.top_p, help="nucleus sampling")
+    parser.add_argument(
+        "--min-p", type=float, default=Sampling.min_p, help="least share of the likeliest token's probability"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=Sampling.top_k, help="sample from the k likeliest; 0 is off"
+    )
+    parser.add_argument("--seed", type=int, help="of the sampling")
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """What is kept, and how much of it at a time."""
+    memory = parser.add_argument_group("memory")
+    memory.add_argument("--kv-bits", type=int, help="bits of the KV cache: 2, 3, 4, 5, 6 or 8")
+    memory.add_argument(
+        "--prefill-step-size", type=int, default=PREFILL_STEP_SIZE, help="prompt tokens at once"
+    )
+    memory.add_argument(
+        "--vision-batch-size", type=int, metavar="N",
+        help="views encoded together; by default what fits a quarter of the free memory, 16 at most",
+    )  # fmt: skip
+    memory.add_argument(
+        "--vision-cache-size", type=float, default=VISION_CACHE_MB, metavar="MB",
+        help="visual tokens kept of pictures seen before; 0 keeps none",
+    )  # fmt: skip
+    memory.add_argument("--vision-cache", metavar="DIR", help="keep them in this folder for later runs too")
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    return Sampling(args.temp, args.top_p, args.min_p, args.top_k, args.seed)
+
+
+def load_model(args: argparse.Namespace) -> tuple[MM1, Processor]:
+    """The model, and its processor with the flags for large pictures.
+
+    Raises:
+        MM1Error: the folder or a flag is not usable.
+    """
+    from mm1_mlx.checkpoint import load
+
+    if args.max_image_pixels < 1:
+        raise PromptError(f"--max-image-pixels is {args.max_image_pixels}, expected at least 1.")
+    model, processor = load(args.model, dtype=args.dtype)
+    processor.max_pixels = args.max_image_pixels
+    names = ("sub_images", "image_size", "min_sub_images", "max_sub_images")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return model, processor.with_image_config(**changes) if changes else processor
+
+
+def vision_cache_of(args: argparse.Namespace) -> VisionCache:
+    """Where visual tokens are kept, as the flags say.
+
+    Raises:
+        SamplingError: the size is out of range, or the folder cannot be made.
+    """
+    from mm1_mlx.generation.vision_cache import VisionCache
+
+    if not 0 <= args.vision_cache_size < float("inf"):
+        raise SamplingError(f"--vision-cache-size is {args.vision_cache_size}, expected 0 MB or more.")
+    folder = None if args.vision_cache is None else Path(args.vision_cache).expanduser()
+    try:
+        return VisionCache(int(args.vision_cache_size * 1e6), folder)
+    except OSError as error:
+        raise SamplingError(
+            f"--vision-cache {folder} cannot be made: {error.strerror}; give a folder."
+        ) from None
