@@ -41,3 +41,18 @@ def make_cache(model: MM1, *, max_kv_size: int | None = None, kv_bits: int | Non
             f"--max-kv-size has no effect on a {name} decoder, which makes its own cache; drop it."
         )
     return make_prompt_cache(model.decoder, max_kv_size=max_kv_size)
+
+
+def kv_group_size(model: MM1, kv_bits: int | None) -> int:
+    """The largest group that divides the width of a head."""
+    if kv_bits is None:
+        return 64
+    values = model.config.text_config.to_dict()
+    heads = values.get("num_attention_heads") or 1
+    head_dims = values.get("head_dims") or values.get("head_dim") or values["hidden_size"] // heads
+    for group_size in (64, 32):
+        if head_dims % group_size == 0:
+            return group_size
+    raise SamplingError(
+        f"--kv-bits needs heads of a multiple of 32 dimensions; this decoder's have {head_dims}."
+    )

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from mm1_mlx.errors import CheckpointError
-from mm1_mlx.inputs.processor import Inputs
+from mm1_mlx.errors import CheckpointError, PromptError
+from mm1_mlx.generation.caches import make_cache
+from mm1_mlx.generation.identity import model_identity
+from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.model.mlx_lm_parts import (
     can_trim_prompt_cache,
     load_prompt_cache,
-    make_prompt_cache,
     save_prompt_cache,
     trim_prompt_cache,
 )
@@ -39,52 +43,89 @@ def content_of(inputs: Inputs, image_token_id: int) -> list[int]:
     return content
 
 
-class Prefix:
-    """A KV cache for one sequence that grows, and the content it holds."""
+def shared_length(ours: list[int], theirs: list[int]) -> int:
+    """How many numbers two contents have in common at their start."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+    )
 
-    def __init__(self, model: MM1):
+
+class Prefix:
+    """A KV cache for one sequence that grows, and the content it holds.
+
+    Args:
+        kv_bits: pack the cache.
+
+    Raises:
+        SamplingError: mlx-lm has no packed cache for this decoder.
+    """
+
+    def __init__(self, model: MM1, *, kv_bits: int | None = None):
         self._model = model
-        self.cache: list[Any] = make_prompt_cache(model.decoder)
-        self.content: list[int] = []
+        self.kv_bits = kv_bits
+        self.clear()
 
     def __len__(self) -> int:
         return len(self.content)
 
+    def clear(self) -> None:
+        """Hold nothing."""
+        self.cache: list[Any] = make_cache(self._model, kv_bits=self.kv_bits)
+        self.content: list[int] = []
+        self.pictures: list[tuple[int, int, str]] = []  # first position, the one after the last, digest
+
     def keep_shared(self, content: list[int]) -> int:
         """Drop what does not begin ``content``; returns how many positions are held, always fewer than it has."""
-        shared = 0
-        for ours, theirs in zip(self.content, content[:-1], strict=False):
-            if ours != theirs:
-                break
-            shared += 1
+        shared = shared_length(self.content, content[:-1])
         surplus = len(self.content) - shared
         if surplus and not can_trim_prompt_cache(self.cache):
-            self.cache, self.content = make_prompt_cache(self._model.decoder), []
+            self.clear()
             return 0
         if surplus:
             trim_prompt_cache(self.cache, surplus)
-        self.content = self.content[:shared]
+        self._hold(self.content[:shared])
         return shared
 
-    def extend(self, content: list[int]) -> None:
-        """Say what was read into the cache since: as much of ``content`` as it holds."""
+    def extend(self, content: list[int], inputs: Inputs) -> None:
+        """Say what was read into the cache since: as much of ``content``, which ``inputs`` begin, as it holds."""
         held = next((int(c.offset) for c in self.cache if hasattr(c, "offset")), len(content))
-        self.content = content[:held]
+        found = zip(inputs.image_places, inputs.digests, strict=True)
+        self.pictures = [(places.start, places.stop, digest) for places, digest in found]
+        self._hold(content[:held])
+
+    def _hold(self, content: list[int]) -> None:
+        self.content = content
+        self.pictures = [picture for picture in self.pictures if picture[1] <= len(content)]
 
     def fork(self) -> Prefix:
         """Another cache that begins with the same content; the two grow apart."""
         forked = copy.copy(self)
         forked.cache = copy.deepcopy(self.cache)
-        forked.content = list(self.content)
+        forked.content, forked.pictures = list(self.content), list(self.pictures)
         return forked
 
-    def save(self, path: Path, identity: str) -> None:
-        """Write the cache for another process; ``identity`` is the model's."""
-        metadata = {"identity": identity, "content": " ".join(map(str, self.content))}
-        save_prompt_cache(str(path), self.cache, metadata)
+    def save(self, path: Path) -> None:
+        """Write the cache for another process, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        metadata = {
+            "identity": model_identity(self._model),
+            "content": " ".join(map(str, self.content)),
+            "pictures": json.dumps(self.pictures),
+            "kv_bits": json.dumps(self.kv_bits),
+        }
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=path.parent)
+        os.close(handle)
+        try:
+            save_prompt_cache(temporary, self.cache, metadata)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: Path, model: MM1, identity: str) -> Prefix:
+    def load(cls, path: Path, model: MM1) -> Prefix:
         """Read a cache that ``save`` wrote for the same model.
 
         Raises:
@@ -93,11 +134,34 @@ class Prefix:
         try:
             cache, metadata = load_prompt_cache(str(path), return_metadata=True)
             content = [int(number) for number in metadata["content"].split()]
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            pictures = [(start, stop, digest) for start, stop, digest in json.loads(metadata["pictures"])]
+            kv_bits = json.loads(metadata["kv_bits"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise CheckpointError(f"{path} is no saved prompt cache ({error}).") from None
-        if metadata.get("identity") != identity:
+        if metadata.get("identity") != model_identity(model):
             raise CheckpointError(f"{path} was made by another model or other weights; make it again.")
-        loaded = cls(model)
-        loaded.cache, loaded.content = cache, content
+        loaded = cls(model, kv_bits=kv_bits)
+        loaded.cache, loaded.content, loaded.pictures = cache, content, pictures
         mx.eval([c.state for c in cache])
         return loaded
+
+    def require_start_of(self, inputs: Inputs) -> None:
+        """Refuse a prompt that shares nothing with what is held, or shows another picture in the same place.
+
+        Raises:
+            PromptError: says what differs.
+        """
+        content = content_of(inputs, self._model.config.image_token_id)
+        shared = shared_length(self.content, content)
+        theirs = dict(zip((places.start for places in inputs.image_places), inputs.digests, strict=True))
+        for number, (start, stop, digest) in enumerate(self.pictures, 1):
+            if start <= shared < stop and theirs.get(start, digest) != digest:
+                raise PromptError(
+                    f"the saved prompt cache holds another picture {number} (or one cut another way) than the "
+                    f"prompt: {digest[:12]} there, {theirs[start][:12]} here; give the same picture, or make it again."
+                )
+        if not shared:
+            raise PromptError(
+                "the prompt begins otherwise than the saved prompt cache, so that nothing of it can be used; give "
+                "the same system message and pictures, or make it again."
+            )

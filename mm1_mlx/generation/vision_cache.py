@@ -1,14 +1,13 @@
 """Visual tokens that were made before: a picture seen twice is encoded once.
 
-A key stands for everything that the tokens depend on: every pixel of the picture's views, how their tokens are
-arranged, and the weights that read them. Two pictures of one size never share an entry; one picture under two
-names does.
+A key stands for everything that the tokens depend on: the bytes of the whole picture file, the rule by which it is
+resized and cut, and the weights that read it. Two pictures of one size never share an entry; one picture under two
+names does, and is not even decoded again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 import tempfile
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import mlx.core as mx
 from jaxtyping import Float
-from mlx.utils import tree_flatten
 
+from mm1_mlx.generation.identity import vision_identity
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import VISION_CACHE_MB
 
@@ -107,34 +106,9 @@ class VisionCache:
             file.unlink(missing_ok=True)
 
 
-def weights_identity(model: MM1) -> str:
-    """What tells one image encoder and connector from another: every value counts, at the price of one sum each.
-
-    Computed once for a model and kept with it; tuning the weights in place calls for a new cache.
-    """
-    if not hasattr(model, "_weights_identity"):
-        parts = {"image_encoder": model.image_encoder, "connector": model.connector}
-        digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
-        for name, part in parts.items():
-            for key, value in tree_flatten(part.parameters()):
-                digest.update(f"{name}.{key} {value.shape} {value.dtype} {_fingerprint(value)}".encode())
-        model._weights_identity = digest.hexdigest()
-    return model._weights_identity
-
-
 def entry_key(digest: str, model: MM1) -> str:
-    """The key of one picture's visual tokens; ``digest`` is of all pixels that the model sees of it."""
-    return hashlib.sha256(f"{digest} {weights_identity(model)}".encode()).hexdigest()
-
-
-def _fingerprint(value: mx.array) -> str:
-    """Two sums over the bits, one of them weighted by place."""
-    flat = value.reshape(-1)
-    bits = flat.view(mx.uint32 if flat.dtype.size == 4 else mx.uint16 if flat.dtype.size == 2 else mx.uint8)
-    bits = bits.astype(mx.uint32)
-    places = mx.arange(1, bits.size + 1, dtype=mx.uint32)
-    total, weighted = mx.sum(bits), mx.sum(bits * (places * 2654435761 | 1))
-    return f"{total.item()} {weighted.item()}"
+    """The key of one picture's visual tokens; ``digest`` is of the picture's file and of how it is cut."""
+    return hashlib.sha256(f"{digest} {vision_identity(model)}".encode()).hexdigest()
 
 
 def _digest(tokens: mx.array) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 import sys
@@ -10,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +31,8 @@ TURNS = {  # by EXIF orientation; 1 is upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+ON_ITS_SIDE = (5, 6, 7, 8)
+PNG_ORIENTATION_MARKS = (b"eXIf", b"Raw profile type", b"adobe:ns:meta", b"com.adobe.xmp")
 
 # What people have; Pillow knows more, some of which start other programs.
 FORMATS = (
@@ -50,6 +54,53 @@ FORMATS = (
 Source = str | Path | bytes | Image.Image | np.ndarray
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was found and measured, but not decoded: its file is small, its pixels are many."""
+
+    content: bytes | Image.Image  # a file's bytes, or upright RGB pixels that were open already
+    name: str  # for messages
+    size: tuple[int, int]  # width and height in pixels, upright
+    sha256: str  # of the whole file, or of the pixels
+
+    def decode(self, *, alpha: Literal["white", "drop"] = "white") -> Image.Image:
+        """Upright RGB pixels. Arguments and errors are those of ``open_picture``."""
+        if isinstance(self.content, Image.Image):
+            return self.content
+        with _clear_errors(self.name):
+            picture = _open(self.content, self.name)
+            picture.load()
+            return _to_rgb(picture, alpha)
+
+
+def find_picture(
+    source: Source, *, alpha: Literal["white", "drop"] = "white", max_pixels: int = MAX_PICTURE_PIXELS
+) -> Picture:
+    """What can be known of a picture without decoding it. Arguments and errors are those of ``open_picture``.
+
+    Damage behind the header shows when it is decoded.
+    """
+    name = "the picture"
+    if isinstance(source, np.ndarray):
+        source = _from_array(source)
+    if isinstance(source, Image.Image):
+        with _clear_errors(name):
+            _check_size(source, name, max_pixels)
+            source.load()
+            picture = _to_rgb(source, alpha)
+        pixels = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+        return Picture(picture, name, picture.size, pixels)
+    data, name = _read(source)
+    if not data:
+        raise PictureError(f"{name} is empty (0 bytes); give a picture file.")
+    _require_heic_support(data, name)
+    with _clear_errors(name):
+        picture = _open(data, name)
+        _check_size(picture, name, max_pixels)
+        size = picture.size[::-1] if _orientation(picture, data) in ON_ITS_SIDE else picture.size
+    return Picture(data, name, size, hashlib.sha256(data).hexdigest())
+
+
 def open_picture(
     source: Source, *, alpha: Literal["white", "drop"] = "white", max_pixels: int = MAX_PICTURE_PIXELS
 ) -> Image.Image:
@@ -64,34 +115,39 @@ def open_picture(
     Raises:
         PictureError: there is no picture there, or it is damaged, too large, or of an unknown kind.
     """
-    picture, data, name = None, b"", "the picture"
-    if isinstance(source, np.ndarray):
-        picture = _from_array(source)
-    elif isinstance(source, Image.Image):
-        picture = source
-    else:
-        data, name = _read(source)
-        if not data:
-            raise PictureError(f"{name} is empty (0 bytes); give a picture file.")
-        _require_heic_support(data, name)
+    return find_picture(source, alpha=alpha, max_pixels=max_pixels).decode(alpha=alpha)
+
+
+@contextmanager
+def _clear_errors(name: str) -> Iterator[None]:
+    """Whatever Pillow raises inside, as a PictureError; its own limit is off."""
     try:
         with _pillows_own_limit_off():
-            picture = picture or Image.open(io.BytesIO(data), formats=_formats())
-            _check_size(picture, name, max_pixels)
-            picture.load()
-            return _to_rgb(picture, alpha)
+            yield
     except PictureError:
         raise
+    except Exception as error:  # Pillow's decoders raise all kinds, such as struct.error
+        raise PictureError(
+            f"{name} is damaged or cut short ({error}); export or download it again."
+        ) from None
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError:
         start = data[:12].decode("utf-8", "replace").replace("\n", " ")
         raise PictureError(
             f"{name} is not a picture of a known kind (it starts with {start!r}); "
             "give PNG, JPEG, WebP, GIF, TIFF, BMP or HEIC."
         ) from None
-    except Exception as error:  # Pillow's decoders raise all kinds, such as struct.error
-        raise PictureError(
-            f"{name} is damaged or cut short ({error}); export or download it again."
-        ) from None
+
+
+def _orientation(picture: Image.Image, data: bytes) -> int | None:
+    """As EXIF has it. Pillow decodes a whole PNG to look for it; where no mark of it is in the file, that is spared."""
+    if picture.format == "PNG" and not any(mark in data for mark in PNG_ORIENTATION_MARKS):
+        return None
+    return picture.getexif().get(ExifTags.Base.Orientation)
 
 
 _one_at_a_time = threading.Lock()  # Pillow's limit and the warnings' filters belong to the whole process

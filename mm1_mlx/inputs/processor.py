@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import mlx.core as mx
-import numpy as np
-from jaxtyping import Float, Integer
-from PIL import Image
 
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import PromptError
+from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.layout import Layout, layout
-from mm1_mlx.inputs.picture import Source, open_picture
-from mm1_mlx.inputs.preprocess import normalize
+from mm1_mlx.inputs.picture import Source, find_picture
 from mm1_mlx.inputs.prompt import IMAGE, Prompt, cut, messages_of, plain_text, with_image_parts
-from mm1_mlx.inputs.sub_images import views
+from mm1_mlx.inputs.sub_images import view_indices
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """One prompt, ready for the model."""
-
-    input_ids: Integer[mx.array, "L"]  # image_token_id once for every visual token
-    pixel_values: (
-        Float[mx.array, "N H W 3"] | list[mx.array]
-    )  # all views in reading order; a list of many sizes
-    image_places: list[range]  # for each picture, the positions it takes
-    num_visual_tokens: int
-    token_order: Integer[mx.array, "M"] | None = None  # how visual tokens are arranged; None: as they come
-    layouts: tuple[Layout, ...] = ()  # of each picture
-    num_views: tuple[int, ...] = ()  # of each picture
-    digests: tuple[str, ...] = ()  # of each picture: equal where all pixels that the model sees are equal
 
 
 class Processor:
@@ -120,24 +100,14 @@ class Processor:
         ids = self._tokenize(text.replace(IMAGE, self.image_token), chat, len(images))
         self._check_context(len(ids) - len(images), self._fewest_tokens() * len(images), len(images))
         num_high = len(images) - num_low_resolution
-        pictures = [
-            self._open(source, config, picture_number=number, num_images=num_high)
+        pictures = tuple(
+            self._prepare(source, config, picture_number=number, num_images=num_high)
             for number, (source, config) in enumerate(zip(images, configs, strict=True))
-        ]
-        layouts = [found for found, _ in pictures]
-        ids, places = self._expand(ids, layouts)
+        )
+        ids, places = self._expand(ids, [picture.layout for picture in pictures])
         visual = ids.count(self.config.image_token_id)
         self._check_context(len(ids) - visual, visual, len(places))
-        return Inputs(
-            input_ids=mx.array(ids, dtype=mx.int32),
-            pixel_values=self._pixels([view for _, views in pictures for view in views]),
-            image_places=places,
-            num_visual_tokens=visual,
-            token_order=_token_order(layouts),
-            layouts=tuple(layouts),
-            num_views=tuple(len(views) for _, views in pictures),
-            digests=tuple(_digest(found, views) for found, views in pictures),
-        )
+        return Inputs(mx.array(ids, dtype=mx.int32), places, visual, pictures, self.config.image_config)
 
     def _fewest_tokens(self) -> int:
         """Visual tokens that any picture costs: enough to refuse a hopeless prompt before opening one."""
@@ -161,16 +131,17 @@ class Processor:
         low = self.with_image_config(sub_images="none").config
         return [low] * num_low_resolution + [self.config] * (num_images - num_low_resolution)
 
-    def _open(
+    def _prepare(
         self, source: Source, config: MM1Config, *, picture_number: int, num_images: int
-    ) -> tuple[Layout, list[Image.Image]]:
-        """One picture's layout and views; the picture itself, which may be large, is let go."""
+    ) -> PreparedPicture:
+        """One picture's place in the sequence, from its size alone."""
         image_config = config.image_config
-        picture = open_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels)
+        picture = find_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels)
         found = layout(
             picture.size, config, num_images=num_images, picture_number=picture_number, encode=self._encode
         )
-        return found, views(picture, image_config, num_images=num_images, max_pixels=self.max_pixels)
+        num_views = len(view_indices(picture.size, image_config, num_images=num_images))
+        return PreparedPicture(picture, found, num_views, image_config, num_images, self.max_pixels)
 
     def _chat_text(self, prompt: Prompt, num_images: int, system: str | None) -> str:
         """The conversation as the folder's chat template writes it."""
@@ -241,34 +212,3 @@ class Processor:
             f"the prompt is {text + visual:,} tokens ({text:,} of text, {visual:,} of {num_images} {pictures}), "
             f"but the model's context is {context:,}, answer included; shorten the text or give fewer pictures."
         )
-
-    def _pixels(self, views: list[Image.Image]) -> mx.array | list[mx.array]:
-        """Normalised pixels: one array where all views have one size by the model's rule."""
-        config = self.config.image_config
-        if config.resize == "smart":
-            return [mx.array(np.ascontiguousarray(normalize([view], config)[0])) for view in views]
-        if not views:
-            return mx.zeros((0, config.image_size, config.image_size, 3))
-        return mx.array(np.ascontiguousarray(normalize(views, config)))
-
-
-def _digest(found: Layout, views: list[Image.Image]) -> str:
-    """SHA-256 of every pixel of a picture's views, and of how their tokens are arranged."""
-    digest = hashlib.sha256(repr(found.order).encode())
-    for view in views:
-        digest.update(repr(view.size).encode())
-        digest.update(view.tobytes())
-    return digest.hexdigest()
-
-
-def _token_order(layouts: list[Layout]) -> mx.array | None:
-    """The pictures' orders as one, over all their visual tokens."""
-    if all(found.order is None for found in layouts):
-        return None
-    order: list[int] = []
-    made = 0
-    for found in layouts:
-        own = range(found.num_made) if found.order is None else found.order
-        order += [number if number < 0 else made + number for number in own]
-        made += found.num_made
-    return mx.array(order, dtype=mx.int32)

@@ -1,11 +1,11 @@
 import mlx.core as mx
 import pytest
 
+import mm1_mlx
 from mm1_mlx import tiny
 from mm1_mlx.errors import CheckpointError, SamplingError
 from mm1_mlx.generation import stream_generate
 from mm1_mlx.generation.prefix import Prefix, content_of
-from mm1_mlx.generation.vision_cache import weights_identity
 
 
 @pytest.fixture(scope="module")
@@ -95,26 +95,29 @@ def test_a_saved_prefix_goes_on_in_another_process(mm1_tiny, pictures, tmp_path)
     model = mm1_tiny[0]
     prefix = Prefix(model)
     first, _ = run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)
-    prefix.save(tmp_path / "prompt.safetensors", weights_identity(model))
-    loaded = Prefix.load(tmp_path / "prompt.safetensors", model, weights_identity(model))
+    prefix.save(tmp_path / "prompt.safetensors")
+    loaded = Prefix.load(tmp_path / "prompt.safetensors", model)
     second, timing = run(mm1_tiny, "What color is it?", pictures[:1], prefix=loaded)
     assert (second, timing.prefilled_tokens) == (first, 1)
 
 
-def test_a_prefix_of_another_model_is_refused(mm1_tiny, pictures, tmp_path):
+def test_a_prefix_of_another_model_is_refused(mm1_tiny, pictures, tiny_folder, tmp_path):
     prefix = Prefix(mm1_tiny[0])
     run(mm1_tiny, "What color is it?", pictures[:1], prefix=prefix)
     path = tmp_path / "prompt.safetensors"
-    prefix.save(path, "someone else's")
+    prefix.save(path)
+    other, _ = mm1_mlx.load(tiny_folder)
+    layer = other.decoder.layers[0].mlp.up_proj
+    layer.weight[0, 0] = layer.weight[0, 0] + 1e-3
     with pytest.raises(CheckpointError, match="was made by another model or other weights; make it again"):
-        Prefix.load(path, mm1_tiny[0], weights_identity(mm1_tiny[0]))
+        Prefix.load(path, other)
 
 
 def test_what_is_no_prefix_is_refused(mm1_tiny, tmp_path):
     path = tmp_path / "prompt.safetensors"
     path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="is no saved prompt cache"):
-        Prefix.load(path, mm1_tiny[0], "")
+        Prefix.load(path, mm1_tiny[0])
 
 
 def test_a_prefix_excludes_other_caches(mm1_tiny):

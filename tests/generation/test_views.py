@@ -9,7 +9,7 @@ from small_models import ANYRES, PAIR, ROW_ID, SMART
 
 from mm1_mlx import MM1, Processor, stream_generate
 from mm1_mlx.config import MlxLmDecoderConfig
-from mm1_mlx.generation.stream import VISION_BATCH_SIZE, embed
+from mm1_mlx.generation.visual_tokens import LARGEST_BATCH, embed
 from mm1_mlx.tiny import IMAGE_ID
 
 PROMPT = "What is <image> beside <image>?"
@@ -54,7 +54,7 @@ def test_embeddings_of_a_prompt_equal_the_models_own(make, config):
 def test_more_views_than_fit_in_one_batch_change_nothing(make, config, sizes):
     model, processor = make(config)
     inputs = processor("Compare.", [noise(*size) for size in sizes])
-    assert len(inputs.pixel_values) > VISION_BATCH_SIZE
+    assert len(inputs.pixel_values) > LARGEST_BATCH
     visual = model.encode_images(inputs.pixel_values).flatten(0, 1)
     if inputs.token_order is not None:
         visual = model.arrange(visual, inputs.token_order)

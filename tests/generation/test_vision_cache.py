@@ -5,9 +5,10 @@ from PIL import Image
 
 from mm1_mlx import tiny
 from mm1_mlx.generation import stream_generate
-from mm1_mlx.generation.stream import embed
+from mm1_mlx.generation.identity import vision_identity
 from mm1_mlx.generation.timing import Timing
-from mm1_mlx.generation.vision_cache import VisionCache, entry_key, weights_identity
+from mm1_mlx.generation.vision_cache import VisionCache, entry_key
+from mm1_mlx.generation.visual_tokens import embed
 
 QUESTION = "What color is it?"
 
@@ -48,9 +49,9 @@ def test_two_pictures_of_one_size_share_no_entry(mm1_tiny, pictures):
 
 def test_one_picture_under_two_names_shares_an_entry(mm1_tiny, pictures, tmp_path):
     _, processor = mm1_tiny
-    for name in ("a.png", "b.bmp"):
+    for name in ("a.png", "b.png"):
         pictures[0].save(tmp_path / name)
-    digests = {processor("Look.", [tmp_path / name]).digests for name in ("a.png", "b.bmp")}
+    digests = {processor("Look.", [tmp_path / name]).digests for name in ("a.png", "b.png")}
     assert len(digests) == 1
 
 
@@ -66,10 +67,10 @@ def test_other_weights_are_another_model(mm1_tiny, tiny_folder):
     import mm1_mlx
 
     model, _ = mm1_mlx.load(tiny_folder)
-    assert weights_identity(model) == weights_identity(mm1_tiny[0])
+    assert vision_identity(model) == vision_identity(mm1_tiny[0])
     other, _ = mm1_mlx.load(tiny_folder)
     other.connector.readout[0].weight[3, 5] = other.connector.readout[0].weight[3, 5] + 1e-3
-    assert weights_identity(other) != weights_identity(model)
+    assert vision_identity(other) != vision_identity(model)
 
 
 def test_the_least_recently_used_goes_first_and_the_bound_holds():

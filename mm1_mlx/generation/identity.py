@@ -1,0 +1,45 @@
+"""What tells one model's weights from another's: every value counts, at the price of two sums each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mm1_mlx.model.mm1 import MM1
+
+# Computed once for a model and kept with it; tuning the weights in place calls for new caches.
+
+
+def vision_identity(model: MM1) -> str:
+    """Of the image encoder and the connector, which make visual tokens."""
+    if not hasattr(model, "_vision_identity"):
+        model._vision_identity = _identity(model, ("image_encoder", "connector"))
+    return model._vision_identity
+
+
+def model_identity(model: MM1) -> str:
+    """Of all weights, which make a KV cache."""
+    if not hasattr(model, "_model_identity"):
+        model._model_identity = _identity(model, ("image_encoder", "connector", "decoder"))
+    return model._model_identity
+
+
+def _identity(model: MM1, parts: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    for part in parts:
+        for key, value in tree_flatten(model[part].parameters()):
+            digest.update(f"{part}.{key} {value.shape} {value.dtype} {_fingerprint(value)}".encode())
+    return digest.hexdigest()
+
+
+def _fingerprint(value: mx.array) -> str:
+    """Two sums over the bits, one of them weighted by place."""
+    flat = value.reshape(-1)
+    bits = flat.view(mx.uint32 if flat.dtype.size == 4 else mx.uint16 if flat.dtype.size == 2 else mx.uint8)
+    bits = bits.astype(mx.uint32)
+    places = mx.arange(1, bits.size + 1, dtype=mx.uint32)
+    total, weighted = mx.sum(bits), mx.sum(bits * (places * 2654435761 | 1))
+    return f"{total.item()} {weighted.item()}"

@@ -1,0 +1,100 @@
+"""What the processor makes of one prompt. Pixels are made when they are asked for, picture by picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Integer
+from PIL import Image
+
+from mm1_mlx.config import ImageConfig
+from mm1_mlx.inputs.layout import Layout
+from mm1_mlx.inputs.picture import Picture
+from mm1_mlx.inputs.preprocess import normalize
+from mm1_mlx.inputs.sub_images import rule, views
+
+
+@dataclass(frozen=True)
+class PreparedPicture:
+    """One picture of a prompt: measured, its place in the sequence known, not decoded yet."""
+
+    picture: Picture
+    layout: Layout
+    num_views: int
+    image_config: ImageConfig  # how it is cut
+    num_images: int  # pictures that count for the rule
+    max_pixels: int
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the picture's bytes and of how its views are made of them."""
+        made = self.image_config.to_dict() | {"rule": rule(self.image_config, num_images=self.num_images)}
+        return hashlib.sha256(
+            f"{self.picture.sha256} {json.dumps(made, sort_keys=True)}".encode()
+        ).hexdigest()
+
+    def views(self) -> list[Image.Image]:
+        """The pixels that the model sees; decoded, resized and cut anew at each call.
+
+        Raises:
+            PictureError: the picture is damaged, or too long and thin for the model's way of resizing.
+        """
+        picture = self.picture.decode(alpha=self.image_config.alpha)
+        return views(picture, self.image_config, num_images=self.num_images, max_pixels=self.max_pixels)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One prompt, ready for the model."""
+
+    input_ids: Integer[mx.array, "L"]  # image_token_id once for every visual token
+    image_places: list[range]  # for each picture, the positions it takes
+    num_visual_tokens: int
+    pictures: tuple[PreparedPicture, ...]
+    image_config: ImageConfig  # the model's
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        return tuple(picture.layout for picture in self.pictures)
+
+    @property
+    def num_views(self) -> tuple[int, ...]:
+        return tuple(picture.num_views for picture in self.pictures)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Of each picture: equal where the file and the way to cut it are."""
+        return tuple(picture.digest for picture in self.pictures)
+
+    @cached_property
+    def pixel_values(self) -> Float[mx.array, "N H W 3"] | list[mx.array]:
+        """Normalised pixels of all views in reading order, at once; a list where views differ in size.
+
+        Raises:
+            PictureError: a picture is damaged.
+        """
+        config = self.image_config
+        seen = [view for picture in self.pictures for view in picture.views()]
+        if config.resize == "smart":
+            return [mx.array(np.ascontiguousarray(normalize([view], config)[0])) for view in seen]
+        if not seen:
+            return mx.zeros((0, config.image_size, config.image_size, 3))
+        return mx.array(np.ascontiguousarray(normalize(seen, config)))
+
+    @property
+    def token_order(self) -> Integer[mx.array, "M"] | None:
+        """How all visual tokens are arranged; None: as they come."""
+        if all(found.order is None for found in self.layouts):
+            return None
+        order: list[int] = []
+        made = 0
+        for found in self.layouts:
+            own = range(found.num_made) if found.order is None else found.order
+            order += [number if number < 0 else made + number for number in own]
+            made += found.num_made
+        return mx.array(order, dtype=mx.int32)
