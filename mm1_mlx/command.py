@@ -9,7 +9,7 @@ import resource
 import sys
 from collections.abc import Callable
 
-from mm1_mlx.errors import MM1Error, PromptError
+from mm1_mlx.errors import MM1Error, PromptError, UsageError
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + the signal's number, as shells count
 
@@ -24,7 +24,7 @@ def run_command(
 ) -> int:
     """Parse, run, and turn what went wrong into a line on stderr and an exit code.
 
-    0: done. 1: something the user can put right. 2: usage. 130: Ctrl-C. 141: the reader went away.
+    0: done. 1: something the user can put right. 2: usage, flags that do not go together included. 130: Ctrl-C. 141: the reader went away.
     """
     parser = argparse.ArgumentParser(
         prog=prog, description=module_doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -39,7 +39,7 @@ def run_command(
         sys.stdout.flush()
     except MM1Error as error:
         print("mm1:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("\nmm1: interrupted.", file=sys.stderr)
         return INTERRUPTED
@@ -73,6 +73,11 @@ def read_stdin() -> str:
     except (AttributeError, UnicodeDecodeError) as error:
         reason = "is closed" if sys.stdin is None else f"holds no UTF-8 text ({error})"
         raise PromptError(f"--prompt - reads stdin, which {reason}.") from None
+
+
+def number_of(count: int, thing: str) -> str:
+    """``count`` things in words: 1 view, 2 views, 1,000 views."""
+    return f"{count:,} {thing}" + "s" * (count != 1)
 
 
 def peak_resident_memory() -> int:

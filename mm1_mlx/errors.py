@@ -5,6 +5,10 @@ class MM1Error(Exception):
     """Something in the user's input is wrong; the message says what was found and what to do."""
 
 
+class UsageError(MM1Error):
+    """Flags of a command do not go together; it exits 2, as for an unknown flag."""
+
+
 class ConfigError(MM1Error):
     """A configuration does not describe a model that can be built."""
 

@@ -19,10 +19,13 @@ from mm1_mlx.settings import (
 
 if TYPE_CHECKING:
     from mm1_mlx.generation.vision_cache import VisionCache
+    from mm1_mlx.inputs.few_shot import Shot
     from mm1_mlx.inputs.processor import Processor
     from mm1_mlx.model.mm1 import MM1
 
 SUB_IMAGES = ("none", "static", "dynamic", "quadrants", "anyres")
+
+LARGE_PICTURES = ("sub_images", "image_size", "min_sub_images", "max_sub_images")
 
 TINY_NOTICE = (
     "mm1-tiny knows only the tiny world: plain pictures of one to five coloured shapes, letters and digits. "
@@ -52,6 +55,29 @@ def add_large_pictures(parser: argparse.ArgumentParser) -> None:
     large.add_argument(
         "--max-image-pixels", type=int, default=MAX_PICTURE_PIXELS, help="refuse larger pictures"
     )
+
+
+def add_shots(parser: argparse.ArgumentParser) -> None:
+    """Worked examples before the question."""
+    few = parser.add_argument_group("worked examples")
+    few.add_argument(
+        "--shots", metavar="FILE", help="JSON lines: image, and caption, or question, (rationale,) answer"
+    )
+    few.add_argument("--num-shots", type=int, default=4, help="how many of them")
+    few.add_argument("--shot-seed", type=int, help="of the choice; by default the first ones")
+
+
+def shots_of(args: argparse.Namespace) -> list[Shot]:
+    """The chosen worked examples; none without ``--shots``.
+
+    Raises:
+        PromptError: the file is at fault, or holds too few.
+    """
+    if not args.shots:
+        return []
+    from mm1_mlx.inputs.few_shot import choose_shots, read_shots
+
+    return choose_shots(read_shots(args.shots), args.num_shots, args.shot_seed)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +130,7 @@ def load_model(args: argparse.Namespace) -> tuple[MM1, Processor]:
         raise PromptError(f"--max-image-pixels is {args.max_image_pixels}, expected at least 1.")
     model, processor = load(args.model, dtype=args.dtype)
     processor.max_pixels = args.max_image_pixels
-    names = ("sub_images", "image_size", "min_sub_images", "max_sub_images")
-    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    changes = {name: getattr(args, name) for name in LARGE_PICTURES if getattr(args, name) is not None}
     return model, processor.with_image_config(**changes) if changes else processor
 
 

@@ -6,15 +6,24 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, peak_resident_memory, read_stdin, run_command
-from mm1_mlx.errors import PromptError
-from mm1_mlx.settings import EMBEDDED_MODEL
+from mm1_mlx.command import exit_process, number_of, peak_resident_memory, read_stdin, run_command
+from mm1_mlx.errors import PromptError, UsageError
+from mm1_mlx.settings import BATCH_SIZE, EMBEDDED_MODEL
 
 if TYPE_CHECKING:
-    from mm1_mlx.inputs.few_shot import FewShotPrompt
+    from mm1_mlx.generation.batch import Request
+    from mm1_mlx.generation.timing import Timing
+    from mm1_mlx.inputs.few_shot import Shot
+    from mm1_mlx.inputs.inputs import Inputs
+    from mm1_mlx.inputs.picture import Source
+    from mm1_mlx.inputs.processor import Processor
+    from mm1_mlx.model.mm1 import MM1
 
 PHASES = {
     "imports": "Imports",
@@ -27,6 +36,14 @@ PHASES = {
     "decode": "Decode",
 }
 
+COUNTS = {
+    "prompt_tokens": "prompt tokens",
+    "prefilled_tokens": "read",
+    "visual_tokens": "visual tokens",
+    "encoded_views": "views encoded",
+    "generation_tokens": "tokens written",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
@@ -34,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image", nargs="+", action="extend", default=[], metavar="PICTURE",
         help="pictures in reading order: paths, data: URLs, or - for stdin; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--prompt", required=True, help="text, <image> where a picture goes; - reads stdin")
+    parser.add_argument("--prompt", help="text, <image> where a picture goes; - reads stdin")
     parser.add_argument("--system", help="system message")
     parser.add_argument(
         "--template", choices=("chat", "plain"), default="chat",
@@ -42,62 +59,231 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     flags.add_sampling(parser)
     flags.add_large_pictures(parser)
-    few = parser.add_argument_group("worked examples")
-    few.add_argument("--shots", metavar="FILE", help="JSON lines: image, and caption or question and answer")
-    few.add_argument("--num-shots", type=int, default=4, help="how many of them")
-    few.add_argument("--shot-seed", type=int, help="of the choice; by default the first ones")
-    few.add_argument(
+    flags.add_shots(parser)
+    parser.add_argument(
         "--low-resolution-shots", action="store_true", help="one view for each example, so that more fit"
     )
+    many = parser.add_argument_group("many prompts")
+    many.add_argument("--batch", metavar="FILE", help="JSON lines: prompt, image or images, system, id")
+    many.add_argument("--output", metavar="FILE", help="where the answers go, JSON lines in the same order")
+    many.add_argument("--resume", action="store_true", help="skip what the output has already")
+    many.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="answers written together")
     flags.add_memory(parser)
     parser.add_argument("--max-kv-size", type=int, help="positions kept in the KV cache")
-    parser.add_argument("--verbose", action="store_true", help="print the time of every phase")
+    parser.add_argument("--save-prompt-cache", metavar="FILE", help="keep the read prompt for later runs")
+    parser.add_argument(
+        "--prompt-cache-file", metavar="FILE", help="a kept prompt: what this one shares with it is not read"
+    )
+    parser.add_argument("--verbose", action="store_true", help="print what each picture and phase costs")
     parser.add_argument("--json", action="store_true", help="print one JSON object: answer and numbers")
 
 
 def run(args: argparse.Namespace) -> None:
+    _check(args)
     start = time.perf_counter()
     from mm1_mlx.generation import stream_generate
-    from mm1_mlx.inputs.few_shot import STOP
+    from mm1_mlx.generation.prefix import Prefix
 
     sampling = flags.sampling_of(args)
     imported = time.perf_counter()
-    if [args.prompt, *args.image].count("-") > 1:
-        raise PromptError("stdin can be read once: one - among --prompt and --image.")
     prompt = read_stdin() if args.prompt == "-" else args.prompt
+    shots = flags.shots_of(args)
     model, processor = flags.load_model(args)
     loaded = time.perf_counter()
-    few = _few_shot(args, prompt) if args.shots else None
+    if args.batch:
+        _run_batch(args, model, processor, shots)
+        return
+    prefix = None
+    if args.prompt_cache_file:
+        prefix = Prefix.load(Path(args.prompt_cache_file), model)
+    elif args.save_prompt_cache:
+        prefix = Prefix(model, kv_bits=args.kv_bits)
+    request = _request(args, prompt, args.image, args.system, shots)
+    inputs = processor(
+        request.prompt,
+        request.images,
+        system=request.system,
+        template=request.template,
+        num_low_resolution=request.num_low_resolution,
+    )
+    preprocessed = time.perf_counter()
+    if args.prompt_cache_file:
+        prefix.require_start_of(inputs)
+    _print_costs(args, processor, inputs, request.num_low_resolution)
     pieces = []
     for piece in stream_generate(
         model,
         processor,
-        few.text if few else prompt,
-        images=few.images if few else args.image,
-        system=args.system,
-        template="plain" if few else args.template,
+        inputs,
         max_tokens=args.max_tokens,
         sampling=sampling,
         max_kv_size=args.max_kv_size,
-        kv_bits=args.kv_bits,
+        kv_bits=None if prefix else args.kv_bits,
         prefill_step_size=args.prefill_step_size,
-        stop=STOP[few.kind] if few else (),
-        num_low_resolution=few.num_low_resolution if few and args.low_resolution_shots else 0,
+        vision_batch_size=args.vision_batch_size,
+        vision_cache=flags.vision_cache_of(args),
+        prefix=prefix,
+        stop=request.stop,
     ):
         if not pieces and args.model == EMBEDDED_MODEL:
             print(flags.TINY_NOTICE, file=sys.stderr)
         pieces.append(piece.text)
         if not args.json:
             print(piece.text, end="", flush=True)
+    if args.save_prompt_cache:
+        prefix.save(Path(args.save_prompt_cache))
     timing = piece.timing
+    timing.preprocess += preprocessed - loaded
+    timing.first_token += preprocessed - loaded
     numbers = {"imports": imported - start, "load": loaded - imported} | timing.to_dict()
     numbers["resident_memory"] = peak_resident_memory()
+    text = "".join(pieces)
     if args.json:
-        answer = {"text": "".join(pieces), "finish_reason": piece.finish_reason, "model": args.model}
-        print(json.dumps(answer | numbers))
+        answer = {"text": text, "finish_reason": piece.finish_reason, "model": args.model}
+        print(json.dumps(answer | _short_answer(text, shots) | numbers))
         return
     print(flush=True)
+    _print_numbers(args, timing, numbers)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse flags that do not go together."""
+    if args.prompt is None and not args.batch:
+        raise UsageError("there is nothing to answer; give --prompt TEXT, or --batch FILE.")
+    if [args.prompt, *args.image].count("-") > 1:
+        raise UsageError("stdin can be read once: one - among --prompt and --image.")
+    if args.batch and not args.output:
+        raise UsageError("--batch needs --output FILE for the answers.")
+    if not args.batch and (args.output or args.resume):
+        raise UsageError("--output and --resume go with --batch FILE only.")
+    not_in_batches = {
+        "--image": (bool(args.image), "pictures stand in the rows"),
+        "--kv-bits": (args.kv_bits is not None, "mlx-lm's batches have no packed KV cache"),
+        "--max-kv-size": (args.max_kv_size is not None, "mlx-lm's batches keep all positions"),
+        "--prompt-cache-file": (bool(args.prompt_cache_file), "shared starts are found by themselves"),
+        "--save-prompt-cache": (bool(args.save_prompt_cache), "there are many prompts"),
+    }
+    for flag, (given, why) in not_in_batches.items():
+        if args.batch and given:
+            raise UsageError(f"{flag} does not go with --batch: {why}.")
+    if args.prompt_cache_file and args.kv_bits is not None:
+        raise UsageError(
+            "--kv-bits does not go with --prompt-cache-file, which was packed when it was saved."
+        )
+    if args.max_kv_size is not None and (args.prompt_cache_file or args.save_prompt_cache):
+        raise UsageError("--max-kv-size does not go with a saved prompt cache, which keeps all positions.")
+
+
+def _request(
+    args: argparse.Namespace, prompt: str, images: Sequence[Source], system: str | None, shots: list[Shot]
+) -> Request:
+    """One prompt as it goes to the processor: as it stands, or behind the worked examples."""
+    from mm1_mlx.generation.batch import Request
+    from mm1_mlx.inputs.few_shot import CAPTION, STOP, Shot, few_shot
+
+    if not args.shots:
+        return Request(prompt, images, system, args.template)
+    if len(images) > 1:
+        raise PromptError(f"{len(images)} pictures were given; with --shots the question is about one.")
+    captions = bool(shots) and shots[0].caption is not None
+    if captions and prompt.strip() != CAPTION:
+        raise PromptError(f"the shots are captions; ask for one with --prompt {CAPTION!r}.")
+    query = Shot(image=images[0] if images else None, question=None if captions else prompt)
+    few = few_shot(shots, query)
+    low = few.num_low_resolution if args.low_resolution_shots else 0
+    return Request(few.text, few.images, system, "plain", STOP[few.kind], low)
+
+
+def _run_batch(args: argparse.Namespace, model: MM1, processor: Processor, shots: list[Shot]) -> None:
+    from tqdm import tqdm
+
+    from mm1_mlx.generation.batch import stream_batch
+    from mm1_mlx.generation.batch_file import AnswerFile, read_rows
+
+    rows = read_rows(args.batch, prompt=args.prompt, system=args.system)
+    requests = [_request(args, row.prompt, row.images, row.system, shots) for row in rows]
+    names = ("model", "dtype", "template", "max_tokens", "temp", "top_p", "min_p", "top_k", "seed", "shots")
+    names += ("num_shots", "shot_seed", "low_resolution_shots", *flags.LARGE_PICTURES)
+    settings = {name: getattr(args, name) for name in names}
+    file = AnswerFile(Path(args.output).expanduser(), rows, settings, resume=args.resume)
+    missing = file.missing
+    asked = dict(zip((row.line for row in rows), requests, strict=True))
+    if args.model == EMBEDDED_MODEL:
+        print(flags.TINY_NOTICE, file=sys.stderr)
+    totals, start, failed = Counter(), time.perf_counter(), 0
+    try:
+        with tqdm(total=len(rows), initial=len(rows) - len(missing), unit="answer", file=sys.stderr) as bar:
+            for answer in stream_batch(
+                model,
+                processor,
+                [asked[row.line] for row in missing],
+                batch_size=args.batch_size,
+                max_tokens=args.max_tokens,
+                sampling=flags.sampling_of(args),
+                prefill_step_size=args.prefill_step_size,
+                vision_batch_size=args.vision_batch_size,
+                vision_cache=flags.vision_cache_of(args),
+            ):
+                counts = {name: getattr(answer.timing, name) for name in COUNTS}
+                values = {"text": answer.text, "finish_reason": answer.finish_reason}
+                values |= _short_answer(answer.text, shots) | counts
+                failed += answer.error is not None
+                file.add(missing[answer.number], {"error": answer.error} if answer.error else values)
+                totals.update(counts)
+                bar.update()
+    finally:
+        file.close()
+    file.finish()
+    counts = ", ".join(f"{COUNTS[name]} {totals[name]:,}" for name in COUNTS)
+    seconds = time.perf_counter() - start
+    if args.json:
+        print(json.dumps({"answers": len(missing) - failed, "errors": failed, "seconds": seconds} | totals))
+    print(
+        f"{number_of(len(missing) - failed, 'answer')} in {seconds:.1f} s to {file.path}: {counts}",
+        file=sys.stderr,
+    )
+    if failed:
+        raise PromptError(
+            f"{failed} of {len(rows)} rows have no answer; {file.path} says why, --resume asks them again."
+        )
+
+
+def _short_answer(text: str, shots: list[Shot]) -> dict[str, str]:
+    """Behind worked examples: the answer alone, its rationale left out."""
+    from mm1_mlx.inputs.few_shot import cut_at_stop
+
+    return {"answer": cut_at_stop(text, shots[0].kind)} if shots else {}
+
+
+def _print_costs(
+    args: argparse.Namespace, processor: Processor, inputs: Inputs, num_low_resolution: int
+) -> None:
+    """What the pictures cost, before anything is encoded."""
+    if num_low_resolution:
+        low = inputs.pictures[:num_low_resolution]
+        num_images = len(inputs.pictures) - num_low_resolution
+        cost = sum(picture.layout.num_visual_tokens for picture in low)
+        full = sum(processor.num_visual_tokens(*p.picture.size, num_images=num_images) for p in low)
+        print(
+            f"Low-resolution shots: {cost:,} visual tokens in place of {full:,}, {full - cost:,} saved",
+            file=sys.stderr,
+        )
+    if not args.verbose:
+        return
+    for number, picture in enumerate(inputs.pictures, 1):
+        width, height = picture.picture.size
+        print(
+            f"Picture {number}: {width} x {height} pixels, {number_of(picture.num_views, 'view')}, "
+            f"{picture.layout.num_visual_tokens:,} visual tokens",
+            file=sys.stderr,
+        )
+
+
+def _print_numbers(args: argparse.Namespace, timing: Timing, numbers: dict[str, float]) -> None:
     print(f"Prompt: {timing.prompt_tokens} tokens, {timing.prompt_rate:.3f} tokens-per-sec", file=sys.stderr)
+    if timing.prefilled_tokens < timing.prompt_tokens:
+        known = timing.prompt_tokens - timing.prefilled_tokens
+        print(f"Prompt cache: {known} of them were read before", file=sys.stderr)
     print(
         f"Generation: {timing.generation_tokens} tokens, {timing.generation_rate:.3f} tokens-per-sec",
         file=sys.stderr,
@@ -106,22 +292,9 @@ def run(args: argparse.Namespace) -> None:
     if args.verbose:
         print(f"Resident memory of the process: {numbers['resident_memory'] / 1e9:.3f} GB", file=sys.stderr)
         print(f"Visual tokens: {timing.visual_tokens}", file=sys.stderr)
+        print(f"Views encoded: {timing.encoded_views}", file=sys.stderr)
         for name, label in PHASES.items():
             print(f"{label}: {numbers[name] * 1000:.1f} ms", file=sys.stderr)
-
-
-def _few_shot(args: argparse.Namespace, question: str) -> FewShotPrompt:
-    """The prompt of worked examples and the query, of which there is at most one picture."""
-    from mm1_mlx.inputs.few_shot import CAPTION, Shot, choose_shots, few_shot, read_shots
-
-    if len(args.image) > 1:
-        raise PromptError(f"{len(args.image)} --image were given; with --shots the question is about one.")
-    shots = choose_shots(read_shots(args.shots), args.num_shots, args.shot_seed)
-    captions = bool(shots) and shots[0].caption is not None
-    if captions and question.strip() != CAPTION:
-        raise PromptError(f"the shots are captions; ask for one with --prompt {CAPTION!r}.")
-    query = Shot(image=args.image[0] if args.image else None, question=None if captions else question)
-    return few_shot(shots, query)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ EMBEDDED_MODEL = "mm1-tiny"
 DTYPES = ("float16", "bfloat16", "float32")
 BITS = (2, 3, 4, 5, 6, 8)  # that MLX can pack, in weights and KV caches
 MAX_TOKENS = 256  # of one answer
+BATCH_SIZE = 8  # answers written together
 PREFILL_STEP_SIZE = 2048  # prompt tokens processed at once
 VISION_CACHE_MB = 256  # of visual tokens kept, in memory and again on disk
 MAX_PICTURE_PIXELS = 150_000_000  # three times a phone's largest picture; more may be a decompression bomb

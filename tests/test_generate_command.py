@@ -31,10 +31,10 @@ def run(capsys):
     return run
 
 
-def refused(result, *words):
+def refused(result, *words, exit_code=1):
     code, out, err = result
     lines = err.splitlines()
-    assert (code, out, len(lines)) == (1, "", 1), err
+    assert (code, out, len(lines)) == (exit_code, "", 1), err
     assert lines[0].startswith("mm1: ")
     for word in words:
         assert word in lines[0]
@@ -170,8 +170,8 @@ def test_a_prompt_longer_than_the_context(run, picture):
 
 
 def test_two_readers_of_stdin(run):
-    refused(run("--image", "-", "--prompt", "-"), "stdin can be read once")
-    refused(run("--image", "-", "-", "--prompt", ASK), "stdin can be read once")
+    refused(run("--image", "-", "--prompt", "-"), "stdin can be read once", exit_code=2)
+    refused(run("--image", "-", "-", "--prompt", ASK), "stdin can be read once", exit_code=2)
 
 
 def test_a_wrong_flag_is_a_usage_error(run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -80,7 +80,7 @@ def stream_generate(
     sampling = sampling or Sampling()
     require_at_least_1(max_tokens, "--max-tokens")
     require_at_least_1(prefill_step_size, "--prefill-step-size")
-    require_top_k(sampling, model)
+    sampler = make_token_sampler(sampling, model)
     if prefix is None:
         cache = make_cache(model, max_kv_size=max_kv_size, kv_bits=kv_bits)
     elif (max_kv_size, kv_bits) != (None, None):
@@ -116,7 +116,6 @@ def stream_generate(
         mx.random.seed(sampling.seed)
 
     from mlx_lm.generate import stream_generate as stream_text
-    from mlx_lm.sample_utils import make_sampler
 
     began = time.perf_counter()
     first = None
@@ -127,7 +126,7 @@ def stream_generate(
             processor.tokenizer,
             inputs.input_ids[start_at:],
             max_tokens=max_tokens,
-            sampler=make_sampler(sampling.temp, sampling.top_p, sampling.min_p, top_k=sampling.top_k),
+            sampler=sampler,
             prompt_cache=cache,
             kv_bits=kv_bits,
             kv_group_size=group_size,
@@ -169,9 +168,17 @@ def require_at_least_1(value: int, flag: str) -> None:
         raise SamplingError(f"{flag} is {value}, expected at least 1.")
 
 
-def require_top_k(sampling: Sampling, model: MM1) -> None:
+def make_token_sampler(sampling: Sampling, model: MM1) -> Callable[[mx.array], mx.array]:
+    """mlx-lm's sampler with these settings.
+
+    Raises:
+        SamplingError: ``top_k`` is not below the vocabulary.
+    """
     vocabulary = model.config.text_config.vocab_size
     if sampling.top_k >= vocabulary:
         raise SamplingError(
             f"--top-k is {sampling.top_k}, expected less than the vocabulary of {vocabulary}."
         )
+    from mlx_lm.sample_utils import make_sampler
+
+    return make_sampler(sampling.temp, sampling.top_p, sampling.min_p, top_k=sampling.top_k)

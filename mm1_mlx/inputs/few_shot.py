@@ -9,8 +9,6 @@ thought, mixed resolution). The wording, the order and the stops are our choice 
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 import random
 import re
@@ -20,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm1_mlx.errors import PictureError, PromptError
-from mm1_mlx.inputs.picture import open_picture
+from mm1_mlx.inputs.json_lines import read_json_lines, require_known
+from mm1_mlx.inputs.picture import Picture, open_picture
 from mm1_mlx.inputs.prompt import IMAGE
 
 Kind = Literal["caption", "question", "rationale"]
@@ -46,7 +45,7 @@ class Shot:
         PromptError: a text cannot stand in a prompt, or two of them do not go together.
     """
 
-    image: str | Path | bytes | None = None
+    image: str | Path | bytes | Picture | None = None
     caption: str | None = None
     question: str | None = None  # None asks for a caption
     answer: str | None = None
@@ -82,7 +81,7 @@ class FewShotPrompt:
     """A plain prompt (no chat template) with its pictures in reading order."""
 
     text: str  # ``<image>`` once for every picture
-    images: list[str | Path | bytes]
+    images: list[str | Path | bytes | Picture]
     num_low_resolution: int  # the shots' pictures, which come first; sub-images are for the query's alone
     kind: Kind  # for ``STOP`` and ``cut_at_stop``
 
@@ -140,21 +139,14 @@ def read_shots(path: str | Path) -> list[Shot]:
         PromptError: the file or one of its lines is at fault; the message names line and field.
     """
     path = Path(os.path.expanduser(path))
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")  # splitlines would also cut inside a JSON text
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PromptError(f"{path} cannot be read: {reason}; give a JSON-lines file of shots.") from None
-    numbered = {f"{path}, line {number}": line for number, line in enumerate(lines, 1) if line.strip()}
-    if not numbered:
-        raise PromptError(f"{path} holds no shots; write one JSON object a line.")
+    lines = read_json_lines(path, holds="shots")
     shots = []
-    for name, line in numbered.items():
+    for number, values in lines.items():
         try:
-            shots.append(_parse(line, path.parent))
+            shots.append(_parse(values, path.parent))
         except PromptError as error:
-            raise PromptError(f"{name}: {error}") from None
-    _check(shots, numbered)
+            raise PromptError(f"{path}, line {number}: {error}") from None
+    _check(shots, [f"{path}, line {number}" for number in lines])
     return shots
 
 
@@ -188,20 +180,9 @@ def _check(shots: Sequence[Shot], names: Iterable[str]) -> None:
             raise PromptError(f"{name}: this is {own} but {names[0]} is {first}; shots are of one kind.")
 
 
-def _parse(line: str, folder: Path) -> Shot:
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-        raise PromptError(f"this is not JSON ({reason}); write one object a line.") from None
-    if not isinstance(values, dict):
-        raise PromptError(f"this is {values!r}, expected a JSON object.")
-    known = [field.name for field in fields(Shot)]
+def _parse(values: dict[str, Any], folder: Path) -> Shot:
+    require_known(values, [field.name for field in fields(Shot)])
     for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}."
-            raise PromptError(f"there is no key {key!r}; {hint}")
         if not isinstance(value, str | None):
             raise PromptError(f"{key} is {value!r}, expected text.")
     return Shot(**values | {"image": _image(values.get("image"), folder)})

@@ -18,6 +18,11 @@ class Layout:
     num_made: int  # visual tokens that the connector makes of the picture's views
     order: list[int] | None = None  # which of them stands where, -1 for the end of a row; None: as they come
 
+    @property
+    def num_visual_tokens(self) -> int:
+        """Of the sequence; text among them (position tags, tokens between rows) does not count."""
+        return self.num_made if self.order is None else len(self.order)
+
 
 def layout(
     picture_size: tuple[int, int],

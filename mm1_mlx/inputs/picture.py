@@ -51,8 +51,6 @@ FORMATS = (
     "ICO",
 )
 
-Source = str | Path | bytes | Image.Image | np.ndarray
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -73,6 +71,9 @@ class Picture:
             return _to_rgb(picture, alpha)
 
 
+Source = str | Path | bytes | Image.Image | np.ndarray | Picture
+
+
 def find_picture(
     source: Source, *, alpha: Literal["white", "drop"] = "white", max_pixels: int = MAX_PICTURE_PIXELS
 ) -> Picture:
@@ -81,6 +82,8 @@ def find_picture(
     Damage behind the header shows when it is decoded.
     """
     name = "the picture"
+    if isinstance(source, Picture):
+        return source
     if isinstance(source, np.ndarray):
         source = _from_array(source)
     if isinstance(source, Image.Image):
@@ -104,7 +107,7 @@ def find_picture(
 def open_picture(
     source: Source, *, alpha: Literal["white", "drop"] = "white", max_pixels: int = MAX_PICTURE_PIXELS
 ) -> Image.Image:
-    """An upright RGB picture from a path, bytes, a ``data:`` URL, ``"-"`` (stdin), or what is open already.
+    """An upright RGB picture from a path, bytes, a ``data:`` URL, ``"-"`` (stdin), or what is found or open already.
 
     Args:
         source: where the picture is; arrays are uint8 ``(H, W, 3)``.

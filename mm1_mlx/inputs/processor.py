@@ -10,6 +10,8 @@ import mlx.core as mx
 
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import PromptError
+from mm1_mlx.inputs.context import PictureCost, require_room
+from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.layout import Layout, layout
 from mm1_mlx.inputs.picture import Source, find_picture
@@ -60,7 +62,7 @@ class Processor:
             PictureError: the picture is too long and thin for the model's way of resizing.
         """
         found = layout((width, height), self.config, num_images=num_images, encode=self._encode)
-        return found.ids.count(self.config.image_token_id)
+        return found.num_visual_tokens
 
     def __call__(
         self,
@@ -98,16 +100,33 @@ class Processor:
             why = "the template is plain" if template == "plain" else "this model has no chat template"
             raise PromptError(f"{why}; give the prompt as one string.")
         ids = self._tokenize(text.replace(IMAGE, self.image_token), chat, len(images))
-        self._check_context(len(ids) - len(images), self._fewest_tokens() * len(images), len(images))
+        num_text = len(ids) - len(images)
+        self._require_room(prompt, system, num_text, [PictureCost(self._fewest_tokens())] * len(images))
         num_high = len(images) - num_low_resolution
         pictures = tuple(
             self._prepare(source, config, picture_number=number, num_images=num_high)
             for number, (source, config) in enumerate(zip(images, configs, strict=True))
         )
+        costs = [PictureCost(len(p.layout.ids), p.num_views, p.picture.size) for p in pictures]
+        self._require_room(prompt, system, num_text, costs)
         ids, places = self._expand(ids, [picture.layout for picture in pictures])
         visual = ids.count(self.config.image_token_id)
-        self._check_context(len(ids) - visual, visual, len(places))
         return Inputs(mx.array(ids, dtype=mx.int32), places, visual, pictures, self.config.image_config)
+
+    def few_shot(self, shots: Sequence[Shot], query: Shot, *, low_resolution: bool = False) -> Inputs:
+        """Prepare worked examples and a query, as ``inputs.few_shot`` writes them.
+
+        Args:
+            shots: worked examples of one kind: captions, questions, or questions with rationales.
+            query: what is asked; its own caption, rationale and answer are not shown.
+            low_resolution: of the shots' pictures there is one view each, so that more of them fit.
+
+        Raises:
+            MM1Error: as ``few_shot`` and a plain prompt.
+        """
+        prompt = few_shot(shots, query)
+        low = prompt.num_low_resolution if low_resolution else 0
+        return self(prompt.text, prompt.images, template="plain", num_low_resolution=low)
 
     def _fewest_tokens(self) -> int:
         """Visual tokens that any picture costs: enough to refuse a hopeless prompt before opening one."""
@@ -202,13 +221,13 @@ class Processor:
             expanded += stretch
         return expanded, places
 
-    def _check_context(self, text: int, visual: int, num_images: int) -> None:
-        """Refuse a prompt that leaves no room for an answer; counts are tokens."""
-        context = self.config.text_config.max_positions
-        if context is None or text + visual < context:
-            return
-        pictures = "picture" if num_images == 1 else "pictures"
-        raise PromptError(
-            f"the prompt is {text + visual:,} tokens ({text:,} of text, {visual:,} of {num_images} {pictures}), "
-            f"but the model's context is {context:,}, answer included; shorten the text or give fewer pictures."
-        )
+    def _require_room(
+        self, prompt: Prompt, system: str | None, num_text: int, costs: Sequence[PictureCost]
+    ) -> None:
+        def messages() -> list[tuple[str, int]]:
+            if isinstance(prompt, str) and system is None:
+                return []
+            found = messages_of(prompt, 0, system=system)
+            return [(m["role"], len(self._encode(m["content"].replace(IMAGE, "")))) for m in found]
+
+        require_room(self.config.text_config.max_positions, num_text, costs, messages)

@@ -43,7 +43,7 @@ def test_a_large_picture_is_cut_as_asked(capsys, picture):
 
 def test_two_pictures_with_shots_are_refused(capsys, picture):
     message = refusal(capsys, "--image", picture, picture, "--prompt", "Which?", "--shots", SHOTS)
-    assert message == "2 --image were given; with --shots the question is about one."
+    assert message == "2 pictures were given; with --shots the question is about one."
 
 
 def test_more_shots_than_there_are_are_refused(capsys, picture):

@@ -136,10 +136,13 @@ def test_a_sliding_window_refuses_kv_bits():
 
 
 def test_a_prompt_that_cannot_fit_is_refused_before_any_picture_is_opened(mm1_tiny):
-    with pytest.raises(PromptError, match="of 100 pictures"):
+    with pytest.raises(PromptError, match="pictures 1 to 100: at least 16 each"):
         generate(*mm1_tiny, PROMPT, images=["there is no such picture"] * 100)
 
 
 def test_a_prompt_longer_than_the_context_says_what_to_lower(mm1_tiny, picture):
-    with pytest.raises(PromptError, match=r"1,0\d\d of text, 16 of 1 picture.*context is 1,024"):
+    with pytest.raises(
+        PromptError,
+        match=r"context is 1,024.* text 1,0\d\d; picture 1: at least 16\. To make room, shorten the text",
+    ):
         generate(*mm1_tiny, "circle " * 1040, images=[picture])

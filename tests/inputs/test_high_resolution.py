@@ -167,14 +167,14 @@ def test_tags_in_a_prompt_are_the_tokenizers_and_count_the_pictures(processor_of
     assert inputs.num_visual_tokens == 10 * EACH
 
 
-def test_tags_count_as_text_where_a_prompt_is_too_long(processor_of):
+def test_tags_count_with_their_picture_where_a_prompt_is_too_long(processor_of):
     tagged, untagged = (processor_of(with_context(c, 2048))("Hm", [noise(64, 16)]) for c in (TAGGED, DYNAMIC))
     tag_tokens = len(tagged.input_ids) - len(untagged.input_ids)
     assert tag_tokens > 0
     text = len(untagged.input_ids) - 5 * EACH
     with pytest.raises(PromptError) as error:
         processor_of(with_context(TAGGED, 40))("Hm", [noise(64, 16)])
-    assert f"({text + tag_tokens} of text, {5 * EACH} of 1 picture)" in str(error.value)
+    assert f"text {text}; picture 1: {5 * EACH + tag_tokens} (64 x 16 pixels, 5 views)" in str(error.value)
 
 
 # Other settings for the same model

@@ -289,14 +289,15 @@ def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(tokenizer)
     num_text = 1 + len(tokenizer.encode(text, add_special_tokens=False))
     message = refusal(processor, text, [noise(0), noise(1)], template="plain")
     assert message == (
-        f"the prompt is {num_text + 2 * EACH:,} tokens ({num_text:,} of text, {2 * EACH:,} of 2 pictures), "
-        "but the model's context is 64, answer included; shorten the text or give fewer pictures."
+        f"the prompt is {num_text + 2 * EACH:,} tokens, but the model's context is 64, answer included. "
+        f"It costs: text {num_text}; pictures 1 to 2: at least {EACH} each. "
+        "To make room, shorten the text, or give fewer pictures or shots."
     )
 
 
 def test_thousands_in_the_context_message_are_parted(processor):
     message = refusal(processor, "Compare.", [noise(0)] * 100)
-    assert "1,600 of 100 pictures" in message
+    assert "the prompt is 1,6" in message
     assert "the model's context is 1,024," in message
 
 

@@ -127,19 +127,20 @@ def test_a_thread_of_a_picture_is_refused(inputs_of):
         inputs_of(SMART, "What is it?", [noise(402, 2)])
 
 
-def test_a_prompt_too_long_with_its_pictures_counts_row_tokens_as_text(inputs_of):
+def test_a_prompt_too_long_with_its_pictures_counts_row_tokens_with_the_pictures(inputs_of):
     config = replace(SMART, text_config=replace(SMART.text_config, max_positions=60))
-    text = len(inputs_of(SMART).input_ids) - 46
+    text = len(inputs_of(SMART).input_ids) - 63
     with pytest.raises(PromptError) as refusal:
         inputs_of(config)
     assert str(refusal.value) == (
-        f"the prompt is {text + 46} tokens ({text} of text, 46 of 3 pictures), but the model's context "
-        "is 60, answer included; shorten the text or give fewer pictures."
+        f"the prompt is {text + 63} tokens, but the model's context is 60, answer included. "
+        f"It costs: text {text}; picture 1: 24 (40 x 30 pixels, 1 view); picture 2: 33 (16 x 90 pixels, 1 view); "
+        "picture 3: 6 (9 x 9 pixels, 1 view). To make room, give fewer pictures or shots."
     )
 
 
 def test_a_hopeless_prompt_is_refused_before_a_picture_that_keeps_its_sides_is_opened(inputs_of):
-    with pytest.raises(PromptError, match="600 of 600 pictures"):
+    with pytest.raises(PromptError, match="pictures 1 to 600: at least 1 each"):
         inputs_of(SMART, "Compare.", ["no-such.png"] * 600)
 
 
@@ -216,7 +217,10 @@ def test_all_pictures_may_have_low_resolution(processor_of):
 
 def test_mixed_resolution_fits_a_context_that_full_resolution_does_not(processor_of):
     processor = processor_of(with_context(STATIC, 60))
-    with pytest.raises(PromptError, match="60 of 3 pictures"):
+    with pytest.raises(
+        PromptError,
+        match=r"picture 3: 20 \(64 x 16 pixels, 5 views\). To make room, cut pictures into fewer sub-images",
+    ):
         prompt_of(processor, 0)
     assert prompt_of(processor, 2)[0].num_visual_tokens == 7 * EACH
 

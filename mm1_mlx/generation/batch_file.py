@@ -1,0 +1,148 @@
+"""A file of prompts in, a file of answers out: in input order, whole or not at all, and able to go on.
+
+While a batch runs, answers are appended to ``OUT.jsonl.partial`` as they finish; at the end they are put in the order
+of their prompts and renamed to ``OUT.jsonl``. What is in either file already is not asked again with ``resume``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mm1_mlx.errors import PromptError
+from mm1_mlx.inputs.json_lines import read_json_lines, require_known
+
+KEYS = ("prompt", "image", "images", "system", "id")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt of the file."""
+
+    line: int  # from 1
+    prompt: str
+    images: Sequence[str]  # paths, from the file's folder, or data: URLs
+    system: str | None
+    id: Any  # the user's own, handed through
+    values: dict[str, Any]  # as they stand in the file
+
+
+def read_rows(path: str | Path, *, prompt: str | None = None, system: str | None = None) -> list[Row]:
+    """The rows of a JSON-lines file: ``prompt``, ``image`` or ``images``, ``system``, ``id``.
+
+    Args:
+        path: the file.
+        prompt: for rows that have none.
+        system: for rows that have none.
+
+    Raises:
+        PromptError: the file or one of its rows is at fault; the message names line and field.
+    """
+    folder = Path(os.path.expanduser(path)).parent
+    rows = []
+    for line, values in read_json_lines(path, holds="prompts").items():
+        try:
+            rows.append(_row(line, values, folder, prompt, system))
+        except PromptError as error:
+            raise PromptError(f"{path}, line {line}: {error}") from None
+    return rows
+
+
+def _row(line: int, values: dict[str, Any], folder: Path, prompt: str | None, system: str | None) -> Row:
+    require_known(values, KEYS)
+    if "image" in values and "images" in values:
+        raise PromptError("image and images do not go together; keep one of them.")
+    images = values.get("images", [values["image"]] if values.get("image") is not None else [])
+    if not isinstance(images, list) or not all(isinstance(image, str) and image.strip() for image in images):
+        raise PromptError(f"images are {images!r}, expected paths or data: URLs.")
+    prompt = values.get("prompt", prompt)
+    if prompt is None:
+        raise PromptError("there is no prompt; add it, or give --prompt for all rows.")
+    for name, text in (("prompt", prompt), ("system", values.get("system"))):
+        if not isinstance(text, str | None):
+            raise PromptError(f"{name} is {text!r}, expected text.")
+    found = [
+        image if "://" in image or image.startswith("data:") else str(folder / image) for image in images
+    ]
+    return Row(line, prompt, found, values.get("system", system), values.get("id"), values)
+
+
+class AnswerFile:
+    """The answers of a batch, on disk.
+
+    Args:
+        path: where they end up.
+        rows: the batch.
+        settings: everything else that an answer depends on; answers made otherwise are not taken up.
+        resume: go on with what an earlier run left.
+
+    Raises:
+        PromptError: there are answers already and ``resume`` is off, or they cannot be read.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[Row], settings: dict[str, Any], *, resume: bool):
+        self.path, self.partial = path, path.with_name(path.name + ".partial")
+        self._rows = {row.line: row for row in rows}
+        self._settings = json.dumps(settings, sort_keys=True)
+        self.answers: dict[int, dict[str, Any]] = {}
+        for file in (self.path, self.partial):
+            if not file.exists():
+                continue
+            if not resume:
+                raise PromptError(
+                    f"{file} is there already; --resume goes on with it, or give another --output."
+                )
+            self._take_up(file)
+        _require_folder(path)
+        self._journal = self.partial.open("a", encoding="utf-8")
+
+    def _take_up(self, file: Path) -> None:
+        lines = file.read_text("utf-8", errors="replace").split("\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                answer = json.loads(line) if line.strip() else {}
+            except ValueError:
+                if number == len(lines):  # the last one was cut off when the run ended
+                    continue
+                raise PromptError(f"{file}, line {number} is no answer; give another --output.") from None
+            row = self._rows.get(answer.get("line")) if isinstance(answer, dict) else None
+            if row is not None and "error" not in answer and answer.get("request") == self._request(row):
+                self.answers[row.line] = answer
+
+    def _request(self, row: Row) -> str:
+        """What was asked, in short: equal where row and settings are."""
+        asked = json.dumps([row.values, row.prompt, row.system], sort_keys=True) + self._settings
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+    @property
+    def missing(self) -> list[Row]:
+        """The rows that have no answer yet."""
+        return [row for row in self._rows.values() if row.line not in self.answers]
+
+    def add(self, row: Row, values: dict[str, Any]) -> None:
+        """Keep one answer, on disk at once."""
+        own = {"line": row.line} | ({} if row.id is None else {"id": row.id})
+        self.answers[row.line] = own | values | {"request": self._request(row)}
+        self._journal.write(json.dumps(self.answers[row.line], ensure_ascii=False) + "\n")
+        self._journal.flush()
+
+    def close(self) -> None:
+        """Leave the answers so far where ``resume`` finds them."""
+        self._journal.close()
+
+    def finish(self) -> None:
+        """Put the answers in order under their own name."""
+        self._journal.close()
+        ordered = [json.dumps(self.answers[line], ensure_ascii=False) + "\n" for line in self._rows]
+        self.partial.write_text("".join(ordered), "utf-8")
+        os.replace(self.partial, self.path)
+
+
+def _require_folder(path: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        raise PromptError(f"--output {path} cannot be written; give a file in a folder that exists.")

@@ -1,0 +1,156 @@
+"""``generate --batch``: a file of prompts in, a file of answers out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mm1_mlx.generate import main
+from mm1_mlx.generation.batch_file import AnswerFile, read_rows
+
+SHOTS = Path(__file__).parents[2] / "examples" / "shots" / "shots.jsonl"
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    shutil.copy(picture, tmp_path / "scene.png")
+    (tmp_path / "bad.png").write_bytes(b"x")
+    return tmp_path
+
+
+@pytest.fixture
+def batch(folder, capsys):
+    """Run a batch of ``rows``: exit code, answers by line, what stderr says."""
+
+    def batch(rows, *argv):
+        file = folder / "prompts.jsonl"
+        file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        output = folder / "answers.jsonl"
+        code = main(["--batch", str(file), "--output", str(output), "--max-tokens", "4", *map(str, argv)])
+        answers = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+        return code, answers, capsys.readouterr().err
+
+    return batch
+
+
+def row(prompt="What color is it?", **values):
+    return {"prompt": prompt, "image": "scene.png"} | values
+
+
+def test_answers_stand_in_the_order_of_their_prompts(batch, capsys, folder):
+    code, answers, err = batch(
+        [row("Describe the picture.", id="x"), "", row(), row(images=[], image=None)][:3]
+    )
+    assert code == 0
+    assert [(answer["line"], answer.get("id")) for answer in answers] == [(1, "x"), (3, None)]
+    assert main(["--image", str(folder / "scene.png"), "--prompt", "What color is it?", "--json"]) == 0
+    assert answers[1]["text"] == json.loads(capsys.readouterr().out)["text"]
+    assert not (folder / "answers.jsonl.partial").exists()
+    assert "2/2" in err
+
+
+def test_a_bad_picture_gives_an_error_row_and_exit_1(batch):
+    code, answers, err = batch([row(), row(image="bad.png"), row(image="none.png"), row()])
+    assert code == 1
+    assert ["error" in answer for answer in answers] == [False, True, True, False]
+    assert "2 of 4 rows have no answer" in err
+
+
+def test_resume_asks_what_is_missing_alone(batch, folder):
+    batch([row(), row(image="late.png")])
+    shutil.copy(folder / "scene.png", folder / "late.png")
+    code, answers, err = batch([row(), row(image="late.png"), row("What is it?")], "--resume")
+    assert code == 0 and all("text" in answer for answer in answers)
+    assert "2 answers in" in err
+
+
+def test_resume_after_an_end_in_the_middle(batch, folder):
+    rows = [row(), row("What is it?")]
+    _, answers, _ = batch(rows)
+    whole = (folder / "answers.jsonl").read_text()
+    first, second = whole.splitlines()
+    (folder / "answers.jsonl").unlink()
+    (folder / "answers.jsonl.partial").write_text(first + "\n" + second[:20])
+    code, again, err = batch(rows, "--resume")
+    assert code == 0 and "1 answer in" in err
+    assert [answer["text"] for answer in again] == [answer["text"] for answer in answers]
+
+
+@pytest.mark.parametrize("change", ["row", "setting"])
+def test_an_answer_to_something_else_is_not_taken_up(batch, change):
+    batch([row()])
+    changed = [row("What is it?")] if change == "row" else [row()]
+    _, _, err = batch(changed, "--resume", *(["--max-tokens", 2] if change == "setting" else []))
+    assert "1 answer in" in err
+
+
+def test_answers_that_are_there_are_not_overwritten(batch):
+    batch([row()])
+    code, answers, err = batch([row("What is it?")])
+    assert code == 1 and "is there already; --resume goes on with it" in err
+    assert len(answers) == 1
+
+
+def test_worked_examples_come_before_every_row(batch):
+    rows = [row("What color is the circle?"), row("What shape is red?")]
+    code, answers, _ = batch(rows, "--shots", SHOTS, "--num-shots", 3)
+    assert code == 0
+    assert all(answer["visual_tokens"] == 4 * 16 and "answer" in answer for answer in answers)
+    assert sum(answer["encoded_views"] for answer in answers) == 3 + 1
+
+
+def test_the_prompt_flag_is_for_rows_without_one(batch):
+    code, answers, _ = batch([{"image": "scene.png"}], "--prompt", "What color is it?")
+    assert code == 0 and answers[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 1: this is not JSON"),
+        ("[]", "line 1: this is [], expected a JSON object"),
+        ({"image": "scene.png"}, "line 1: there is no prompt; add it, or give --prompt"),
+        (row(promt="x"), "line 1: there is no key 'promt'; did you mean prompt?"),
+        (row(images=[]), "line 1: image and images do not go together"),
+        ({"prompt": "x", "images": "a.png"}, "line 1: images are 'a.png', expected paths"),
+        (row(system=3), "line 1: system is 3, expected text"),
+    ],
+)
+def test_a_row_at_fault_is_named_before_the_work(batch, folder, line, words):
+    code, answers, err = batch([line])
+    assert (code, answers) == (1, []) and words in err
+    assert not (folder / "answers.jsonl.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--batch", "x"], "--batch needs --output"),
+        (["--prompt", "x", "--resume"], "--output and --resume go with --batch"),
+        (["--batch", "x", "--output", "y", "--image", "z"], "--image does not go with --batch"),
+        (["--batch", "x", "--output", "y", "--kv-bits", "8"], "--kv-bits does not go with --batch"),
+        (["--batch", "x", "--output", "y", "--max-kv-size", "8"], "--max-kv-size does not go with --batch"),
+        ([], "give --prompt TEXT, or --batch FILE"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_a_usage_error(capsys, argv, words):
+    assert main(argv) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(folder, capsys):
+    (folder / "p.jsonl").write_text(json.dumps(row()))
+    assert main(["--batch", str(folder / "p.jsonl"), "--output", str(folder / "no" / "a.jsonl")]) == 1
+    assert "give a file in a folder that exists" in capsys.readouterr().err
+
+
+def test_an_answer_is_on_disk_as_soon_as_it_is_there(folder):
+    (folder / "p.jsonl").write_text(json.dumps(row()))
+    rows = read_rows(folder / "p.jsonl")
+    file = AnswerFile(folder / "a.jsonl", rows, {}, resume=False)
+    file.add(rows[0], {"text": "red"})
+    assert json.loads((folder / "a.jsonl.partial").read_text())["text"] == "red"
+    assert not (folder / "a.jsonl").exists()
+    file.finish()
+    assert json.loads((folder / "a.jsonl").read_text())["text"] == "red"
