@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1_mlx.command import exit_process, run_command
+from mm1_mlx.command import exit_process, number_of, run_command
 from mm1_mlx.config import DecoderConfig, MM1Config
 from mm1_mlx.errors import ConfigError, PictureError
+from mm1_mlx.flags import SUB_IMAGES
 from mm1_mlx.presets import DECODERS, IMAGE_ENCODERS, VOCAB_SIZE, preset
 from mm1_mlx.settings import DTYPES, EMBEDDED_MODEL, MAX_PICTURE_PIXELS
 
@@ -54,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder-dims", type=int, metavar="D", help="a plain decoder of this width instead")
     parser.add_argument("--layers", type=int, metavar="N", help="the decoder's first N layers")
     parser.add_argument(
-        "--sub-images", choices=("none", "quadrants"), help="of each picture; by default the model's rule"
+        "--sub-images", choices=SUB_IMAGES, help="of each picture; by default the model's rule"
+    )
+    parser.add_argument(
+        "--max-sub-images", type=int, help="most crops of one picture, for dynamic and anyres"
     )
     parser.add_argument(
         "--dtype",
@@ -121,7 +125,7 @@ def check(args: argparse.Namespace) -> None:
         MM1Error: says which.
     """
     least = {"num_images": 1, "prompt_tokens": 1, "max_tokens": 2, "batch_size": 1, "repeats": 1, "warmup": 0}
-    least |= {"layers": 1, "encoder_layers": 1, "decoder_dims": 1, "seed": 0}
+    least |= {"layers": 1, "encoder_layers": 1, "decoder_dims": 1, "seed": 0, "max_sub_images": 1}
     for name, smallest in least.items():
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
@@ -134,7 +138,7 @@ def check(args: argparse.Namespace) -> None:
             f"--picture-size is {width} x {height} pixels, expected sides of 1 to {LARGEST_SIDE:,} and "
             f"at most {MAX_PICTURE_PIXELS:,} pixels."
         )
-    changes = ("encoder", "encoder_layers", "decoder_dims", "layers", "sub_images")
+    changes = ("encoder", "encoder_layers", "decoder_dims", "layers", "sub_images", "max_sub_images")
     given = ["--" + name.replace("_", "-") for name in changes if getattr(args, name) is not None]
     if args.model is not None and given:
         raise ConfigError(
@@ -189,8 +193,8 @@ def changed(config: MM1Config, args: argparse.Namespace) -> MM1Config:
         config = replace(config, eos_token_id=None)
     if args.layers is not None:
         decoder = first_layers(decoder, args.layers)
-    if args.sub_images is not None:
-        image = replace(image, sub_images=args.sub_images)
+    rule = {name: getattr(args, name) for name in ("sub_images", "max_sub_images")}
+    image = image.changed(**{name: value for name, value in rule.items() if value is not None})
     parts = {"vision_config": encoder, "connector_config": connector, "text_config": decoder}
     return replace(config, **parts, image_config=image, image_token_id=token)
 
@@ -252,7 +256,7 @@ def _phase(phase: Phase, limits: Limits) -> dict[str, Any]:
 
 def table(case: dict[str, Any]) -> str:
     """One case as people read it."""
-    pictures, seen = _counted(case["num_images"], "picture"), _counted(case["views"], "view")
+    pictures, seen = number_of(case["num_images"], "picture"), number_of(case["views"], "view")
     lines = [
         f"{pictures} of {case['picture_size'][0]} x {case['picture_size'][1]} pixels "
         f"({case['jpeg_bytes'] / 1e6:.2f} MB of JPEG each), {seen}, {case['batch_size']} at a time, "
@@ -276,10 +280,6 @@ def table(case: dict[str, Any]) -> str:
     lines.append(f"decode: {case['decode_tokens_per_second']:.2f} tokens/s")
     lines.append(f"peak memory: {case['peak_memory_bytes'] / 1e9:.3f} GB")
     return "\n".join(lines)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def main(argv: list[str] | None = None) -> int:

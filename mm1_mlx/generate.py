@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         max_tokens=args.max_tokens,
         sampling=sampling,
         max_kv_size=args.max_kv_size,
-        kv_bits=None if prefix else args.kv_bits,
+        kv_bits=args.kv_bits if prefix is None else None,
         prefill_step_size=args.prefill_step_size,
         vision_batch_size=args.vision_batch_size,
         vision_cache=flags.vision_cache_of(args),

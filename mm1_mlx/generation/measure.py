@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -29,7 +29,7 @@ from mm1_mlx.inputs.layout import layout
 from mm1_mlx.inputs.picture import open_picture
 from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.inputs.sub_images import views
-from mm1_mlx.model.mm1 import MM1, uniform_batches
+from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import PREFILL_STEP_SIZE
 
 
@@ -86,7 +86,9 @@ class Measurement:
         self.model, self.case = model, case
         config, random = model.config, np.random.default_rng(seed)
         self.jpeg = make_jpeg(*case.picture_size, random)
-        picture = layout(case.picture_size, config)
+        self.at_once = config.connector_config.views_at_once
+        untagged = replace(config, image_config=config.image_config.changed(position_tags="none"))
+        picture = layout(case.picture_size, untagged, num_images=case.num_images)
         text = random.integers(config.text_config.vocab_size - 1, size=case.prompt_tokens)
         text += text >= config.image_token_id  # any token but the picture's
         self.input_ids = mx.array(picture.ids * case.num_images + text.tolist())
@@ -114,21 +116,27 @@ class Measurement:
         for phase in self.phases.values():
             phase.seconds.append(0.0)
         start = time.perf_counter()
-        with lap("open"):
-            pictures = [open_picture(self.jpeg) for _ in range(case.num_images)]
-        with lap("resize"):
-            seen = [view for picture in pictures for view in views(picture, config.image_config)]
-            pixels = mx.array(normalize(seen, config.image_config))
-            mx.eval(pixels)
-        self.num_views, done = len(seen), []
-        batches = list(uniform_batches(pixels, config.connector_config.views_at_once, case.batch_size))
-        for batch in batches:
-            with lap("encoder"):
-                patches = model.image_encoder(batch)
-                mx.eval(patches)
-            with lap("connector"):
-                done.append(model.connector(patches, model.image_encoder.grid(batch)).flatten(0, 1))
-                mx.eval(done[-1])
+        step = max(case.batch_size // self.at_once, 1) * self.at_once
+        held, done, self.num_views, self.batches = [], [], 0, []
+        for number in range(1, case.num_images + 1):
+            with lap("open"):
+                picture = open_picture(self.jpeg)
+            with lap("resize"):
+                held += views(picture, config.image_config, num_images=case.num_images)
+            while len(held) >= step or (held and number == case.num_images):
+                with lap("resize"):
+                    pixels = mx.array(normalize(held[:step], config.image_config))
+                    mx.eval(pixels)
+                    held = held[step:]
+                self.num_views += len(pixels)
+                self.batches.append(pixels.shape)
+                with lap("encoder"):
+                    patches = model.image_encoder(pixels)
+                    mx.eval(patches)
+                with lap("connector"):
+                    done.append(model.connector(patches, model.image_encoder.grid(pixels)).flatten(0, 1))
+                    del pixels
+                    mx.eval(done[-1])
         with lap("embedding"):
             embeddings = self._embed(visual_tokens := mx.concatenate(done))
             mx.eval(embeddings)
@@ -143,7 +151,7 @@ class Measurement:
                 next(tokens)
         mx.eval([entry.state for entry in cache])  # mlx-lm is a token ahead: let it end before the next run
         if counting:
-            self._count(batches, patches, visual_tokens, embeddings)
+            self._count(patches, visual_tokens, embeddings)
 
     def _embed(self, visual_tokens: Float[mx.array, "K D"]) -> Float[mx.array, "L D"]:
         if self.token_order is not None:
@@ -161,13 +169,14 @@ class Measurement:
         phase.seconds[-1] += time.perf_counter() - start
         phase.peak_memory = max(phase.peak_memory, mx.get_peak_memory())
 
-    def _count(self, batches: list, patches: mx.array, visual_tokens: mx.array, embeddings: mx.array) -> None:
+    def _count(self, patches: mx.array, visual_tokens: mx.array, embeddings: mx.array) -> None:
         model, phases = self.model, self.phases
         phases["encoder"].work = phases["connector"].work = Work()
-        for batch in batches:
-            features = mx.zeros((len(batch), *patches.shape[1:]), patches.dtype)
-            grid = model.image_encoder.grid(batch)
-            phases["encoder"].work += count_work(model.image_encoder, batch)
+        for shape in self.batches:
+            pixels = mx.zeros(shape)
+            features = mx.zeros((len(pixels), *patches.shape[1:]), patches.dtype)
+            grid = model.image_encoder.grid(pixels)
+            phases["encoder"].work += count_work(model.image_encoder, pixels)
             phases["connector"].work += count_work(lambda x, grid=grid: model.connector(x, grid), features)
         phases["embedding"].work = count_work(self._embed, visual_tokens)
         phases["prefill"].work = count_work(

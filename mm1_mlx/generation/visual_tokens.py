@@ -124,6 +124,7 @@ def encode(
             del patches
             mx.eval(done[-1])
     made = mx.concatenate(done) if done else None
+    mx.clear_cache()  # what the batches took is free for the decoder
     stops = np.cumsum([picture.layout.num_made for picture in pictures]).tolist()
     return [
         made[stop - picture.layout.num_made : stop] for picture, stop in zip(pictures, stops, strict=True)

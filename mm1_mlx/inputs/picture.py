@@ -100,7 +100,8 @@ def find_picture(
     with _clear_errors(name):
         picture = _open(data, name)
         _check_size(picture, name, max_pixels)
-        size = picture.size[::-1] if _orientation(picture, data) in ON_ITS_SIDE else picture.size
+        on_its_side = _orientation(picture, data) in ON_ITS_SIDE
+        size = picture.size[::-1] if on_its_side else picture.size
     return Picture(data, name, size, hashlib.sha256(data).hexdigest())
 
 
@@ -147,7 +148,12 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 
 def _orientation(picture: Image.Image, data: bytes) -> int | None:
-    """As EXIF has it. Pillow decodes a whole PNG to look for it; where no mark of it is in the file, that is spared."""
+    """As EXIF has it. Pillow decodes a whole PNG to look for it; where no mark of it is in the file, that is spared.
+
+    A TIFF is turned by Pillow itself, in some versions when it is opened and in others when it is decoded.
+    """
+    if picture.format == "TIFF":
+        picture.load()
     if picture.format == "PNG" and not any(mark in data for mark in PNG_ORIENTATION_MARKS):
         return None
     return picture.getexif().get(ExifTags.Base.Orientation)

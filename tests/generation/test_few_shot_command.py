@@ -63,3 +63,33 @@ def test_captions_are_asked_for_in_their_own_words(capsys, picture, tmp_path):
 @pytest.mark.parametrize("flag", ["--max-sub-images", "--image-size"])
 def test_no_pixels_and_no_crops_are_refused(capsys, picture, flag):
     assert "0" in refusal(capsys, "--image", picture, "--prompt", "Which?", flag, 0)
+
+
+@pytest.fixture
+def rationales(tmp_path, picture):
+    shots = tmp_path / "rationales.jsonl"
+    row = {"question": "What color is it?", "rationale": "It looks red.", "answer": "red"}
+    shots.write_text(2 * (json.dumps({"image": str(picture)} | row) + "\n"))
+    return shots
+
+
+def test_a_chain_of_thought_ends_in_an_answer_of_its_own(capsys, picture, rationales):
+    asked = ("--image", picture, "--prompt", "What color is it?", "--max-tokens", 40)
+    found = answer(capsys, *asked, "--shots", rationales, "--num-shots", 2)
+    assert "\n" not in found["text"]
+    rationale, _, short = found["text"].partition("Short answer:")
+    assert rationale and found["answer"] == short.split(".")[0].split(",")[0].strip()
+
+
+def test_the_tokens_that_low_resolution_saves_are_told(capsys, picture):
+    asked = ("--image", picture, "--prompt", "What color is it?", "--max-tokens", 2, "--sub-images", "static")
+    assert main([*map(str, asked), "--shots", str(SHOTS), "--num-shots", "2", "--low-resolution-shots"]) == 0
+    told = capsys.readouterr().err
+    assert "Low-resolution shots: 32 visual tokens in place of 160, 128 saved" in told
+
+
+def test_what_a_picture_costs_is_told_before_it_is_encoded(capsys, picture):
+    assert main(["--image", str(picture), "--prompt", "What?", "--sub-images", "static", "--verbose"]) == 0
+    told = capsys.readouterr().err
+    assert "Picture 1: 126 x 126 pixels, 5 views, 80 visual tokens" in told
+    assert told.index("Picture 1") < told.index("Prompt:")

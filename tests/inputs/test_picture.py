@@ -1,5 +1,6 @@
 import base64
 import contextlib
+import hashlib
 import io
 import struct
 import sys
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mm1_mlx.errors import PictureError
-from mm1_mlx.inputs.picture import open_picture
+from mm1_mlx.inputs.picture import find_picture, open_picture
 
 # 3 x 2 blocks of 16 pixels, all different, so that every turn and mirroring shows
 BLOCKS = [[(255, 0, 0), (0, 255, 0), (0, 0, 255)], [(255, 255, 0), (0, 0, 0), (255, 255, 255)]]
@@ -493,3 +494,53 @@ def test_a_file_with_wrong_bytes_opens_or_is_refused(kind, data):
     for place, value in data.draw(places).items():
         wrong[place] = value
     opens_or_is_refused(bytes(wrong))
+
+
+# Measured without decoding
+
+
+def png_with(*chunks):
+    """The scene with chunks behind its pixels, as some programs write EXIF."""
+    end = PNG.index(b"IEND") - 4
+    return PNG[:end] + b"".join(png_chunk(kind, body) for kind, body in chunks) + PNG[end:]
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_upright_size_is_known_from_the_header(kind, orientation):
+    options = {} if orientation is None else {"exif": exif_of(orientation)}
+    data = encode(SCENE, kind, **options)
+    assert find_picture(data).size == open_picture(data).size
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts():
+    data = png_with((b"eXIf", exif_of(6).tobytes().removeprefix(b"Exif\x00\x00")))
+    assert find_picture(data).size == open_picture(data).size == (32, 48)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_is_measured_where_its_pixels_are_missing(kind):
+    data = encode(noise(0, 200, 300, 3), kind)
+    found = find_picture(data[: len(data) // 2])
+    assert found.size == (300, 200)
+    with pytest.raises(PictureError, match="damaged or cut short"):
+        found.decode()
+
+
+def test_the_hash_is_of_the_whole_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "b.png").write_bytes(PNG)
+    (tmp_path / "c.png").write_bytes(PNG + b"\0")
+    first, second, other = (find_picture(tmp_path / name).sha256 for name in ("a.png", "b.png", "c.png"))
+    assert first == second == hashlib.sha256(PNG).hexdigest() != other
+
+
+def test_arrays_of_one_content_and_another_shape_differ():
+    flat = np.zeros((2, 8, 3), np.uint8)
+    assert find_picture(flat).sha256 != find_picture(flat.reshape(4, 4, 3)).sha256
+
+
+def test_what_was_found_is_found_again():
+    found = find_picture(PNG)
+    assert find_picture(found) is found
+    np.testing.assert_array_equal(opened(found), SCENE)
