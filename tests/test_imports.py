@@ -11,7 +11,7 @@ import mm1_mlx
 
 PACKAGE = Path(mm1_mlx.__file__).parent
 ROOMS = ["model", "inputs", "checkpoint", "generation", "seeing", "training", "evaluation", "serving", "tiny"]
-SHARED = {"errors", "strict", "config", "presets", "settings"}
+SHARED = {"errors", "strict", "config", "image_config", "presets", "settings"}
 COMMANDS = {p.stem for p in PACKAGE.glob("*.py")} - SHARED - {"__init__", "command", "flags"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

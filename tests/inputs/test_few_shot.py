@@ -334,3 +334,26 @@ def test_a_file_without_shots_is_refused(shots_file, text):
 )
 def test_shots_and_query_that_do_not_fit_are_refused(shots, query, message):
     assert refusal(few_shot, shots, query) == message
+
+
+# As the model reads it
+
+
+def test_the_processor_reads_what_is_written(mm1_tiny, picture):
+    _, processor = mm1_tiny
+    shots = [Shot(picture, question="What color is it?", answer="red")] * 2
+    query = Shot(picture, question="What color is the circle?")
+    prompt = few_shot(shots, query)
+    inputs = processor.few_shot(shots, query)
+    assert (
+        inputs.input_ids.tolist()
+        == processor(prompt.text, prompt.images, template="plain").input_ids.tolist()
+    )
+
+
+def test_the_processor_leaves_shots_at_low_resolution(mm1_tiny, picture):
+    processor = mm1_tiny[1].with_image_config(sub_images="static")
+    shots = [Shot(picture, caption="a red circle")] * 2
+    inputs = processor.few_shot(shots, Shot(picture), low_resolution=True)
+    assert inputs.num_views == (1, 1, 5)
+    assert processor.few_shot(shots, Shot(picture)).num_views == (5, 5, 5)
