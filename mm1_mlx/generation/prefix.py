@@ -16,9 +16,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from mm1_mlx.checkpoint.identity import model_identity
 from mm1_mlx.errors import CheckpointError, PromptError
 from mm1_mlx.generation.caches import make_cache
-from mm1_mlx.generation.identity import model_identity
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.model.mlx_lm_parts import (
     can_trim_prompt_cache,

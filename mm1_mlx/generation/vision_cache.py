@@ -17,7 +17,7 @@ from pathlib import Path
 import mlx.core as mx
 from jaxtyping import Float
 
-from mm1_mlx.generation.identity import vision_identity
+from mm1_mlx.checkpoint.identity import vision_identity
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import VISION_CACHE_MB
 

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from mm1_mlx import tiny
+from mm1_mlx.checkpoint.identity import vision_identity
 from mm1_mlx.generation import stream_generate
-from mm1_mlx.generation.identity import vision_identity
 from mm1_mlx.generation.timing import Timing
 from mm1_mlx.generation.vision_cache import VisionCache, entry_key
 from mm1_mlx.generation.visual_tokens import embed
