@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import mlx.core as mx
@@ -29,6 +29,7 @@ class PreparedPicture:
     image_config: ImageConfig  # how it is cut
     num_images: int  # pictures that count for the rule
     max_pixels: int
+    seen: tuple[Image.Image, ...] | None = None  # its views, where they were made ahead
 
     @cached_property
     def digest(self) -> str:
@@ -39,13 +40,19 @@ class PreparedPicture:
         ).hexdigest()
 
     def views(self) -> list[Image.Image]:
-        """The pixels that the model sees; decoded, resized and cut anew at each call.
+        """The pixels that the model sees; decoded, resized and cut anew at each call, unless ``opened``.
 
         Raises:
             PictureError: the picture is damaged, or too long and thin for the model's way of resizing.
         """
+        if self.seen is not None:
+            return list(self.seen)
         picture = self.picture.decode(alpha=self.image_config.alpha)
         return views(picture, self.image_config, num_images=self.num_images, max_pixels=self.max_pixels)
+
+    def opened(self) -> PreparedPicture:
+        """The same with its views in memory, made in this thread; errors are those of ``views``."""
+        return replace(self, seen=tuple(self.views()))
 
 
 @dataclass(frozen=True)

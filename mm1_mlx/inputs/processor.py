@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -89,26 +89,78 @@ class Processor:
                 ``num_low_resolution`` is not possible.
             PictureError: a picture cannot be opened.
         """
-        configs = self._configs(len(images), num_low_resolution)
+        ids = self.prompt_ids(prompt, len(images), system=system, template=template)
+
+        def messages() -> list[tuple[str, int]]:
+            if isinstance(prompt, str) and system is None:
+                return []
+            found = messages_of(prompt, 0, system=system)
+            return [(m["role"], len(self._encode(m["content"].replace(IMAGE, "")))) for m in found]
+
+        return self.assemble(ids, images, num_low_resolution=num_low_resolution, messages=messages)
+
+    def prompt_ids(
+        self,
+        prompt: Prompt,
+        num_images: int,
+        *,
+        system: str | None = None,
+        template: Literal["chat", "plain"] = "chat",
+        answer_next: bool = True,
+    ) -> list[int]:
+        """A prompt's token ids, the image token once for each picture.
+
+        Args:
+            prompt: as in ``__call__``.
+            num_images: how many pictures there are.
+            system: a system message before the conversation.
+            template: as in ``__call__``.
+            answer_next: end where the model has to answer; else with the last message.
+
+        Raises:
+            PromptError: as ``__call__``, the context apart.
+        """
         chat = template == "chat" and bool(self.tokenizer.chat_template)
         if chat:
-            text = self._chat_text(prompt, len(images), system)
+            text = self._chat_text(prompt, num_images, system, answer_next)
         elif isinstance(prompt, str):
-            text = plain_text(prompt, len(images))
+            text = plain_text(prompt, num_images)
             text = text if system is None else f"{system}\n{text}"
         else:
             why = "the template is plain" if template == "plain" else "this model has no chat template"
             raise PromptError(f"{why}; give the prompt as one string.")
-        ids = self._tokenize(text.replace(IMAGE, self.image_token), chat, len(images))
-        num_text = len(ids) - len(images)
-        self._require_room(prompt, system, num_text, [PictureCost(self._fewest_tokens())] * len(images))
+        return self._tokenize(text.replace(IMAGE, self.image_token), chat, num_images)
+
+    def assemble(
+        self,
+        ids: list[int],
+        images: Sequence[Source],
+        *,
+        num_low_resolution: int = 0,
+        messages: Callable[[], Sequence[tuple[str, int]]] = list,
+    ) -> Inputs:
+        """Put pictures into the places that ``prompt_ids`` left for them.
+
+        Args:
+            ids: the image token stands once for each picture.
+            images: the pictures in reading order.
+            num_low_resolution: as in ``__call__``.
+            messages: gives (name, tokens) of each message, where ids that do not fit the context have several.
+
+        Raises:
+            PromptError: they are longer than the context, or ``num_low_resolution`` is not possible.
+            PictureError: a picture cannot be opened.
+        """
+        configs = self._configs(len(images), num_low_resolution)
+        context, num_text = self.config.text_config.max_positions, len(ids) - len(images)
+        require_room(context, num_text, [PictureCost(self._fewest_tokens())] * len(images), messages)
         num_high = len(images) - num_low_resolution
         pictures = tuple(
             self._prepare(source, config, picture_number=number, num_images=num_high)
             for number, (source, config) in enumerate(zip(images, configs, strict=True))
         )
         costs = [PictureCost(len(p.layout.ids), p.num_views, p.picture.size) for p in pictures]
-        self._require_room(prompt, system, num_text, costs)
+        require_room(context, num_text, costs, messages)
         ids, places = self._expand(ids, [picture.layout for picture in pictures])
         visual = ids.count(self.config.image_token_id)
         return Inputs(mx.array(ids, dtype=mx.int32), places, visual, pictures, self.config.image_config)
@@ -162,7 +214,7 @@ class Processor:
         num_views = len(view_indices(picture.size, image_config, num_images=num_images))
         return PreparedPicture(picture, found, num_views, image_config, num_images, self.max_pixels)
 
-    def _chat_text(self, prompt: Prompt, num_images: int, system: str | None) -> str:
+    def _chat_text(self, prompt: Prompt, num_images: int, system: str | None, answer_next: bool) -> str:
         """The conversation as the folder's chat template writes it."""
         from jinja2 import TemplateError
 
@@ -173,7 +225,9 @@ class Processor:
         if rules.image_part is not None:
             messages = [with_image_parts(message, rules.image_part) for message in messages]
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=answer_next
+            )
         except TemplateError as error:
             raise PromptError(f"the model's chat template refuses these messages: {error}") from None
 
@@ -220,14 +274,3 @@ class Processor:
                 places.append(range(len(expanded), len(expanded) + len(stretch)))
             expanded += stretch
         return expanded, places
-
-    def _require_room(
-        self, prompt: Prompt, system: str | None, num_text: int, costs: Sequence[PictureCost]
-    ) -> None:
-        def messages() -> list[tuple[str, int]]:
-            if isinstance(prompt, str) and system is None:
-                return []
-            found = messages_of(prompt, 0, system=system)
-            return [(m["role"], len(self._encode(m["content"].replace(IMAGE, "")))) for m in found]
-
-        require_room(self.config.text_config.max_positions, num_text, costs, messages)
