@@ -43,6 +43,11 @@ class VisionCache:
         """Bytes of the tokens in memory."""
         return sum(tokens.nbytes for tokens in self._entries.values())
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries or (
+            self.folder is not None and (self.folder / f"{key}.safetensors").exists()
+        )
+
     def get(self, key: str) -> Float[mx.array, "K D"] | None:
         """The tokens under ``key``, or None."""
         tokens = self._entries.get(key)

@@ -72,14 +72,24 @@ def tokens_of(
     vision_batch_size: int | None = None,
 ) -> Float[mx.array, "K D"] | None:
     """The arranged visual tokens of the pictures numbered ``wanted``, or None where there is none."""
-    found: dict[str, mx.array | None] = dict.fromkeys(inputs.digests[number] for number in wanted)
+    pictures = [inputs.pictures[number] for number in wanted]
+    found = arranged_tokens(model, pictures, timing, vision_cache, vision_batch_size)
+    return mx.concatenate(found) if found else None
+
+
+def arranged_tokens(
+    model: MM1,
+    pictures: Sequence[PreparedPicture],
+    timing: Timing,
+    vision_cache: VisionCache | None = None,
+    vision_batch_size: int | None = None,
+) -> list[Float[mx.array, "K D"]]:
+    """The visual tokens of each picture as the decoder reads them. Equal pictures are encoded once."""
+    digests = [picture.digest for picture in pictures]
+    found: dict[str, mx.array | None] = dict.fromkeys(digests)
     if vision_cache is not None:
         found = {digest: vision_cache.get(entry_key(digest, model)) for digest in found}
-    missing = {
-        inputs.digests[number]: inputs.pictures[number]
-        for number in wanted
-        if found[inputs.digests[number]] is None
-    }
+    missing = {picture.digest: picture for picture in pictures if found[picture.digest] is None}
     made = encode(model, list(missing.values()), timing, vision_batch_size)
     for (digest, picture), tokens in zip(missing.items(), made, strict=True):
         order = picture.layout.order
@@ -87,7 +97,7 @@ def tokens_of(
         if vision_cache is not None:
             mx.eval(found[digest])
             vision_cache.put(entry_key(digest, model), found[digest])
-    return mx.concatenate([found[inputs.digests[number]] for number in wanted]) if wanted else None
+    return [found[digest] for digest in digests]
 
 
 def encode(
@@ -178,7 +188,7 @@ def free_memory() -> int:
     """Bytes that MLX may still take on this machine, roughly."""
     if mx.default_device().type == mx.gpu:
         info = mx.device_info()
-        limit = info.get("max_recommended_working_set_size") or info.get("memory_size", 0)
+        limit = info.get("max_recommended_working_set_size") or info.get("total_memory") or 0
         return max(int(limit) - mx.get_active_memory(), 0)
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")

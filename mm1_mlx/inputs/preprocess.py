@@ -75,13 +75,16 @@ def paste_centered(picture: Image.Image, canvas_size: tuple[int, int], config: I
 
 def fit_within(picture: Image.Image, canvas_size: tuple[int, int]) -> Image.Image:
     """Resized, aspect kept, so that one side fills the canvas and the other, rounded up, fits in it."""
-    width, height = picture.size
+    return picture.resize(fitted_size(picture.size, canvas_size), BICUBIC)
+
+
+def fitted_size(picture_size: tuple[int, int], canvas_size: tuple[int, int]) -> tuple[int, int]:
+    """The (width, height) that ``fit_within`` gives a picture."""
+    width, height = picture_size
     canvas_width, canvas_height = canvas_size
     if canvas_width / width < canvas_height / height:
-        size = (canvas_width, min(math.ceil(height * canvas_width / width), canvas_height))
-    else:
-        size = (min(math.ceil(width * canvas_height / height), canvas_width), canvas_height)
-    return picture.resize(size, BICUBIC)
+        return canvas_width, min(math.ceil(height * canvas_width / width), canvas_height)
+    return min(math.ceil(width * canvas_height / height), canvas_width), canvas_height
 
 
 def smart_resize(picture: Image.Image, *, multiple: int, min_pixels: int, max_pixels: int) -> Image.Image:

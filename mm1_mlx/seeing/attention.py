@@ -1,0 +1,163 @@
+"""What the decoder attended to when it wrote each word of an answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from mm1_mlx.errors import ConfigError, PromptError
+from mm1_mlx.generation.stream import stream_generate
+from mm1_mlx.generation.visual_tokens import embed
+from mm1_mlx.inputs.inputs import Inputs
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.settings import MAX_TOKENS
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the answer and what it attended to."""
+
+    number: int  # from 1
+    text: str
+    paid: Float[np.ndarray, "M"]  # the share of its attention that each visual token got, in reading order
+
+
+def words_on_picture(
+    model: MM1,
+    processor: Processor,
+    picture: Image.Image,
+    prompt: str,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    layer: int | None = None,
+) -> list[Word]:
+    """Answer greedily; what each word of the answer attended to, the mean over heads and over layers.
+
+    Args:
+        layer: counted from 1, in place of the mean; of the layers that attend.
+
+    Raises:
+        MM1Error: the prompt does not fit, there is no answer or no such layer, or the connector keeps no order.
+    """
+    if model.config.connector_config.type == "attention_pool":
+        raise ConfigError(
+            "an attention_pool's visual tokens stand for no place of the picture; see: show tokens."
+        )
+    inputs = processor(prompt, [picture])
+    pieces = list(stream_generate(model, processor, inputs, max_tokens=max_tokens))
+    answer = [piece.token for piece in pieces][: -1 if pieces[-1].finish_reason == "stop" else None]
+    words = split_words(processor.tokenizer, answer)
+    if not words:
+        raise PromptError("the model answers with nothing; ask something else.")
+    attention = answer_attention(model, inputs, answer)
+    if layer is not None:
+        require_number("--layer", layer, len(attention), "layers that attend")
+        attention = attention[layer - 1 : layer]
+    is_visual = np.array(inputs.input_ids == model.config.image_token_id)
+    paid = attention.mean(axis=0)[:, : len(is_visual)][:, is_visual]
+    return [Word(number, text, paid[tokens].mean(axis=0)) for number, (text, tokens) in enumerate(words, 1)]
+
+
+def split_words(tokenizer: Any, answer: list[int]) -> list[tuple[str, list[int]]]:
+    """The answer's words, each with the numbers of its tokens; a token of white space alone is of none."""
+    text = tokenizer.decode(answer)
+    prefixes = [tokenizer.decode(answer[: n + 1]) for n in range(len(answer))]
+    ends = [len(prefix.rstrip("\N{REPLACEMENT CHARACTER}")) for prefix in prefixes[:-1]] + [len(text)]
+    spans = list(zip([0, *ends[:-1]], ends, strict=True))
+    for n in reversed(range(len(spans) - 1)):
+        if spans[n][0] == spans[n][1]:  # the start of a character that a later token completes
+            spans[n] = (spans[n][0], spans[n + 1][1])
+    found = []
+    for match in re.finditer(r"\S+", text):
+        start, stop = match.span()
+        found.append((match.group(), [n for n, (a, b) in enumerate(spans) if a < stop and b > start]))
+    return found
+
+
+def answer_attention(model: MM1, inputs: Inputs, answer: list[int]) -> Float[np.ndarray, "K A L"]:
+    """Mean over heads of the attention in each of K layers, for each of A tokens of the answer, to the sequence.
+
+    A token's attention is that of the position that wrote it, the one before its own.
+
+    Raises:
+        ConfigError: the decoder has no attention that can be read.
+    """
+    before = mx.array(answer[:-1], dtype=mx.int32)
+    embeddings = embed(model, inputs)
+    if len(before):
+        embeddings = mx.concatenate([embeddings, model.embed_text(before).astype(embeddings.dtype)])
+    ids = mx.concatenate([inputs.input_ids, before])
+    with recording(len(answer)) as layers:
+        model(ids[None], cache=model.make_cache(), input_embeddings=embeddings[None])
+    layers = [np.array(layer) for layer in layers if layer.shape == (len(answer), len(ids))]
+    if not layers:
+        name = model.config.text_config.model_type
+        raise ConfigError(f"a {name} decoder's attention cannot be shown: it does not go by MLX's function.")
+    return np.stack(layers)
+
+
+@contextmanager
+def recording(rows: int) -> Iterator[list[Float[mx.array, "A K"]]]:
+    """A list that grows, for each use of MLX's attention inside, by the weights of its last ``rows`` queries.
+
+    They are means over the heads of the first sequence, evaluated, so that memory does not grow with the heads.
+    Decoders, ours and mlx-lm's, look the function up when they call it; the image encoder's calls are to stay outside.
+    """
+    attend, found = mx.fast.scaled_dot_product_attention, []
+
+    def attend_and_record(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
+        plain = {name: options[name] for name in ("scale", "mask", "sinks") if name in options}
+        found.append(attention_weights(q, k, rows=rows, **plain)[0].mean(axis=0))
+        mx.eval(found[-1])
+        return attend(q, k, v, **options)
+
+    mx.fast.scaled_dot_product_attention = attend_and_record
+    try:
+        yield found
+    finally:
+        mx.fast.scaled_dot_product_attention = attend
+
+
+def attention_weights(
+    q: Float[mx.array, "B H L d"],
+    k: Float[mx.array, "B G K d"],
+    *,
+    scale: float,
+    mask: mx.array | str | None = None,
+    sinks: Float[mx.array, "H"] | None = None,
+    rows: int,
+) -> Float[mx.array, "B H A K"]:
+    """How much the last ``rows`` queries attend to each key, as ``mx.fast.scaled_dot_product_attention`` does."""
+    length, keys, groups = q.shape[2], k.shape[2], k.shape[1]
+    rows = min(rows, length)
+    q = mx.unflatten(q[:, :, -rows:].astype(mx.float32), 1, (groups, -1))
+    scores = (q @ k[:, :, None].astype(mx.float32).swapaxes(-1, -2)).flatten(1, 2) * scale
+    if isinstance(mask, str):  # "causal", the last query sees all
+        mask = mx.arange(keys) <= mx.arange(keys - rows, keys)[:, None]
+    elif mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
+        mask = mask[..., -rows:, :]
+    if mask is not None:
+        scores = mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask
+    if sinks is not None:  # a score that takes part and is attended by nobody
+        sink = mx.broadcast_to(sinks.astype(mx.float32)[:, None, None], (*scores.shape[:3], 1))
+        scores = mx.concatenate([scores, sink], axis=-1)
+    return mx.softmax(scores, axis=-1)[..., :keys]
+
+
+def require_number(flag: str, number: int, most: int, what: str) -> None:
+    """Refuse a number outside 1 to ``most``.
+
+    Raises:
+        PromptError: it is.
+    """
+    if not 1 <= number <= most:
+        raise PromptError(f"{flag} is {number}, expected 1 to {most}: there are no more {what}.")

@@ -1,0 +1,92 @@
+"""Which patches a visual token responds to, through the connector, at the picture as it is.
+
+The image encoder comes before: its patch features have seen the whole picture already.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from mm1_mlx.config import ImageConfig
+from mm1_mlx.errors import PromptError
+from mm1_mlx.inputs.preprocess import normalize
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.seeing.boxes import Box, Sight, block_order
+
+PROBES = 16  # random directions of a token; where it has no more dimensions than that, each of them
+
+
+def first_view(seen: Sight, most: int = 6) -> list[int]:
+    """Numbers, from 1, of the first view's visual tokens: all, or at most ``most`` rows and columns of them."""
+    numbered = [(n, token) for n, token in enumerate(seen.tokens, 1) if token is not None]
+    own = [(n, token) for n, token in numbered if token.view == numbered[0][1].view]
+    placed = [(n, token) for n, token in own if token.boxes]
+    if not placed:  # of attention pooling
+        return [own[place][0] for place in _evenly(len(own), most * most)]
+    rows, columns = (sorted({getattr(token, axis) for _, token in placed}) for axis in ("row", "column"))
+    rows, columns = ({places[n] for n in _evenly(len(places), most)} for places in (rows, columns))
+    return [n for n, token in placed if token.row in rows and token.column in columns]
+
+
+def _evenly(number: int, most: int) -> list[int]:
+    """At most ``most`` of ``number`` places, the first and the last among them."""
+    return sorted(set(np.linspace(0, number - 1, min(number, most)).round().astype(int).tolist()))
+
+
+def response_map(
+    model: MM1, views: list[Image.Image], seen: Sight, config: ImageConfig, number: int
+) -> list[tuple[Box, float]]:
+    """How much each patch moves visual token ``number``, counted from 1 as the decoder reads them.
+
+    Args:
+        views: all of the picture's, as ``inputs.sub_images.views`` makes them.
+
+    Raises:
+        PromptError: there is no such visual token, or it is learned.
+    """
+    if not 1 <= number <= len(seen.tokens):
+        raise PromptError(
+            f"--token is {number}, but the picture has {len(seen.tokens)} visual tokens, from 1."
+        )
+    token = seen.tokens[number - 1]
+    if token is None or (token.row == 0 and model.config.connector_config.type != "attention_pool"):
+        raise PromptError(
+            f"visual token {number} is learned and the same for every picture: it sees no patch."
+        )
+    at_once = model.config.connector_config.views_at_once
+    first = token.view // at_once * at_once
+    pixels = mx.array(normalize(views[first : first + at_once], config))
+    grid = model.image_encoder.grid(pixels)
+    place = token.number % model.config.connector_config.num_tokens(*grid)
+    norms = responses(model.connector, model.image_encoder(pixels), grid, place)
+    order = block_order(*grid, model.config.vision_config.patch_block)
+    boxes = [view.patch_boxes() for view in seen.views[first : first + at_once]]
+    return [
+        (of_view[patch], float(norm))
+        for of_view, of_norms in zip(boxes, norms, strict=True)
+        for patch, norm in zip(order, of_norms, strict=True)
+    ]
+
+
+def responses(
+    connector: nn.Module, patches: Float[mx.array, "N P E"], grid: tuple[int, int], number: int
+) -> Float[np.ndarray, "N P"]:
+    """The Frobenius norm of d (visual token ``number``) / d (patch features), patch by patch.
+
+    Estimated: the gradients along random directions have that norm on average, and are 0 where it is 0.
+    """
+    dims = connector(patches, grid).shape[-1]
+    if dims <= PROBES:
+        directions = mx.eye(dims)
+    else:
+        directions = mx.random.normal((PROBES, dims), key=mx.random.key(0)) / PROBES**0.5
+    copies = mx.tile(patches, (len(directions), 1, 1))
+    (_,), (gradient,) = mx.vjp(
+        lambda x: connector(x, grid)[:, number], [copies], [directions.astype(patches.dtype)]
+    )
+    squares = mx.square(gradient.astype(mx.float32)).reshape(len(directions), *patches.shape)
+    return np.array(mx.sqrt(squares.sum(axis=(0, 3))))

@@ -1,0 +1,233 @@
+"""Look at a model and at what it sees: its sizes, its memory, sub-images, visual tokens, attention."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm1_mlx import flags
+from mm1_mlx.command import exit_process, run_command
+from mm1_mlx.presets import preset
+from mm1_mlx.settings import EMBEDDED_MODEL, MAX_TOKENS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mm1_mlx.config import MM1Config
+
+CONFIG = "the parts of a model, their sizes, and what a picture costs"
+MEMORY = "what a model needs of this machine's memory, by dtype and quantization"
+SUB_IMAGES = "draw how a picture is cut: the views over it, in order, with their visual tokens"
+TOKENS = (
+    "draw the patches that visual tokens respond to, through the connector; the image encoder before it has mixed "
+    "the whole picture into every patch"
+)
+ATTENTION = "draw what each word of an answer attended to, the mean over the decoder's heads and layers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+    for name, about, add, show in (
+        ("config", CONFIG, add_sizes, show_config),
+        ("memory", MEMORY, add_memory, show_memory),
+        ("sub-images", SUB_IMAGES, add_sub_images, show_sub_images),
+        ("tokens", TOKENS, add_tokens, show_tokens),
+        ("attention", ATTENTION, add_attention, show_attention),
+    ):
+        command = commands.add_parser(
+            name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        add(command)
+        command.set_defaults(show=show)
+
+
+def run(args: argparse.Namespace) -> None:
+    args.show(args)
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", default=EMBEDDED_MODEL, help="model folder or hub id")
+    which.add_argument("--preset", metavar="NAME", help="sizes by name instead, such as mm1-30b")
+
+
+def show_config(args: argparse.Namespace) -> None:
+    from mm1_mlx.seeing.parts import screen
+
+    config, _ = _sizes(args)
+    print(screen(config))
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    add_sizes(parser)
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="tokens in the KV cache; by default all it holds"
+    )
+    parser.add_argument(
+        "--num-images", type=int, default=1, metavar="N", help="pictures in a prompt, of 4032 x 3024 pixels"
+    )
+
+
+def show_memory(args: argparse.Namespace) -> None:
+    from mm1_mlx.seeing.memory import machine_memory, memory_table, needs, verdict
+
+    config, folder = _sizes(args)
+    found, memory = needs(config, folder, context=args.context, num_images=args.num_images), machine_memory()
+    print(memory_table(found, memory))
+    print(verdict(found, memory))
+
+
+def add_sub_images(parser: argparse.ArgumentParser) -> None:
+    _add_picture(parser)
+    parser.add_argument("--model", default=EMBEDDED_MODEL, help="model folder or hub id; no weights are read")
+    flags.add_large_pictures(parser)
+
+
+def show_sub_images(args: argparse.Namespace) -> None:
+    from mm1_mlx.checkpoint.hub import find_folder
+    from mm1_mlx.checkpoint.load import read_config
+    from mm1_mlx.inputs.sub_images import views
+    from mm1_mlx.seeing.boxes import sight
+    from mm1_mlx.seeing.draw import output_path, write_png
+    from mm1_mlx.seeing.figures import sub_images_figure
+    from mm1_mlx.seeing.tables import views_table
+
+    path = output_path(args.output, args.picture, "sub-images")
+    folder = find_folder(args.model)
+    config = read_config(folder)
+    changes = {name: value for name in flags.LARGE_PICTURES if (value := getattr(args, name)) is not None}
+    config = replace(config, image_config=config.image_config.changed(**changes))
+    picture = _open(args, config)
+    seen = sight(picture.size, config, **_encoder_of(folder, config))
+    real = views(picture, config.image_config, max_pixels=args.max_image_pixels)
+    title = f"{_name(args)}: {picture.width} x {picture.height} pixels, {config.image_config.sub_images}"
+    write_png(sub_images_figure(f"{title}, {len(seen.tokens)} visual tokens", picture, real, seen), path)
+    print(views_table(seen, config.text_config.max_positions))
+    print(path)
+
+
+def add_tokens(parser: argparse.ArgumentParser) -> None:
+    _add_picture(parser)
+    parser.add_argument(
+        "--token", type=int, nargs="+", metavar="N",
+        help="visual tokens, counted from 1 as the decoder reads them; by default the first view's",
+    )  # fmt: skip
+    flags.add_model(parser)
+    flags.add_large_pictures(parser)
+
+
+def show_tokens(args: argparse.Namespace) -> None:
+    from mm1_mlx.inputs.sub_images import views
+    from mm1_mlx.seeing.boxes import sight
+    from mm1_mlx.seeing.draw import output_path, write_png
+    from mm1_mlx.seeing.figures import responses_figure
+    from mm1_mlx.seeing.responses import first_view, response_map
+    from mm1_mlx.seeing.tables import responses_table
+
+    path = output_path(args.output, args.picture, "tokens")
+    model, processor = flags.load_model(args)
+    config = processor.config.image_config
+    picture = _open(args, processor.config)
+    seen = sight(picture.size, processor.config)
+    real = views(picture, config, max_pixels=args.max_image_pixels)
+    maps = {
+        number: response_map(model, real, seen, config, number) for number in args.token or first_view(seen)
+    }
+    write_png(responses_figure(_name(args), picture, seen, maps), path)
+    print(responses_table(seen, maps))
+    print(path)
+
+
+def add_attention(parser: argparse.ArgumentParser) -> None:
+    _add_picture(parser)
+    parser.add_argument("--prompt", required=True, help="a question about the picture")
+    parser.add_argument(
+        "--word", type=int, metavar="N", help="of the answer, counted from 1; by default each"
+    )
+    parser.add_argument(
+        "--layer", type=int, metavar="N", help="of the decoder, counted from 1; by default the mean"
+    )
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest answer, in tokens")
+    flags.add_model(parser)
+    flags.add_large_pictures(parser)
+
+
+def show_attention(args: argparse.Namespace) -> None:
+    from mm1_mlx.seeing.attention import require_number, words_on_picture
+    from mm1_mlx.seeing.boxes import sight
+    from mm1_mlx.seeing.draw import output_path, write_png
+    from mm1_mlx.seeing.figures import attention_figure
+    from mm1_mlx.seeing.tables import words_table
+
+    path = output_path(args.output, args.picture, "attention")
+    model, processor = flags.load_model(args)
+    picture = _open(args, processor.config)
+    seen = sight(picture.size, processor.config)
+    if args.model == EMBEDDED_MODEL:
+        print(flags.TINY_NOTICE, file=sys.stderr)
+    words = words_on_picture(
+        model, processor, picture, args.prompt, max_tokens=args.max_tokens, layer=args.layer
+    )
+    if args.word is not None:
+        require_number("--word", args.word, len(words), "words in the answer")
+        words = words[args.word - 1 : args.word]
+    write_png(attention_figure(args.prompt, picture, seen, words), path)
+    print(words_table(words, seen))
+    print(path)
+
+
+def _add_picture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("picture", metavar="PICTURE", help="path, data: URL, or - for stdin")
+    parser.add_argument(
+        "--output", metavar="PNG", help="the drawing; by default here, named after the picture"
+    )
+
+
+def _sizes(args: argparse.Namespace) -> tuple[MM1Config, Path | None]:
+    """The configuration, and the folder that it is of."""
+    from mm1_mlx.checkpoint.hub import find_folder
+    from mm1_mlx.checkpoint.load import read_config
+
+    if args.preset is not None:
+        return preset(args.preset), None
+    folder = find_folder(args.model)
+    return read_config(folder), folder
+
+
+def _encoder_of(folder: Path, config: MM1Config) -> dict[str, Any]:
+    """The tokenizer, where position tags are to be counted."""
+    if config.image_config.position_tags == "none":
+        return {}
+    from mlx_lm.tokenizer_utils import load as load_tokenizer
+
+    from mm1_mlx.checkpoint.load import reading_tokenizer
+
+    with reading_tokenizer(folder):
+        tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
+    return {"encode": lambda text: tokenizer.encode(text, add_special_tokens=False)}
+
+
+def _open(args: argparse.Namespace, config: MM1Config) -> Image.Image:
+    from mm1_mlx.inputs.picture import open_picture
+
+    return open_picture(args.picture, alpha=config.image_config.alpha, max_pixels=args.max_image_pixels)
+
+
+def _name(args: argparse.Namespace) -> str:
+    return Path(args.picture).name if args.picture[:5] not in ("-", "data:") else "the picture"
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(__doc__, add_arguments, run, argv)
+
+
+def script() -> None:
+    """The console script."""
+    exit_process(main())
+
+
+if __name__ == "__main__":
+    script()
