@@ -24,18 +24,18 @@ def run_command(
 ) -> int:
     """Parse, run, and turn what went wrong into a line on stderr and an exit code.
 
-    0: done. 1: something the user can put right. 2: usage, flags that do not go together included. 130: Ctrl-C. 141: the reader went away.
+    0: done. 1: something the user can put right. 2: usage, flags that do not go together included. 130: Ctrl-C.
+    141: the reader went away.
     """
     parser = argparse.ArgumentParser(
         prog=prog, description=module_doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    add_arguments(parser)
-    args = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
     try:
-        run(args)
+        add_arguments(parser)
+        run(parser.parse_args(argv))
         sys.stdout.flush()
     except MM1Error as error:
         print("mm1:", " ".join(str(error).split()), file=sys.stderr)

@@ -25,8 +25,29 @@ def test_the_first_command_prints_what_the_readme_says():
         assert word in done.stderr
 
 
-def test_the_python_example_runs():
-    subprocess.run([sys.executable, "-c", blocks("python")[0]], cwd=ROOT, check=True)
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_the_python_examples_run(number):
+    subprocess.run([sys.executable, "-c", blocks("python")[number]], cwd=ROOT, check=True)
+
+
+SHOWN = [line for block in blocks("bash") for line in block.splitlines() if "mm1_mlx.show" in line]
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_what_is_to_be_seen_can_be_seen(line, tmp_path):
+    argv = shlex.split(line.replace("PICTURE", str(ROOT / "examples/pictures/shapes.png")), comments=True)
+    done = subprocess.run([sys.executable, *argv[1:]], cwd=tmp_path, capture_output=True, text=True, check=True)
+    drawn = list(tmp_path.glob("*.png"))
+    assert done.stdout and (bool(drawn) == ("PICTURE" in line))
+
+
+def test_the_chat_command_answers_on_a_pipe():
+    (line,) = [line for block in blocks("bash") for line in block.splitlines() if "mm1_mlx.chat" in line]
+    argv = [sys.executable, *shlex.split(line)[1:]]
+    asked = "What color is the circle?\nWhat color is the star?\n"
+    done = subprocess.run(argv, cwd=ROOT, input=asked, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "purple"
+    assert "0 picture views encoded" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:|#)([^)]+)\)", README))

@@ -152,7 +152,7 @@ def stream_generate(
             prefix.extend(content, inputs)
 
 
-def generate(model: MM1, processor: Processor, prompt: Prompt, **options) -> str:
+def generate(model: MM1, processor: Processor, prompt: Prompt | Inputs, **options) -> str:
     """The whole answer. Options and errors are those of ``stream_generate``."""
     return "".join(piece.text for piece in stream_generate(model, processor, prompt, **options))
 

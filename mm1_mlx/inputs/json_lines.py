@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from mm1_mlx.errors import PromptError
@@ -33,18 +34,29 @@ def read_json_lines(path: str | Path, *, holds: str) -> dict[int, dict[str, Any]
         if not line.strip():
             continue
         try:
-            found[number] = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-            reason = getattr(error, "msg", error)
-            raise PromptError(
-                f"{path}, line {number}: this is not JSON ({reason}{where}); write one object a line."
-            ) from None
-        if not isinstance(found[number], dict):
-            raise PromptError(f"{path}, line {number}: this is {found[number]!r}, expected a JSON object.")
+            found[number] = parse_object(line)
+        except PromptError as error:
+            raise PromptError(f"{path}, line {number}: {error}") from None
     if not found:
         raise PromptError(f"{path} holds no {holds}; write one JSON object a line.")
     return found
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """The object that one line holds.
+
+    Raises:
+        PromptError: it is no JSON, or no object.
+    """
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = getattr(error, "msg", error)
+        raise PromptError(f"this is not JSON ({reason}{where}); write one object a line.") from None
+    if not isinstance(values, dict):
+        raise PromptError(f"this is {shorten(repr(values), 60, placeholder='…')}, expected a JSON object.")
+    return values
 
 
 def require_known(values: dict[str, Any], known: Sequence[str]) -> None:

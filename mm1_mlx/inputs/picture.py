@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -126,7 +126,7 @@ def open_picture(
 def _clear_errors(name: str) -> Iterator[None]:
     """Whatever Pillow raises inside, as a PictureError; its own limit is off."""
     try:
-        with _pillows_own_limit_off():
+        with _limit_off:
             yield
     except PictureError:
         raise
@@ -159,19 +159,32 @@ def _orientation(picture: Image.Image, data: bytes) -> int | None:
     return picture.getexif().get(ExifTags.Base.Orientation)
 
 
-_one_at_a_time = threading.Lock()  # Pillow's limit and the warnings' filters belong to the whole process
+class _LimitOff:
+    """Pillow's own limit and warnings are off inside; ours is checked before decoding.
+
+    They belong to the whole process: of several threads, the first one in turns them off, the last one out on.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._undo = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._undo.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+                Image.MAX_IMAGE_PIXELS = None
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
 
 
-@contextmanager
-def _pillows_own_limit_off() -> Iterator[None]:
-    """Our limit is checked before decoding; Pillow's is lower, and warns."""
-    with _one_at_a_time, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+_limit_off = _LimitOff()
 
 
 def _formats() -> list[str]:
@@ -190,8 +203,9 @@ def _read(source: str | Path | bytes) -> tuple[bytes, str]:
         return _decode_data_url(source), "the data: URL"
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise PictureError(f"{source} is a web address; download the picture and give its path.")
-    path = Path(os.path.expanduser(source))  # Path.expanduser refuses "~$draft.png"
+    path = source
     try:
+        path = Path(os.path.expanduser(source))  # Path.expanduser refuses "~$draft.png"
         return path.read_bytes(), str(path)
     except FileNotFoundError:
         raise PictureError(f"there is no picture at {path}.") from None

@@ -94,7 +94,7 @@ class Processor:
         def messages() -> list[tuple[str, int]]:
             if isinstance(prompt, str) and system is None:
                 return []
-            found = messages_of(prompt, 0, system=system)
+            found = messages_of(prompt, len(images), system=system)
             return [(m["role"], len(self._encode(m["content"].replace(IMAGE, "")))) for m in found]
 
         return self.assemble(ids, images, num_low_resolution=num_low_resolution, messages=messages)

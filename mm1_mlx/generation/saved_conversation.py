@@ -1,0 +1,122 @@
+"""The file of a conversation: JSON with its messages, and where its pictures are."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mm1_mlx.checkpoint.load import parse_json
+from mm1_mlx.errors import CheckpointError, ConfigError, PictureError, PromptError
+from mm1_mlx.inputs.picture import Picture
+from mm1_mlx.strict import Config
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SavedMessage(Config):
+    """One turn's text, ``<image>`` where a picture goes."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class SavedPicture(Config):
+    """Where a picture is, with the SHA-256 of its file; or the picture itself."""
+
+    path: str | None = None  # absolute
+    sha256: str | None = None
+    data: str | None = None  # a data: URL
+
+    def __post_init__(self) -> None:
+        has_file = os.path.isabs(self.path or "") and self.sha256 is not None and self.data is None
+        has_data = (self.path, self.sha256) == (None, None) and (self.data or "").startswith("data:")
+        self._require(has_file or has_data, "expected an absolute path and sha256, or a data: URL as data.")
+
+    @classmethod
+    def of(cls, picture: Picture, path: Path | None) -> SavedPicture:
+        """``picture`` by its path, where that still holds it; else the picture itself."""
+        try:
+            in_file = path is not None and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            in_file = None
+        if in_file == picture.sha256:
+            return cls(path=str(path), sha256=picture.sha256)
+        return cls(data="data:;base64," + base64.b64encode(picture.content).decode())
+
+    def require_same(self, picture: Picture) -> None:
+        """Refuse a picture that is not the one that was saved.
+
+        Raises:
+            PictureError: the file has changed.
+        """
+        if self.sha256 not in (None, picture.sha256):
+            raise PictureError(
+                f"{self.path} is another picture than the conversation was about: its SHA-256 begins with "
+                f"{picture.sha256[:12]}, expected {self.sha256[:12]}; put the old picture back."
+            )
+
+
+@dataclass(frozen=True)
+class SavedConversation(Config):
+    """What the file holds."""
+
+    version: int
+    model: str
+    system: str | None
+    messages: tuple[SavedMessage, ...]
+    pictures: tuple[
+        SavedPicture, ...
+    ]  # in reading order; those without an <image> wait for the next question
+
+    @classmethod
+    def read(cls, path: Path) -> SavedConversation:
+        """Read what ``write`` wrote.
+
+        Raises:
+            CheckpointError: the file is not there, or is no saved conversation of this version.
+        """
+        values = parse_json(path, f"there is no saved conversation at {path}.")
+        version = values.get("version") if isinstance(values, dict) else None
+        if type(version) is int and version != VERSION:
+            raise CheckpointError(
+                f"{path} has version {version}, expected {VERSION}; use the mm1_mlx that saved it."
+            )
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise CheckpointError(f"{path} is no saved conversation: {error}") from None
+
+    def write(self, path: Path) -> None:
+        """Write it, whole or not at all, over nothing but an older conversation.
+
+        Raises:
+            PromptError: another file has that name, or it cannot be written.
+        """
+        if os.path.lexists(path):
+            try:
+                self.read(path)
+            except CheckpointError:
+                raise PromptError(
+                    f"{path} is there already and is no saved conversation; give another name."
+                ) from None
+        temporary = None
+        try:
+            handle, temporary = tempfile.mkstemp(prefix=".", suffix=".json", dir=path.parent)
+            with open(handle, "w", encoding="utf-8") as file:
+                json.dump(self.to_dict(), file, indent=1)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise PromptError(
+                f"{path} cannot be written: {error.strerror}; give a file in a folder of yours."
+            ) from None
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
