@@ -27,3 +27,11 @@ class PromptError(MM1Error):
 
 class SamplingError(MM1Error):
     """A sampling or generation setting is out of range."""
+
+
+class TrainingError(MM1Error):
+    """A training run cannot begin or go on."""
+
+
+class DataError(MM1Error):
+    """A training row or data set is at fault."""

@@ -1,0 +1,58 @@
+"""A check that a run makes before its first update: nothing is predicted from what it must not see.
+
+The loss at a position may not change when a later token or picture does, nor when another row of the same packed
+sequence does. A wrong mask breaks this in silence and trains a model that looks ahead.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float
+
+from mm1_mlx.errors import TrainingError
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.training.loss import Seen, embeddings_of
+from mm1_mlx.training.packing import Packed, logits_of
+
+TOLERANCE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}  # of the largest logit
+
+
+def require_causality(model: MM1, packed: Packed, seen: Seen) -> None:
+    """Change what stands behind the middle of a sequence, then its first row; both must leave the rest alone.
+
+    Raises:
+        TrainingError: a prediction changed that must not.
+    """
+    embeddings = embeddings_of(model, packed, seen)
+    plain = logits_of(model, packed, embeddings)
+    rows = np.array(packed.rows)
+    middle = max(packed.num_tokens // 2, 1)
+    places = np.arange(len(rows))
+    _require_same(
+        model, packed, embeddings, plain, changed=places >= middle, kept=places < middle,
+        what="a later token or picture",
+    )  # fmt: skip
+    if rows.max() > 0:
+        _require_same(model, packed, embeddings, plain, changed=rows == 0, kept=rows > 0, what="another row")
+
+
+def _require_same(
+    model: MM1,
+    packed: Packed,
+    embeddings: Float[mx.array, "L D"],
+    plain: Float[mx.array, "L V"],
+    *,
+    changed: np.ndarray,
+    kept: np.ndarray,
+    what: str,
+) -> None:
+    other = mx.where(mx.array(changed)[:, None], -embeddings[::-1] + 0.5, embeddings)
+    moved = mx.abs(logits_of(model, packed, other) - plain).astype(mx.float32).max(axis=-1)
+    largest = mx.abs(plain).max().item()
+    worst = mx.max(mx.where(mx.array(kept), moved, 0.0)).item()
+    if not worst <= TOLERANCE.get(plain.dtype, 1e-4) * max(largest, 1.0):
+        raise TrainingError(
+            f"the {model.config.text_config.model_type} decoder looks where it must not: a logit moved by {worst:.3g} "
+            f"when {what} changed. It cannot be trained like this; try --no-pack, and report it."
+        )

@@ -1,0 +1,61 @@
+"""What a person sees of a run: a bar with the latest numbers, and a line for each report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from mm1_mlx.training.settings import TrainingSettings
+
+
+class ProgressBar:
+    """A bar on stderr, reports on stdout.
+
+    Args:
+        settings: of the run.
+        json_lines: print reports as they stand in ``metrics.jsonl``.
+    """
+
+    def __init__(self, settings: TrainingSettings, *, json_lines: bool = False):
+        self._json_lines = json_lines
+        self._bar = tqdm(
+            total=settings.iters, unit="update", file=sys.stderr, dynamic_ncols=True, disable=None
+        )
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def start(self, update: int) -> None:
+        """Begin at an update that is done already."""
+        self._bar.initial = update
+        self._bar.reset()
+        self._bar.update(update)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def report(self, line: dict[str, Any]) -> None:
+        """One line of ``metrics.jsonl``."""
+        if "loss" in line:
+            self._bar.update(line["update"] - self._bar.n)
+            self._bar.set_postfix(loss=f"{line['loss']:.3f}", lr=f"{line['learning_rate']:.1e}")
+        tqdm.write(json.dumps(line) if self._json_lines else words(line), file=sys.stdout)
+
+
+def words(line: dict[str, Any]) -> str:
+    """A report as people read it."""
+    if "val_loss" in line:
+        return f"update {line['update']}: validation loss {line['val_loss']:.4f} on {line['val_rows']:,} rows"
+    return (
+        f"update {line['update']}: loss {line['loss']:.4f}, learning rate {line['learning_rate']:.2e}, "
+        f"{line['tokens_per_second']:,.0f} tokens/s, {line['pictures_per_second']:,.1f} pictures/s, "
+        f"{100 * line['padding']:.1f} % padding, {100 * line['data_wait']:.1f} % waiting for data, "
+        f"peak memory {line['peak_memory'] / 1e9:.2f} GB"
+    )

@@ -1,0 +1,373 @@
+r"""The forms of a training row, one function each, and the record that every one of them becomes.
+
+A row has the first of these forms whose telling key it has. A key that is ``null`` is as good as none, and keys
+that mean nothing here (ids, sources) are passed over.
+
+    chat         {"images": ["cat.png"], "messages": [
+                     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
+                     {"role": "assistant", "content": "A cat."}]}
+    LLaVA        {"image": "cat.png", "conversations": [
+                     {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]}
+    question     {"image": "cat.png", "question": "What is it?", "answer": "A cat."}
+    interleaved  {"images": [null, "cat.png", null], "texts": ["Look: ", null, " That was a cat."]}
+    caption      {"image": "cat.png", "caption": "A cat on a mat."}
+    text         {"text": "Cats sleep most of the day."}
+
+``image`` and ``images`` are one key, of one picture or a list. A picture is a path from the file's folder, a
+``data:`` URL, or ``{"bytes": …, "path": …}`` as Hugging Face stores it; ``<image>`` in a text is the place of one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from mm1_mlx.errors import DataError
+from mm1_mlx.inputs.picture import Source
+from mm1_mlx.inputs.prompt import IMAGE, Message
+
+Form = Literal["chat", "LLaVA", "question", "interleaved", "caption", "text"]
+Role = Literal["system", "user", "assistant"]
+Values = dict[str, Any]
+
+OF_LLAVA: dict[Any, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
+OTHER_KEYS = ("answer", "answers", "rationale", "image", "images")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says in a conversation."""
+
+    role: Role
+    text: str  # ``<image>`` where a picture goes
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row, whatever its form: the turns of a conversation, or a document."""
+
+    name: str  # "data/train.jsonl, line 3", for messages
+    turns: tuple[Turn, ...]  # empty for a document
+    document: str | None  # text with ``<image>`` in the places of its pictures; None for a conversation
+    images: tuple[Source, ...]  # in reading order, one for each ``<image>``
+    form: Form | None = None  # None: it was no row
+    num_unplaced: int = 0  # pictures that the row gave no place: they begin the first user turn
+
+    def messages(self, after_image: str = "") -> list[Message]:
+        """The turns as chat messages.
+
+        Args:
+            after_image: what the model is used to behind a picture without a place, as in ``prompt.messages_of``.
+        """
+        messages = [{"role": turn.role, "content": turn.text} for turn in self.turns]
+        if self.num_unplaced:
+            first = next(message for message in messages if message["role"] == "user")
+            rest = first["content"].removeprefix(IMAGE * self.num_unplaced)
+            first["content"] = (IMAGE + after_image) * self.num_unplaced + rest
+        return messages
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a row holds, by the names of its fields."""
+
+    text: dict[str, Turn] | str  # a conversation or a document
+    pictures: Values  # not looked at yet
+
+
+def read_row(values: Values, *, name: str, folder: Path | None) -> Record:
+    """The record of one row.
+
+    Args:
+        values: the row, from JSON or from a Hugging Face data set.
+        name: what to call it in messages.
+        folder: where paths of pictures start; None: the row came without files, so a path leads nowhere.
+
+    Raises:
+        DataError: the row fits no form, or a field of it is missing or wrong.
+    """
+    try:
+        values = _without_null(values)
+        form, read = _form_of(values)
+        content = read(values)
+        images = tuple(_source(value, field, folder) for field, value in content.pictures.items())
+        if isinstance(content.text, str):
+            _require_places(content.text.count(IMAGE), len(images), values)
+            if not content.text.replace(IMAGE, "").strip():
+                raise DataError("there is no text to learn; write some, or take the row out.")
+            return Record(name, (), content.text, images, form)
+        turns = list(content.text.values())
+        places = sum(turn.text.count(IMAGE) for turn in turns)
+        num_unplaced = 0 if places else len(images)
+        _require_places(places + num_unplaced, len(images), values)
+        _require_turns(content.text, num_unplaced)
+        first = next(number for number, turn in enumerate(turns) if turn.role == "user")
+        turns[first] = Turn("user", IMAGE * num_unplaced + turns[first].text)
+        return Record(name, tuple(turns), None, images, form, num_unplaced)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def read_chat(values: Values) -> Content:
+    """Hugging Face's messages, their pictures in ``images`` or in the parts: ``{"type": "image", "path": …}``."""
+    turns: dict[str, Turn] = {}
+    own: Values = {}  # pictures in the parts
+    for field, message in _objects(values["messages"], "messages"):
+        role, content = message.get("role"), message.get("content")
+        if role not in ("system", "user", "assistant"):
+            raise DataError(f"{field}.role is {shown(role)}, expected system, user or assistant.")
+        if not isinstance(content, str):
+            parts = _objects(content, f"{field}.content")
+            places = sum(turn.text.count(IMAGE) for turn in turns.values())
+            content = ""
+            for part_field, part in parts:
+                content += _part(part, part_field)
+                own |= _own_picture(part, part_field, places + content.count(IMAGE) - 1)
+        turns[field] = Turn(role, content)
+    pictures = _pictures(values)
+    if own and pictures:
+        raise DataError(f"{next(iter(own))} and {next(iter(pictures))} are both given; keep one of them.")
+    return Content(turns, own or pictures)
+
+
+def read_llava(values: Values) -> Content:
+    """LLaVA's conversations, from "human" and "gpt"."""
+    turns = {}
+    for field, message in _objects(values["conversations"], "conversations"):
+        role = message.get("from")
+        if not isinstance(role, str) or role not in OF_LLAVA:
+            raise DataError(f"{field}.from is {shown(role)}, expected human, gpt or system.")
+        turns[field] = Turn(OF_LLAVA[role], _text(message.get("value"), f"{field}.value"))
+    return Content(turns, _pictures(values))
+
+
+def read_question(values: Values) -> Content:
+    """A question and its answer. Of several ``answers`` the first is taught; a ``rationale`` goes before it."""
+    answers = {"answer": values["answer"]} if "answer" in values else _many(values, "answers")
+    if not answers:
+        raise DataError(f"there is a question but no answer{_like(('answer', 'answers'), values)}; add it.")
+    for key, value in answers.items():
+        _require_said(_text(value, key), key)
+    field, answer = next(iter(answers.items()))
+    if "rationale" in values:
+        answer = f"{_require_said(_text(values['rationale'], 'rationale'), 'rationale')} {answer}"
+    asked = _require_said(_text(values["question"], "question"), "question")
+    return Content({"question": Turn("user", asked), field: Turn("assistant", answer)}, _pictures(values))
+
+
+def read_interleaved(values: Values) -> Content:
+    """A document as OBELICS has it: ``images`` and ``texts`` side by side, at each place one of the two."""
+    if "images" not in values:
+        raise DataError(
+            f"there are texts but no images{_like(('images',), values)}; add them, null for a text."
+        )
+    images, texts = values["images"], values["texts"]
+    for key, value in (("images", images), ("texts", texts)):
+        if not isinstance(value, list):
+            raise DataError(f"{key} is {shown(value)}, expected a list.")
+    if len(images) != len(texts):
+        raise DataError(
+            f"images has {len(images)} entries and texts {len(texts)}; give as many, null where the other is."
+        )
+    document, pictures = "", {}
+    for number, (image, text) in enumerate(zip(images, texts, strict=True)):
+        if (image is None) == (text is None):
+            found = "null" if image is None else "given"
+            raise DataError(
+                f"images[{number}] and texts[{number}] are both {found}; give one of them, null the other."
+            )
+        document += IMAGE if text is None else _text(text, f"texts[{number}]")
+        if text is None:
+            pictures[f"images[{number}]"] = image
+    return Content(document, pictures)
+
+
+def read_caption(values: Values) -> Content:
+    """A picture and then its caption."""
+    pictures = _pictures(values)
+    if len(pictures) != 1:
+        found = f"{len(pictures)} pictures" if pictures else f"no image{_like(('image',), values)}"
+        raise DataError(f"there is a caption but {found}; give one image.")
+    return Content(IMAGE + _text(values["caption"], "caption"), pictures)
+
+
+def read_text(values: Values) -> Content:
+    """A document without pictures."""
+    pictures = _pictures(values)
+    if pictures:
+        raise DataError(
+            f"{next(iter(pictures))} stands beside text; call the text caption, or give images and texts."
+        )
+    return Content(_text(values["text"], "text"), {})
+
+
+FORMS: dict[str, tuple[Form, Callable[[Values], Content]]] = {  # by the telling key
+    "messages": ("chat", read_chat),
+    "conversations": ("LLaVA", read_llava),
+    "question": ("question", read_question),
+    "texts": ("interleaved", read_interleaved),
+    "caption": ("caption", read_caption),
+    "text": ("text", read_text),
+}
+
+
+def shown(value: Any) -> str:
+    """``value`` as short as a message can hold it."""
+    found = repr(value)
+    return found if len(found) <= 60 else f"{found[:57]}…{found[-1]}"
+
+
+def _form_of(values: Values) -> tuple[Form, Callable[[Values], Content]]:
+    for key, form in FORMS.items():
+        if key in values:
+            return form
+    raise DataError(
+        f"its keys ({', '.join(map(shown, values)) or 'none'}) fit no form{_like(tuple(FORMS), values)}; give messages, "
+        "conversations, question and answer, images and texts, image and caption, or text."
+    )
+
+
+def _like(wanted: tuple[str, ...], values: Values) -> str:
+    """ " (is 'awnser' meant to be answer?)", where a key that means nothing comes near."""
+    for key in values:
+        near = difflib.get_close_matches(key.lower(), wanted, n=1, cutoff=0.7)
+        if near and key not in (*FORMS, *OTHER_KEYS):
+            return f" (is {shown(key)} meant to be {near[0]}?)"
+    return ""
+
+
+def _without_null(values: Values) -> Values:
+    """Without the keys that are null: Arrow gives every row all keys of its data set."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{field} is {shown(value)}, expected text.")
+    return value
+
+
+def _require_said(text: str, field: str) -> str:
+    if not text.strip():
+        raise DataError(f"{field} is empty; write it, or take the row out.")
+    return text
+
+
+def _objects(value: Any, field: str) -> Iterator[tuple[str, Values]]:
+    """The objects of a list with the names of their fields, null keys left out."""
+    if not isinstance(value, list) or not value:
+        or_text = "text or " * field.endswith(".content")
+        raise DataError(f"{field} is {shown(value)}, expected {or_text}a list with something in it.")
+    for number, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise DataError(f"{field}[{number}] is {shown(item)}, expected a JSON object.")
+        yield f"{field}[{number}]", _without_null(item)
+
+
+def _many(values: Values, key: str) -> Values:
+    """One thing or a list of them, by the names of their fields; nothing where there is no such key."""
+    found = values.get(key, [])
+    if not isinstance(found, list):
+        return {key: found}
+    return {f"{key}[{number}]": value for number, value in enumerate(found)}
+
+
+def _pictures(values: Values) -> Values:
+    if "image" in values and "images" in values:
+        raise DataError("image and images are both given; keep one of them.")
+    return _many(values, "image") | _many(values, "images")
+
+
+def _part(part: Values, field: str) -> str:
+    kind = part.get("type")
+    if kind == "image":
+        return IMAGE
+    if kind == "text":
+        return _text(part.get("text"), f"{field}.text")
+    raise DataError(
+        f'{field}.type is {shown(kind)}, expected "text" or "image"; a picture is {{"type": "image"}} with images '
+        'beside messages, or {"type": "image", "path": "cat.png"}.'
+    )
+
+
+def _own_picture(part: Values, field: str, place: int) -> Values:
+    """The picture in a part of a message. A part without one is the place of the next of ``images``."""
+    if part["type"] != "image":
+        return {}
+    for key in ("image", "path", "url"):
+        if key in part:
+            return {f"{field}.{key}": part[key]}
+    if part.get("index", place) != place:
+        raise DataError(
+            f"{field}.index is {shown(part['index'])}, but this is place {place}; put images in reading order."
+        )
+    return {}
+
+
+def _source(value: Any, field: str, folder: Path | None) -> Source:
+    """Where a picture is. A file must be there; what it holds shows when it is opened."""
+    found = value
+    if isinstance(value, dict):
+        data = value.get("bytes")
+        if not isinstance(data, bytes | None):
+            raise DataError(f"{field}.bytes is {shown(data)}; give a data: URL in place of the object.")
+        found = value.get("path") if data is None else data
+    if isinstance(found, bytes | Image.Image):
+        return found
+    if not isinstance(found, str) or not found.strip():
+        raise DataError(f"{field} is {shown(value)}, expected the path of a picture or a data: URL.")
+    if found.startswith("data:"):
+        return found
+    if found.startswith(("http://", "https://")):
+        raise DataError(f"{field} is the web address {shown(found)}; download the picture and give its path.")
+    if folder is None:
+        raise DataError(
+            f"{field} is the path {shown(found)}, but this data set brings no files; download its pictures and "
+            "write a folder with train.jsonl beside them."
+        )
+    path = folder / os.path.expanduser(found)
+    if not os.path.isfile(path):  # which takes any text; Path.is_file raises for some
+        raise DataError(
+            f"{field} is {shown(found)}, but there is no such file in {folder}; give a path from there."
+        )
+    return path
+
+
+def _require_places(places: int, num_images: int, values: Values) -> None:
+    if places == num_images:
+        return
+    near = _like(("image", "images"), values) if not num_images else ""
+    raise DataError(
+        f"the text has {places} {IMAGE} but the row has {num_images} picture{'s' * (num_images != 1)}{near}; "
+        f"write {IMAGE} once for each picture."
+    )
+
+
+def _require_turns(turns: dict[str, Turn], num_unplaced: int) -> None:
+    """System first if at all, then user and assistant by turns; assistant, in text alone, has the last word."""
+    spoken = list(turns.items())
+    if spoken[0][1].role == "system":
+        spoken = spoken[1:]
+    for number, (field, turn) in enumerate(spoken):
+        expected = "assistant" if number % 2 else "user"
+        if turn.role != expected:
+            raise DataError(
+                f"{field} is {turn.role}'s, expected {expected}'s: a system turn may come first, then user and "
+                "assistant by turns; join turns of one side, or take some out."
+            )
+        if number or not num_unplaced:
+            _require_said(turn.text, field)
+        if turn.role == "assistant" and IMAGE in turn.text:
+            raise DataError(
+                f"{field} is assistant's and holds {IMAGE}, but the model writes text alone; put pictures in user turns."
+            )
+    if len(spoken) % 2 or not spoken:
+        raise DataError(
+            f"{list(turns)[-1]}, the last turn, is not assistant's, so it teaches nothing; add the answer, or take it off."
+        )
