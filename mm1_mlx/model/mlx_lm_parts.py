@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import (
+    KVCache,
     RotatingKVCache,
     can_trim_prompt_cache,
     load_prompt_cache,
@@ -20,18 +21,26 @@ from mlx_lm.models.cache import (
     save_prompt_cache,
     trim_prompt_cache,
 )
-from mlx_lm.models.switch_layers import SwitchGLU
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
+from mlx_lm.tuner.dora import DoRAEmbedding
+from mlx_lm.tuner.lora import LoRAEmbedding
+from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
 from mlx_lm.utils import _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
 
 __all__ = [
+    "KVCache",
+    "QuantizedSwitchLinear",
     "RotatingKVCache",
     "SwitchGLU",
+    "SwitchLinear",
     "build_decoder",
+    "build_schedule",
     "can_trim_prompt_cache",
     "create_attention_mask",
     "decoders_with_input_embeddings",
+    "linear_to_lora_layers",
     "load_decoder",
     "load_prompt_cache",
     "make_prompt_cache",
@@ -129,9 +138,11 @@ def token_embedding(decoder: nn.Module, vocab_size: int) -> nn.Module:
     Raises:
         ConfigError: the decoder has not exactly one table with ``vocab_size`` rows.
     """
+    modules = [module for _, module in decoder.named_modules()]
+    adapters = {id(m.embedding): m for m in modules if isinstance(m, LoRAEmbedding | DoRAEmbedding)}
     tables = [
-        module
-        for _, module in decoder.named_modules()
+        adapters.get(id(module), module)
+        for module in modules
         if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and module.weight.shape[0] == vocab_size
     ]
     if len(tables) != 1:
