@@ -57,9 +57,9 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     from convert.conversion import convert
-    from convert.hub import check_login, check_repo_id, upload
     from convert.recipe import Options
     from mm1_mlx.checkpoint.quantize import Packing
+    from mm1_mlx.checkpoint.upload import check_login, check_repo_id, upload
     from mm1_mlx.errors import CheckpointError
 
     if args.upload_repo is not None:

@@ -1,4 +1,4 @@
-"""From and to the Hugging Face hub: fetch what a conversion needs of a checkpoint, upload the result."""
+"""From the Hugging Face hub: fetch what a conversion needs of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import glob
 import json
 import os
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from convert.tensors import NOT_WEIGHTS, PATTERNS
 from mm1_mlx.checkpoint.load import some
+from mm1_mlx.checkpoint.upload import LOG_IN, in_users_words, is_hub_id
 from mm1_mlx.errors import CheckpointError
 
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 INNER = "vision_tower/"  # where an exported 360VL keeps its image encoder
 INDEX = ".index.json"  # ends the name of a file that names the shard of each tensor
-LOG_IN = "log in with `hf auth login`"
 
 
 def find_source(name: str, *, weights: bool = True) -> Path:
@@ -40,74 +38,11 @@ def find_source(name: str, *, weights: bool = True) -> Path:
     if os.path.exists(path):
         return Path(path)
     repo_id, _, revision = name.partition("@")
-    if _is_hub_id(repo_id):
+    if is_hub_id(repo_id):
         return _download(repo_id, revision or None, weights)
     raise CheckpointError(
         f"{name!r} is no folder or file here and no hub id, which is owner/name or owner/name@revision."
     )
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Refuse an id that no hub repository can have, before any work starts.
-
-    Raises:
-        CheckpointError: ``repo_id`` is not ``owner/name`` by the hub's rules.
-    """
-    if not _is_hub_id(repo_id):
-        raise CheckpointError(
-            f"{repo_id!r} is no hub id; expected owner/name, each of letters, digits, '-', '_' and '.', "
-            "without '--' or '..'."
-        )
-
-
-def check_login() -> None:
-    """Refuse to start work that ends in an upload while nobody is logged in.
-
-    Raises:
-        CheckpointError: there is no Hugging Face token.
-    """
-    from huggingface_hub import get_token
-
-    if get_token() is None:
-        raise CheckpointError(f"uploading needs a Hugging Face token: {LOG_IN}, or set HF_TOKEN.")
-
-
-def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload a model folder to the hub, whose repository is made where there is none.
-
-    Args:
-        folder: what to upload.
-        repo_id: ``owner/name``.
-        private: make the repository private; else the owner's default holds, which is public for most.
-
-    Returns:
-        The URL of the repository.
-
-    Raises:
-        CheckpointError: the id or the login is wrong, the repository is public where ``private`` is set, or
-            the hub does not take the folder.
-    """
-    from huggingface_hub import HfApi
-
-    check_repo_id(repo_id)
-    check_login()
-    api = HfApi()
-    refused = (
-        f"the hub does not let you write there; check the owner, and {LOG_IN} with a token that may write"
-    )
-    with _in_users_words(repo_id, "uploaded", refused=refused):
-        url = api.create_repo(repo_id, private=private or None, exist_ok=True)
-        if private and not api.model_info(repo_id).private:
-            raise CheckpointError(
-                f"{repo_id} exists and is public; make it private on the hub, or choose another name."
-            )
-        api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message="Upload an MM1 model for MLX",
-            delete_patterns="model*.safetensors",  # loading reads all: none may be left of another upload
-        )
-    return str(url)
 
 
 def public_name(name: str | Path) -> str:
@@ -118,18 +53,7 @@ def public_name(name: str | Path) -> str:
 def hub_ids(*names: object) -> tuple[str, ...]:
     """Those of ``names`` that are hub ids and no folders here, without their revisions: what a card may name."""
     ids = (name.partition("@")[0] for name in names if isinstance(name, str))
-    return tuple(id for id in ids if _is_hub_id(id) and not os.path.exists(os.path.expanduser(id)))
-
-
-def _is_hub_id(name: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1
+    return tuple(id for id in ids if is_hub_id(id) and not os.path.exists(os.path.expanduser(id)))
 
 
 def _download(repo_id: str, revision: str | None, with_weights: bool) -> Path:
@@ -138,7 +62,7 @@ def _download(repo_id: str, revision: str | None, with_weights: bool) -> Path:
     refused = (
         f"it is no folder here and no public model on the hub; check the name, or {LOG_IN} if it is private"
     )
-    with _in_users_words(repo_id, "downloaded", refused=refused):
+    with in_users_words(repo_id, "downloaded", refused=refused):
         missing = _list_files(repo_id, revision)
         files = []
         for folder in ("", INNER):
@@ -224,46 +148,6 @@ def _check_disk(repo_id: str, needed: int) -> None:
             f"{repo_id} takes {needed / 1e9:.1f} GB, but {cache} has {free / 1e9:.1f} GB free; make room, or "
             "set HF_HOME to a folder on a larger disk."
         )
-
-
-@contextmanager
-def _in_users_words(repo_id: str, done: str, *, refused: str) -> Iterator[None]:
-    """Tell what the hub's client raises as what the user can put right.
-
-    Args:
-        repo_id: the repository.
-        done: "downloaded" or "uploaded", which it was not.
-        refused: what it means when the hub knows no such repository, or not for this user.
-    """
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:  # the client raises many kinds, and those of its libraries
-        raise CheckpointError(f"{repo_id} was not {done}: {_explain(error, repo_id, refused)}.") from error
-
-
-def _explain(error: BaseException, repo_id: str, refused: str) -> str:
-    from huggingface_hub import HfApi, errors
-
-    chain = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:  # the client wraps what it met
-        chain.append(inner)
-    if any("No space left" in str(link) for link in chain):
-        return "the disk is full; free some space, or set HF_HOME to a folder on a larger disk"
-    answer = next((link for link in chain if isinstance(link, errors.HfHubHTTPError)), None)
-    if isinstance(answer, errors.GatedRepoError):
-        return f"it is gated; ask for access at {HfApi().endpoint}/{repo_id}, then {LOG_IN}"
-    if isinstance(answer, errors.RevisionNotFoundError):
-        return "the hub has it, but not this revision; check what stands after the @"
-    status = answer.response.status_code if answer else None
-    if status in (401, 403, 404):
-        says = " ".join((answer.server_message or "").split()).rstrip(".")
-        return f"{refused} (the hub says: {says})" if says else refused
-    reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:300]
-    if status is None and any(isinstance(e, (ConnectionError, TimeoutError, socket.gaierror)) for e in chain):
-        return f"{HfApi().endpoint} does not answer ({reason}); check the network"
-    return reason
 
 
 def _matches(file: str, patterns: tuple[str, ...]) -> bool:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm1_mlx.errors import PromptError, SamplingError
+from mm1_mlx.errors import PromptError, SamplingError, UsageError
 from mm1_mlx.settings import (
     DTYPES,
     EMBEDDED_MODEL,
@@ -33,12 +33,17 @@ TINY_NOTICE = (
 )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """``--model`` and how its weights are read."""
+def add_model(parser: argparse.ArgumentParser, *, adapters: bool = True) -> None:
+    """``--model`` and how its weights are read; adapters for it, but where ``--adapter-path`` means another thing."""
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="model folder or hub id")
     parser.add_argument(
         "--dtype", choices=DTYPES, help="of the weights; by default as stored, but float32 on a CPU"
     )
+    if adapters:
+        parser.add_argument(
+            "--adapter-path", dest="adapters", action="append", default=[], metavar="DIR[=WEIGHT]",
+            help="adapter folder, and how often its changes count; may be repeated, to combine adapters",
+        )  # fmt: skip
 
 
 def add_large_pictures(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +123,26 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
     return Sampling(args.temp, args.top_p, args.min_p, args.top_k, args.seed)
 
 
+def adapters_of(args: argparse.Namespace) -> dict[str, float]:
+    """Adapter folders and their weights; none for a command without them.
+
+    Raises:
+        UsageError: one is given twice.
+    """
+    found: dict[str, float] = {}
+    for word in getattr(args, "adapters", []):
+        folder, _, weight = word.rpartition("=")
+        try:
+            folder, weight = (folder, float(weight)) if folder else (word, 1.0)
+        except ValueError:  # the = belongs to the name
+            folder, weight = word, 1.0
+        folder = str(Path(folder).expanduser())
+        if folder in found:
+            raise UsageError(f"--adapter-path {folder} is given twice; give it one weight.")
+        found[folder] = weight
+    return found
+
+
 def load_model(args: argparse.Namespace) -> tuple[MM1, Processor]:
     """The model, and its processor with the flags for large pictures.
 
@@ -128,7 +153,7 @@ def load_model(args: argparse.Namespace) -> tuple[MM1, Processor]:
 
     if args.max_image_pixels < 1:
         raise PromptError(f"--max-image-pixels is {args.max_image_pixels}, expected at least 1.")
-    model, processor = load(args.model, dtype=args.dtype)
+    model, processor = load(args.model, adapter_path=adapters_of(args), dtype=args.dtype)
     processor.max_pixels = args.max_image_pixels
     changes = {name: getattr(args, name) for name in LARGE_PICTURES if getattr(args, name) is not None}
     return model, processor.with_image_config(**changes) if changes else processor

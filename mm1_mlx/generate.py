@@ -202,7 +202,19 @@ def _run_batch(args: argparse.Namespace, model: MM1, processor: Processor, shots
 
     rows = read_rows(args.batch, prompt=args.prompt, system=args.system)
     requests = [_request(args, row.prompt, row.images, row.system, shots) for row in rows]
-    names = ("model", "dtype", "template", "max_tokens", "temp", "top_p", "min_p", "top_k", "seed", "shots")
+    names = (
+        "model",
+        "adapters",
+        "dtype",
+        "template",
+        "max_tokens",
+        "temp",
+        "top_p",
+        "min_p",
+        "top_k",
+        "seed",
+        "shots",
+    )
     names += ("num_shots", "shot_seed", "low_resolution_shots", *flags.LARGE_PICTURES)
     settings = {name: getattr(args, name) for name in names}
     file = AnswerFile(Path(args.output).expanduser(), rows, settings, resume=args.resume)

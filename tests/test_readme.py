@@ -36,7 +36,9 @@ SHOWN = [line for block in blocks("bash") for line in block.splitlines() if "mm1
 @pytest.mark.parametrize("line", SHOWN)
 def test_what_is_to_be_seen_can_be_seen(line, tmp_path):
     argv = shlex.split(line.replace("PICTURE", str(ROOT / "examples/pictures/shapes.png")), comments=True)
-    done = subprocess.run([sys.executable, *argv[1:]], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, *argv[1:]], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     drawn = list(tmp_path.glob("*.png"))
     assert done.stdout and (bool(drawn) == ("PICTURE" in line))
 

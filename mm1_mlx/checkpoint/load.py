@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,30 @@ from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.model.adapters import tuned_parts
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import DTYPES
 
 HF_KEYS = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
 
 
-def load(path_or_hub_id: str | Path, *, dtype: str | None = None) -> tuple[MM1, Processor]:
-    """Load a model folder.
+def load(
+    path_or_hub_id: str | Path,
+    *,
+    adapter_path: str | Path | Mapping[str | Path, float] | None = None,
+    dtype: str | None = None,
+) -> tuple[MM1, Processor]:
+    """Load a model folder, and what tuning made of it.
 
     Args:
         path_or_hub_id: "mm1-tiny", a folder, or a hub id.
+        adapter_path: an adapter folder, or several with their weights.
         dtype: "float16", "bfloat16" or "float32"; None keeps the stored type on a GPU and takes float32
             on a CPU, where 16-bit products are slow.
 
     Raises:
-        CheckpointError: the folder is incomplete, or its weights do not fit its configuration.
+        CheckpointError: a folder is incomplete, its weights do not fit its configuration, or an adapter was tuned
+            on another model.
         ConfigError: its configuration is not that of an MM1 model.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -43,19 +51,29 @@ def load(path_or_hub_id: str | Path, *, dtype: str | None = None) -> tuple[MM1, 
     model = MM1(config)
     if config.quantization is not None:
         _quantize_layers(model, config.quantization, weights)
-    _check_weights(model, weights, folder)
+    check_weights(dict(tree_flatten(model.parameters())), weights, folder, again="convert it again.")
     if dtype is None and mx.default_device() == mx.cpu:
         dtype = "float32"
-    _evaluate(weights, getattr(mx, dtype) if dtype else None, folder)
+    evaluate_weights(weights, getattr(mx, dtype) if dtype else None, folder)
     model.load_weights(list(weights.items()), strict=True)
     model.eval()
-    if config.untrained:
-        parts = " and ".join(config.untrained)
-        verb = "is" if len(config.untrained) == 1 else "are"
+    if adapter_path:
+        from mm1_mlx.checkpoint.adapters import combine_adapters
+
+        combine_adapters(model, adapter_path if isinstance(adapter_path, Mapping) else {adapter_path: 1.0})
+    if untrained := still_untrained(model):
+        verb = "is" if len(untrained) == 1 else "are"
         print(
-            f"mm1: the {parts} of {path_or_hub_id} {verb} untrained: its answers are noise.", file=sys.stderr
+            f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers are noise.",
+            file=sys.stderr,
         )
     return model, Processor(_load_tokenizer(folder, config), config)
+
+
+def still_untrained(model: MM1) -> tuple[str, ...]:
+    """Parts with the random weights they began with, as the configuration names them."""
+    tuned = {part.replace("_", " ") for part in tuned_parts(model)}
+    return tuple(part for part in model.config.untrained if part not in tuned)
 
 
 def read_config(folder: Path) -> MM1Config:
@@ -91,26 +109,49 @@ def parse_json(path: Path, absent: str) -> Any:
         raise CheckpointError(absent) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a number beyond all bounds
         raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
 
 
 def _read_weights(folder: Path) -> dict[str, mx.array]:
     try:
         files = sorted(path for path in folder.iterdir() if path.match("model*.safetensors"))
-        for file in files:
-            file.open("rb").close()
     except OSError as error:
         raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None
     if not files:
         raise CheckpointError(f"{folder} has no model*.safetensors; the weights are missing.")
     weights: dict[str, mx.array] = {}
     for file in files:
-        try:
-            weights |= mx.load(str(file))
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{file} is damaged ({error}); download or convert it again.") from None
+        weights |= read_tensors(file, again="download or convert it again.")
     return weights
+
+
+def stored_dtype(folder: Path) -> mx.Dtype:
+    """The floating-point type in which a model folder keeps its weights; loading may give another.
+
+    Raises:
+        CheckpointError: the weights are absent or damaged.
+    """
+    norm = "image_encoder.layers.0.norm1.weight"  # norms are never packed
+    weights = _read_weights(folder)
+    if norm not in weights:
+        raise CheckpointError(f"{folder} lacks {norm}; convert it again.")
+    return weights[norm].dtype
+
+
+def read_tensors(file: Path, *, again: str) -> dict[str, mx.array]:
+    """The tensors of a safetensors file, opened but not read.
+
+    Raises:
+        CheckpointError: it cannot be read or is damaged; ``again`` says what to do.
+    """
+    try:
+        file.open("rb").close()
+        return mx.load(str(file))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from None
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); {again}") from None
 
 
 def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str, mx.array]) -> None:
@@ -133,10 +174,14 @@ def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str
         raise ConfigError(f"config.json: quantization {quantization} cannot be applied ({error}).") from None
 
 
-def _check_weights(model: MM1, weights: dict[str, mx.array], folder: Path) -> None:
-    """Refuse missing, extra and misshapen tensors, by name."""
-    expected = dict(tree_flatten(model.parameters()))
-    again = "convert it again."
+def check_weights(
+    expected: dict[str, mx.array], weights: dict[str, mx.array], folder: Path, *, again: str
+) -> None:
+    """Refuse missing, extra and misshapen tensors, by name; ``again`` says what to do.
+
+    Raises:
+        CheckpointError: ``weights`` are not those that are ``expected``.
+    """
     missing = [key for key in expected if key not in weights]
     if missing:
         raise CheckpointError(f"{folder} lacks {some(missing)}; {again}")
@@ -154,8 +199,14 @@ def _check_weights(model: MM1, weights: dict[str, mx.array], folder: Path) -> No
             raise CheckpointError(f"{folder}: {key} is {weights[key].shape}, expected {value.shape}; {again}")
 
 
-def _evaluate(weights: dict[str, mx.array], dtype: mx.Dtype | None, folder: Path, at_once: int = 32) -> None:
-    """Read the tensors from disk, a few at a time, as ``dtype`` where they hold floats; refuse NaN and Inf."""
+def evaluate_weights(
+    weights: dict[str, mx.array], dtype: mx.Dtype | None, folder: Path, at_once: int = 32
+) -> None:
+    """Read the tensors from disk, a few at a time, as ``dtype`` where they hold floats.
+
+    Raises:
+        CheckpointError: some hold NaN or infinity.
+    """
     keys = [key for key, value in weights.items() if mx.issubdtype(value.dtype, mx.floating)]
     bad = []
     for start in range(0, len(keys), at_once):

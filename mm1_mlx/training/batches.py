@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.processor import Processor
@@ -21,6 +21,7 @@ WORKERS = 4  # threads that open pictures
 NAMED = 5  # rows left out that are named, of all
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Rows by number, parsed when asked for."""
 
@@ -50,7 +51,7 @@ class Batches:
         packing: bool = True,
         rank: int = 0,
         size: int = 1,
-        known=lambda digest: False,
+        known: Callable[[str], bool] = lambda digest: False,
     ):
         self._rows, self._processor, self._settings = rows, processor, settings
         self._packing, self._rank, self._size, self._known = packing, rank, size, known

@@ -9,8 +9,9 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
+from mm1_mlx.model.adapters import PARTS
 from mm1_mlx.model.mlx_lm_parts import build_schedule
-from mm1_mlx.training.settings import PARTS, TrainingSettings
+from mm1_mlx.training.settings import TrainingSettings
 
 Schedule = Callable[[mx.array], mx.array]
 

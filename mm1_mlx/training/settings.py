@@ -9,7 +9,6 @@ from mm1_mlx.strict import Config
 
 OPTIMIZERS = ("adamw", "adam", "adafactor", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "cosine_decay", "linear_decay")
-PARTS = ("image_encoder", "connector", "decoder")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ FOLDER = "checkpoints"
 
 @dataclass
 class Progress:
-    """How far a run is. The position in the data is the number of updates: their rows follow from it."""
+    """How far a run is. An update's rows and its dropout follow from its number and the seed alone."""
 
     update: int = 0  # done
     learned_tokens: int = 0
@@ -39,7 +39,7 @@ def save_checkpoint(
     run: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write weights, optimizer, random state and progress, whole or not at all; then older checkpoints go.
+    """Write weights, optimizer and progress, whole or not at all; then older checkpoints go.
 
     Args:
         folder: of the run.
@@ -53,8 +53,7 @@ def save_checkpoint(
     try:
         with new_folder(path, overwrite=True) as made:
             mx.save_safetensors(str(made / "weights.safetensors"), adapter_weights(model))
-            state = dict(tree_flatten(optimizer.state)) | {"random": mx.random.state[0]}
-            mx.save_safetensors(str(made / "optimizer.safetensors"), state)
+            mx.save_safetensors(str(made / "optimizer.safetensors"), dict(tree_flatten(optimizer.state)))
             (made / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
             (made / "run.json").write_text(json.dumps(run, indent=2) + "\n", "utf-8")
     except (OSError, RuntimeError) as error:
@@ -104,7 +103,6 @@ def load_checkpoint(path: Path, model: MM1, optimizer: optim.Optimizer, *, run: 
             f"{path} holds other weights than this run trains; give another --adapter-path."
         )
     model.load_weights(list(weights.items()), strict=False)
-    mx.random.state[0] = state.pop("random")
     optimizer.state = tree_unflatten(list(state.items()))
     return progress
 

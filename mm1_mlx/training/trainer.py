@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from mm1_mlx.checkpoint.adapters import save_adapters
@@ -21,7 +22,7 @@ from mm1_mlx.checkpoint.identity import model_identity, vision_identity
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.generation.vision_cache import VisionCache, entry_key
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.model.adapters import Tuning, prepare
+from mm1_mlx.model.adapters import PARTS, Tuning, prepare
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.batches import Batches, Rows
 from mm1_mlx.training.causality import require_causality
@@ -30,7 +31,7 @@ from mm1_mlx.training.evaluate import losses
 from mm1_mlx.training.loss import loss_sum, see
 from mm1_mlx.training.optimizer import clipped, make_optimizer
 from mm1_mlx.training.packing import Packed, can_pack
-from mm1_mlx.training.settings import PARTS, TrainingSettings
+from mm1_mlx.training.settings import TrainingSettings
 from mm1_mlx.training.state import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
 
 Report = Callable[[dict[str, Any]], None]
@@ -181,6 +182,8 @@ class Trainer:
 
     def _update(self, sequences: list[Packed], gradients_of: Callable, meter: Meter) -> None:
         """One step of the optimizer over all sequences of an update."""
+        origin = (self.settings.seed, self.progress.update, self.group.rank())
+        mx.random.seed(int(np.random.SeedSequence(origin).generate_state(1, np.uint64)[0]))
         learned = self._summed(sum(packed.num_learned for packed in sequences))
         total, gradients = mx.array(0.0), None
         for packed in sequences:
@@ -259,7 +262,7 @@ class Trainer:
             if progress.update and self.group.rank() == 0:
                 save_adapters(self.model, self.tuning, self.folder / "best", base_identity=self.identity)
 
-    def _summed(self, value: float) -> Any:
+    def _summed(self, value: float | int) -> Any:
         """Over all processes."""
         if self.group.size() == 1:
             return value
@@ -297,7 +300,9 @@ class Trainer:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-            path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["update"] <= update), "utf-8")
+            path.write_text(
+                "".join(f"{line}\n" for line in lines if json.loads(line)["update"] <= update), "utf-8"
+            )
 
     def _save(self) -> None:
         if self.group.rank() == 0:

@@ -10,7 +10,8 @@ import pytest
 from hub_stand_in import READING_TOKEN, TOKEN, Hub, Repo
 
 from convert.card import CardFacts, model_card
-from convert.hub import check_repo_id, find_source
+from convert.hub import find_source
+from mm1_mlx.checkpoint.upload import check_repo_id
 from mm1_mlx.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def run(hub, tmp_path):
     def run(line, token=None, url=hub.url, before="", **settings):
         code = (
             "import shutil, sys\nfrom pathlib import Path\nfrom mm1_mlx.errors import MM1Error\n"
-            f"from convert.hub import find_source, upload\n{before}\n"
+            f"from convert.hub import find_source\nfrom mm1_mlx.checkpoint.upload import upload\n{before}\n"
             f"try: print({line})\nexcept MM1Error as error: sys.exit('mm1: ' + str(error))"
         )
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}

@@ -205,7 +205,7 @@ def test_memory_for_64_sub_images_is_that_for_8(mm1_tiny):
 
 
 def test_the_default_batch_fits_the_free_memory(mm1_tiny, monkeypatch):
-    model, processor = wide(mm1_tiny)
+    model, _ = wide(mm1_tiny)
     monkeypatch.setattr("mm1_mlx.generation.visual_tokens.free_memory", lambda: 4 * 5.5 * view_bytes(model))
     assert default_batch_size(model) == 5
     monkeypatch.setattr("mm1_mlx.generation.visual_tokens.free_memory", lambda: 0)

@@ -19,9 +19,11 @@ from mm1_mlx.model.decoder import make_decoder
 from mm1_mlx.model.mlx_lm_parts import (
     PREPARE_THEIR_EMBEDDINGS,
     SwitchGLU,
+    SwitchLinear,
     build_decoder,
     create_attention_mask,
     decoders_with_input_embeddings,
+    linear_to_lora_layers,
     make_prompt_cache,
     scaled_dot_product_attention,
     token_embedding,
@@ -62,6 +64,7 @@ VALUES = {
         (stream_generate, ["model", "tokenizer", "prompt"]),
         (quantize_model, ["model", "config", "group_size", "bits"]),
         (make_shards, ["weights"]),
+        (linear_to_lora_layers, ["model", "num_layers", "config"]),
         (make_sampler, ["temp", "top_p", "min_p"]),
         (_get_classes, ["config"]),
     ],
@@ -86,6 +89,7 @@ def test_mlx_lm_takes_what_we_pass_by_position_and_needs_no_more(function, posit
         ),
         (quantize_model, {"quant_predicate"}),
         (make_sampler, {"top_k"}),
+        (linear_to_lora_layers, {"use_dora"}),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )
@@ -232,3 +236,26 @@ def test_the_embedding_table_is_found_when_it_is_quantized():
 def test_anything_but_one_table_of_the_vocabularys_size_is_refused(sizes, found):
     with pytest.raises(ConfigError, match=f"the decoder has {found} embeddings of 40 rows, expected 1"):
         token_embedding(nn.Sequential(*(nn.Embedding(size, 4) for size in sizes)), 40)
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_adapter_layers_have_the_names_and_shapes_that_we_combine_fuse_and_save(dora):
+    model = nn.Module()
+    model.layers = []
+    model.linear, model.table = nn.Linear(4, 6), nn.Embedding(5, 6)
+    model.experts = SwitchLinear(4, 6, num_experts=2)
+    keys = ["linear", "table"] if dora else ["linear", "table", "experts"]
+    linear_to_lora_layers(model, 0, {"rank": 3, "scale": 2.0, "dropout": 0.1, "keys": keys}, use_dora=dora)
+    names = {"lora_a", "lora_b", "dropout"} | ({"m"} if dora else set())
+    assert set(model.linear) == names | {"linear"}
+    assert set(model.table) == names | {"embedding"}
+    assert (model.linear.lora_a.shape, model.linear.lora_b.shape) == ((4, 3), (3, 6))
+    assert (model.table.lora_a.shape, model.table.lora_b.shape) == ((5, 3), (3, 6))
+    assert model.linear.scale == 2.0
+    if not dora:
+        assert (model.experts.lora_a.shape, model.experts.lora_b.shape) == ((2, 3, 4), (2, 6, 3))
+    for key in keys:
+        assert (
+            model[key].fuse().weight.shape
+            == model[key].get("linear", model[key].get("embedding")).weight.shape
+        )

@@ -167,7 +167,12 @@ def test_a_wrong_mask_is_found(make, monkeypatch, wrong, words):
 
 
 def test_a_decoder_with_a_running_state_is_not_packed(make):
-    lfm2 = SIZES | {"model_type": "lfm2", "max_position_embeddings": 512, "norm_eps": 1e-5, "conv_bias": False}
+    lfm2 = SIZES | {
+        "model_type": "lfm2",
+        "max_position_embeddings": 512,
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+    }
     lfm2 |= {"conv_L_cache": 3, "block_dim": 64, "block_ff_dim": 64, "block_multiple_of": 32}
     lfm2 |= {"block_ffn_dim_multiplier": 1.0, "block_auto_adjust_ff_dim": False, "full_attn_idxs": [1]}
     assert can_pack(make(SMALL)[0])

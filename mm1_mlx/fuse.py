@@ -1,0 +1,70 @@
+"""Make adapters part of a model's weights, and save it as a model folder of its own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mm1_mlx import flags
+from mm1_mlx.command import exit_process, run_command
+from mm1_mlx.errors import CheckpointError, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    parser.add_argument("--save-path", default="fused_model", metavar="DIR", help="model folder to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace it where it exists")
+    parser.add_argument(
+        "--dequantize", action="store_true", help="unpack a quantized model, in place of packing it again"
+    )
+    parser.add_argument("--upload-repo", metavar="ID", help="upload the result to the Hugging Face hub")
+
+
+def run(args: argparse.Namespace) -> None:
+    found = flags.adapters_of(args)
+    if not found:
+        raise UsageError("there is nothing to fuse; give --adapter-path DIR.")
+    from mm1_mlx.checkpoint.upload import check_login, check_repo_id, upload
+
+    if args.upload_repo is not None:
+        check_repo_id(args.upload_repo)
+        check_login()
+    from mm1_mlx.checkpoint import fuse_adapters, load, save
+    from mm1_mlx.checkpoint.hub import find_folder
+    from mm1_mlx.checkpoint.load import stored_dtype
+
+    folder, made = find_folder(args.model), Path(args.save_path).expanduser()
+    if made.exists() and not args.overwrite:
+        raise CheckpointError(f"--save-path {made} exists; choose another folder or --overwrite it.")
+    model, _ = load(folder, adapter_path=found, dtype=args.dtype)
+    fuse_adapters(model, dequantize=args.dequantize)
+    dtype = None if args.dtype else stored_dtype(folder)  # a CPU computes in another
+    save(model, made, companions=folder, dtype=dtype, overwrite=args.overwrite)
+    _tell_in_card(made / "README.md", args.model)
+    print(made)
+    if args.upload_repo is not None:
+        print(upload(made, args.upload_repo))
+
+
+def _tell_in_card(card: Path, model: str) -> None:
+    """The card is a copy of the model's before tuning, and should not pass for more."""
+    if not card.exists():
+        return
+    name = Path(model).resolve().name if Path(model).exists() else model
+    note = f"> These weights are those of {name} with adapters fused into them; what follows is its card.\n"
+    text = card.read_text(encoding="utf-8")
+    end = text.find("\n---\n", 3) + len("\n---\n") if text.startswith("---\n") else 0
+    card.write_text(f"{text[:end]}\n{note}\n{text[end:].lstrip()}", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(__doc__, add_arguments, run, argv)
+
+
+def script() -> None:
+    """The console script."""
+    exit_process(main())
+
+
+if __name__ == "__main__":
+    script()

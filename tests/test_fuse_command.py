@@ -1,0 +1,193 @@
+"""Fusing as people do it: a model folder and adapters in, a model folder out; and ``--adapter-path`` everywhere."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hub_stand_in import TOKEN, Hub
+from tuned_models import logits_of, make, train, tuning
+
+from mm1_mlx import load, quantize, save
+from mm1_mlx.checkpoint import save_adapters
+from mm1_mlx.checkpoint.hub import find_folder
+from mm1_mlx.checkpoint.identity import model_identity
+from mm1_mlx.model.adapters import PartTuning, prepare
+
+command = importlib.import_module("mm1_mlx.fuse")
+generate = importlib.import_module("mm1_mlx.generate")
+ROOT = Path(__file__).parents[1]
+HOW = tuning(connector=PartTuning("full"), decoder=PartTuning("lora", rank=4))
+
+
+@pytest.fixture
+def run(capsys):
+    """Run in this process: exit code, stdout, stderr."""
+
+    def run(*argv, command=command):
+        try:
+            code = command.main([str(a) for a in argv])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def adapter(folder, path, *, seed=1, dtype=None):
+    model, _ = load(folder, dtype=dtype)
+    identity = model_identity(model)
+    prepare(model, HOW)
+    save_adapters(train(model, seed=seed), HOW, path, base_identity=identity)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A model in 16 bits, the same packed, and adapters of both."""
+    room = tmp_path_factory.mktemp("fuse")
+    for name, bits in (("model", None), ("packed", 8)):
+        model = make()
+        model = quantize(model, bits=bits, group_size=32) if bits else model
+        save(model, room / name, companions=find_folder("mm1-tiny"), dtype=mx.float16)
+    adapter(room / "model", room / "one")
+    adapter(room / "packed", room / "packed one")
+    adapter(room / "model", room / "one 32", dtype="float32")
+    adapter(room / "model", room / "two 32", dtype="float32", seed=2)
+    return room
+
+
+def types_of(folder):
+    return {value.dtype for value in mx.load(str(folder / "model.safetensors")).values()}
+
+
+def refused(result, *words, exit_code=1):
+    code, out, err = result
+    assert (code, out, len(err.splitlines())) == (exit_code, "", 1), err
+    for word in ("mm1: ", *words):
+        assert word in err
+
+
+def test_the_fused_model_answers_as_the_adapter_did_and_is_stored_as_the_model_was(run, room, tmp_path):
+    made = tmp_path / "fused"
+    code, out, _ = run("--model", room / "model", "--adapter-path", room / "one", "--save-path", made)
+    assert (code, out) == (0, f"{made}\n")
+    unfused, _ = load(room / "model", adapter_path=room / "one")
+    difference = np.abs(logits_of(load(made)[0]) - logits_of(unfused)).max()
+    assert difference < 0.01 * logits_of(unfused).std()  # stored in 16 bits
+    assert types_of(made) == {mx.float16}
+
+
+def test_in_float32_fused_equals_unfused(run, room, tmp_path):
+    made = tmp_path / "fused"
+    argv = ("--model", room / "model", "--adapter-path", room / "one 32", "--dtype", "float32")
+    assert run(*argv, "--save-path", made)[0] == 0
+    unfused, _ = load(room / "model", adapter_path=room / "one 32", dtype="float32")
+    np.testing.assert_allclose(logits_of(load(made)[0]), logits_of(unfused), rtol=0, atol=1e-5)
+
+
+def test_several_adapters_are_fused_with_their_weights(run, room, tmp_path):
+    made, weights = tmp_path / "fused", {room / "one 32": 0.25, room / "two 32": 0.5}
+    argv = [word for path, weight in weights.items() for word in ("--adapter-path", f"{path}={weight}")]
+    code, _, _ = run("--model", room / "model", *argv, "--save-path", made, "--dtype", "float32")
+    unfused, _ = load(room / "model", adapter_path=weights, dtype="float32")
+    assert code == 0
+    np.testing.assert_allclose(logits_of(load(made)[0]), logits_of(unfused), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_a_packed_model_stays_packed_or_not(dequantize, run, room, tmp_path):
+    made, flag = tmp_path / "fused", ["--dequantize"] if dequantize else []
+    argv = ("--model", room / "packed", "--adapter-path", room / "packed one", "--save-path", made)
+    assert run(*argv, *flag)[0] == 0
+    assert ("quantization" in json.loads((made / "config.json").read_text())) == (not dequantize)
+    assert types_of(made) == ({mx.float16} if dequantize else {mx.float16, mx.uint32})
+    unfused, _ = load(room / "packed", adapter_path=room / "packed one")
+    difference = np.abs(logits_of(load(made)[0]) - logits_of(unfused)).mean()
+    assert difference < 0.05 * logits_of(unfused).std()
+
+
+def test_the_card_says_that_it_is_of_the_model_before(run, room, tmp_path):
+    made = tmp_path / "fused"
+    run("--model", room / "model", "--adapter-path", room / "one", "--save-path", made)
+    before, after = ((folder / "README.md").read_text() for folder in (room / "model", made))
+    matter = before.split("---\n")[1]
+    note = "> These weights are those of model with adapters fused into them; what follows is its card.\n"
+    assert after.startswith(f"---\n{matter}---\n\n{note}\n# mm1-tiny\n")
+
+
+def test_generate_answers_with_an_adapter(run, room, picture):
+    ask = ("--model", room / "model", "--image", picture, "--prompt", "What is it?", "--max-tokens", 8)
+    plain, tuned = (run(*ask, *more, command=generate)[1] for more in ((), ("--adapter-path", room / "one")))
+    assert plain != tuned
+    halved = run(*ask, "--adapter-path", f"{room / 'one'}=0", command=generate)[1]
+    assert halved == plain
+
+
+def test_an_equals_sign_in_a_folders_name_is_no_weight(run, room, tmp_path):
+    (tmp_path / "a=b").symlink_to(room / "one")
+    argv = ("--model", room / "model", "--adapter-path", tmp_path / "a=b", "--save-path", tmp_path / "fused")
+    assert run(*argv)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words", "exit_code"),
+    [
+        ([], ["nothing to fuse; give --adapter-path DIR"], 2),
+        (["--adapter-path", "a", "--adapter-path", "a=0.5"], ["a is given twice"], 2),
+        (["--adapter-path", "a"], ["a has no adapter_config.json"], 1),
+        (["--adapter-path", "7"], ["7 has no adapter_config.json"], 1),
+        (["--adapter-path", "a", "--upload-repo", "a/b/c"], ["'a/b/c' is no hub id"], 1),
+    ],
+)
+def test_a_mistake_is_one_line_with_what_to_do(argv, words, exit_code, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(run(*argv), *words, exit_code=exit_code)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_of_another_model_is_refused(run, room, tmp_path):
+    argv = ("--model", room / "packed", "--adapter-path", room / "one", "--save-path", tmp_path / "fused")
+    refused(run(*argv), "one was tuned on another model")
+    assert not (tmp_path / "fused").exists()
+
+
+def test_an_existing_folder_is_replaced_only_when_asked(run, room, tmp_path):
+    argv = ("--model", room / "model", "--adapter-path", room / "one", "--save-path", tmp_path)
+    refused(run(*argv), "exists; choose another folder or --overwrite it")
+    assert run(*argv, "--overwrite")[0] == 0
+    assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("token", [TOKEN, None], ids=["logged in", "not logged in"])
+def test_the_fused_model_is_uploaded(token, room, tmp_path):
+    argv = ("--model", room / "model", "--adapter-path", room / "one", "--upload-repo", "me/fused")
+    with Hub() as hub:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        here = {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"} | ({"HF_TOKEN": token} if token else {})
+        done = subprocess.run(
+            [sys.executable, "-m", "mm1_mlx.fuse", *map(str, argv)],
+            env=kept | home | here, cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        if token is None:
+            assert done.returncode == 1 and "log in with `hf auth login`" in done.stderr
+            assert not hub.requests and not (tmp_path / "fused_model").exists()
+            return
+        assert done.stdout == f"fused_model\n{hub.url}/me/fused\n", done.stderr
+        files = {path.name: path.read_bytes() for path in (tmp_path / "fused_model").iterdir()}
+        assert hub.repos["me/fused"].files == files
+
+
+def test_help_loads_no_mlx():
+    code = (
+        "import sys; from mm1_mlx.fuse import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'mlx.core', 'transformers', 'numpy', 'PIL'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

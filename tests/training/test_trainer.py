@@ -1,0 +1,413 @@
+"""A run: it learns, it stops well, and it goes on as if it had never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from small_models import SMALL
+
+from mm1_mlx import MM1, Processor, tiny
+from mm1_mlx.errors import DataError, MM1Error, TrainingError
+from mm1_mlx.generation.vision_cache import VisionCache
+from mm1_mlx.model.adapters import PartTuning, Tuning
+from mm1_mlx.training import state
+from mm1_mlx.training.batches import Batches
+from mm1_mlx.training.checkpointing import layers_checkpointed
+from mm1_mlx.training.packing import RowsApart
+from mm1_mlx.training.row_forms import Record, Turn
+from mm1_mlx.training.settings import TrainingSettings
+from mm1_mlx.training.state import checkpoints, newest_checkpoint
+from mm1_mlx.training.trainer import Trainer
+
+FROZEN = PartTuning(how="frozen")
+LORA = Tuning(FROZEN, FROZEN, PartTuning(how="lora", rank=4, scale=8.0))
+DROPOUT = Tuning(FROZEN, FROZEN, PartTuning(how="lora", rank=4, scale=8.0, dropout=0.2))
+FULL = Tuning(*[PartTuning(how="full")] * 3)
+CONNECTOR = Tuning(FROZEN, PartTuning(how="full"), FROZEN)
+QUICK = TrainingSettings(
+    iters=6,
+    batch_size=4,
+    learning_rate=1e-3,
+    max_seq_length=256,
+    steps_per_report=1,
+    steps_per_eval=3,
+    save_every=2,
+)
+
+
+def rows_of(number, first=0):
+    rows = []
+    for seed in range(first, first + number):
+        picture = tiny.render(tiny.make_scene(tiny.TRAINING_SEEDS + 8_000_000 + seed))
+        answer = "rot" if seed % 2 else "blau"
+        turns = (Turn("user", "<image>Welche Farbe?"), Turn("assistant", answer))
+        rows.append(Record(f"row {seed}", turns, None, (picture,)))
+    return rows
+
+
+ROWS = rows_of(10)
+
+
+@pytest.fixture
+def make(mm1_tiny, tmp_path):
+    """A trainer of a small model with random weights."""
+
+    def make(settings=QUICK, tuning=LORA, *, rows=None, folder=tmp_path / "run", config=SMALL, **options):
+        mx.random.seed(5)
+        model = MM1(config)
+        mx.eval(model.parameters())
+        processor = Processor(mm1_tiny[1].tokenizer, config)
+        lines = []
+        rows = {"train": ROWS, "valid": ROWS[:4]} if rows is None else rows
+        trainer = Trainer(model, processor, rows, settings, tuning, folder, report=lines.append, **options)
+        trainer.lines = lines
+        return trainer
+
+    return make
+
+
+def losses(trainer):
+    return [line["loss"] for line in trainer.lines if "loss" in line]
+
+
+def weights(trainer):
+    return {name: np.array(value) for name, value in tree_flatten(trainer.model.trainable_parameters())}
+
+
+@pytest.mark.parametrize("tuning", [LORA, FULL, CONNECTOR], ids=["lora", "full", "connector"])
+def test_a_run_learns_its_rows(make, tuning):
+    trainer = make(replace(QUICK, iters=30, learning_rate=3e-3), tuning)
+    trainer.train()
+    found = losses(trainer)
+    assert np.mean(found[-4:]) < 0.85 * found[0]
+
+
+def test_the_first_loss_is_that_of_the_untouched_model(make):
+    trainer = make(replace(QUICK, iters=1, batch_size=10))
+    trainer.train()
+    full = make(replace(QUICK, iters=1, batch_size=10), FULL)
+    full.train()
+    assert losses(trainer)[0] == pytest.approx(losses(full)[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("split", [(8, 1), (4, 2), (2, 4)])
+def test_accumulation_changes_nothing(make, tmp_path, split):
+    size, steps = split
+    settings = replace(QUICK, iters=3, batch_size=size, grad_accumulation_steps=steps)
+    trainer = make(settings, folder=tmp_path / "split")
+    trainer.train()
+    whole = make(replace(QUICK, iters=3, batch_size=8), folder=tmp_path / "whole")
+    whole.train()
+    np.testing.assert_allclose(losses(trainer), losses(whole), rtol=1e-5)
+    theirs = weights(whole)
+    for name, value in weights(trainer).items():
+        np.testing.assert_allclose(value, theirs[name], atol=1e-5, err_msg=name)
+
+
+def test_one_row_a_sequence_learns_the_same(make, tmp_path):
+    packed = make(folder=tmp_path / "packed")
+    packed.train()
+    alone = make(replace(QUICK, pack=False), folder=tmp_path / "alone")
+    alone.train()
+    np.testing.assert_allclose(losses(packed), losses(alone), rtol=2e-4)
+
+
+def test_gradient_checkpointing_learns_the_same(make, tmp_path):
+    plain = make(tuning=FULL, folder=tmp_path / "plain")
+    plain.train()
+    checkpointed = make(replace(QUICK, grad_checkpoint=True), FULL, folder=tmp_path / "checkpointed")
+    checkpointed.train()
+    np.testing.assert_allclose(losses(plain), losses(checkpointed), rtol=1e-5)
+
+
+def test_gradient_checkpointing_leaves_the_layers_as_they_were(make):
+    model = make().model
+    classes = [type(layer) for layer in model.layers]
+    with layers_checkpointed(model):
+        assert [type(layer) for layer in model.layers] != classes
+    assert [type(layer) for layer in model.layers] == classes
+
+
+def test_gradient_checkpointing_takes_less_memory(make, tmp_path):
+    deep = replace(SMALL, text_config=replace(SMALL.text_config, num_layers=8))
+    peaks = []
+    for on in (False, True):
+        settings = replace(QUICK, iters=2, batch_size=10, max_seq_length=512, grad_checkpoint=on)
+        trainer = make(settings, FULL, config=deep, folder=tmp_path / str(on), rows={"train": ROWS})
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        trainer.train()
+        peaks.append(mx.get_peak_memory() - before)
+    assert peaks[1] < 0.8 * peaks[0]
+
+
+def test_cached_visual_tokens_learn_the_same(make, tmp_path):
+    plain = make(folder=tmp_path / "plain")
+    plain.train()
+    cache = VisionCache()
+    cached = make(folder=tmp_path / "cached", vision_cache=cache)
+    cached.train()
+    np.testing.assert_allclose(losses(plain), losses(cached), rtol=1e-5)
+    assert cache.misses == len(ROWS)
+
+
+# Going on
+
+
+@pytest.mark.parametrize("tuning", [DROPOUT, FULL], ids=["lora with dropout", "full"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "lion", "muon"])
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(make, tmp_path, tuning, optimizer):
+    settings = replace(QUICK, optimizer=optimizer, schedule="cosine_decay", warmup=2)
+    whole = make(settings, tuning, folder=tmp_path / "whole")
+    whole.train()
+    part = make(settings, tuning, folder=tmp_path / "part")
+    part._report = lambda line: (
+        setattr(part, "_stop", "SIGTERM") if line.get("loss") and line["update"] == 3 else None
+    )
+    part.train()
+    assert part.progress.update == 3
+    rest = make(settings, tuning, folder=tmp_path / "part")
+    assert rest.resume()
+    rest.train()
+    assert losses(rest) == losses(whole)[3:]
+    theirs = weights(whole)
+    assert all(np.array_equal(value, theirs[name]) for name, value in weights(rest).items())
+
+
+def test_rates_of_their_own_for_parts_go_on_too(make, tmp_path):
+    settings = replace(QUICK, learning_rate_factors=(0.1, 1.0, 0.5))
+    whole = make(settings, FULL, folder=tmp_path / "whole")
+    whole.train()
+    half = make(settings, FULL, folder=tmp_path / "half")
+    half._report = lambda line: (
+        setattr(half, "_stop", "SIGTERM") if line.get("loss") and line["update"] == 2 else None
+    )
+    half.train()
+    rest = make(settings, FULL, folder=tmp_path / "half")
+    assert rest.resume()
+    rest.train()
+    assert losses(rest) == losses(whole)[2:]
+
+
+def test_a_part_with_a_rate_of_0_stays_as_it_was(make):
+    trainer = make(replace(QUICK, learning_rate_factors=(0.0, 1.0, 1.0)), FULL)
+    before = weights(trainer)
+    trainer.train()
+    after = weights(trainer)
+    same = {name for name, value in after.items() if np.array_equal(value, before[name])}
+    assert {name for name in after if name.startswith("image_encoder.")} <= same
+    assert not {name for name in after if name.startswith("connector.readout")} <= same
+
+
+def test_metrics_of_updates_that_are_done_again_stand_once(make, tmp_path):
+    part = make(replace(QUICK, save_every=2), folder=tmp_path / "part")
+    part._report = lambda line: (_ for _ in ()).throw(KeyboardInterrupt) if line.get("update") == 3 else None
+    with pytest.raises(KeyboardInterrupt):
+        part.train()
+    rest = make(replace(QUICK, save_every=2), folder=tmp_path / "part")
+    assert rest.resume() and rest.progress.update == 2
+    rest.train()
+    lines = [json.loads(line) for line in (tmp_path / "part" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_run_cannot_go_on_and_says_what_differs(make):
+    make(replace(QUICK, iters=2)).train()
+    other = make(replace(QUICK, iters=2, learning_rate=2e-3, seed=1))
+    with pytest.raises(
+        TrainingError, match=r"settings.learning_rate was 0.001 and is 0.002; settings.seed was 0 and is 1"
+    ):
+        other.resume()
+
+
+def test_a_damaged_checkpoint_is_refused(make, tmp_path):
+    make(replace(QUICK, iters=2)).train()
+    path = newest_checkpoint(tmp_path / "run") / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(MM1Error, match="is damaged"):
+        make(replace(QUICK, iters=2)).resume()
+
+
+def test_the_last_checkpoints_are_kept(make, tmp_path):
+    make(replace(QUICK, save_every=1, keep=3)).train()
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["00000004", "00000005", "00000006"]
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(make, tmp_path, monkeypatch):
+    trainer = make(replace(QUICK, save_every=2))
+    write, calls = mx.save_safetensors, []
+
+    def full(path, *args, **options):
+        calls.append(path)
+        if len(calls) > 6:
+            raise RuntimeError("No space left on device")
+        return write(path, *args, **options)
+
+    monkeypatch.setattr(mx, "save_safetensors", full)
+    with pytest.raises(MM1Error, match=r"cannot be written"):
+        trainer.train()
+    monkeypatch.undo()
+    assert make(replace(QUICK, save_every=2)).resume()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import mlx.core as mx
+from test_trainer import LORA, QUICK, ROWS
+from small_models import SMALL
+from mm1_mlx import MM1, Processor, load
+from mm1_mlx.training import state, trainer as t
+from dataclasses import replace
+processor = load("mm1-tiny")[1]
+mx.random.seed(5)
+model = MM1(SMALL)
+mx.eval(model.parameters())
+{fault}
+run = t.Trainer(model, Processor(processor.tokenizer, SMALL), {{"train": ROWS}}, replace(QUICK, save_every=1), LORA, Path({folder!r}))
+run.resume()
+run.train()
+"""
+IN_A_STEP = "clip = t.clipped\nt.clipped = lambda *a: os.kill(os.getpid(), 9) if run.progress.update == 3 else clip(*a)"
+IN_A_SAVE = (
+    "save = mx.save_safetensors\nmx.save_safetensors = lambda p, *a, **o: "
+    "os.kill(os.getpid(), 9) if '00000004' in p and 'optimizer' in p else save(p, *a, **o)"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [IN_A_STEP, IN_A_SAVE], ids=["in a step", "in a save"])
+def test_a_killed_run_goes_on_as_if_it_had_never_stopped(make, tmp_path, fault):
+    folder = tmp_path / "killed"
+    paths = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
+    script = KILLED.format(paths=paths, fault=fault, folder=str(folder))
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    settings, rows = replace(QUICK, save_every=1), {"train": ROWS}
+    rest = make(settings, rows=rows, folder=folder)
+    assert rest.resume() and rest.progress.update == 3
+    rest.train()
+    whole = make(settings, rows=rows, folder=tmp_path / "whole")
+    whole.train()
+    assert losses(rest) == losses(whole)[3:]
+    theirs = weights(whole)
+    assert all(np.array_equal(value, theirs[name]) for name, value in weights(rest).items())
+
+
+# What goes wrong
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_its_rows(make, tmp_path):
+    trainer = make(replace(QUICK, save_every=1))
+    trainer._report = lambda line: (
+        trainer.model.update({"decoder": {"norm": {"weight": mx.full((64,), float("nan"))}}})
+        if line.get("loss") and line["update"] == 2
+        else None
+    )
+    with pytest.raises(
+        TrainingError, match=r"update 3: the loss is nan .*row \d, row \d.*run/checkpoints/00000002"
+    ):
+        trainer.train()
+
+
+def test_a_wrong_mask_stops_the_run_before_its_first_update(make, monkeypatch):
+    monkeypatch.setattr(RowsApart, "make_mask", lambda self, length, **_: mx.ones((length, length), mx.bool_))
+    trainer = make()
+    with pytest.raises(TrainingError, match="looks where it must not"):
+        trainer.train()
+    assert trainer.progress.update == 0
+
+
+BAD = Record("bad row", (Turn("user", "<image>?"), Turn("assistant", "x")), None, (b"no picture",))
+
+
+def test_a_row_that_cannot_be_used_stops_the_run(make):
+    with pytest.raises(DataError, match=r"bad row: .*not a picture.*--check-data .*--skip-bad"):
+        make(rows={"train": [*ROWS, BAD]}, settings=replace(QUICK, batch_size=11)).train()
+
+
+def test_a_row_that_cannot_be_used_is_left_out_where_asked_for(make, tmp_path, capsys):
+    trainer = make(replace(QUICK, batch_size=11, iters=2, skip_bad=True), rows={"train": [*ROWS, BAD]})
+    trainer.train()
+    assert len(trainer.batches.left_out) == 2 and "left out: bad row" in capsys.readouterr().err
+    clean = make(replace(QUICK, batch_size=10, iters=1), folder=tmp_path / "clean")
+    clean.train()
+    assert losses(trainer)[0] == pytest.approx(losses(clean)[0], rel=1e-5)
+
+
+def test_an_update_of_rows_left_out_alone_is_passed_over(make):
+    trainer = make(replace(QUICK, batch_size=1, iters=2, skip_bad=True), rows={"train": [BAD]})
+    trainer.train()
+    assert trainer.progress.update == 2 and trainer.progress.learned_tokens == 0
+
+
+def test_a_batch_larger_than_the_data_takes_rows_again(make):
+    trainer = make(replace(QUICK, batch_size=16, iters=1), rows={"train": ROWS[:3]})
+    trainer.train()
+    assert trainer.progress.update == 1
+
+
+def test_nothing_to_train_is_refused(make):
+    with pytest.raises(TrainingError, match="no part of the model is trained"):
+        make(tuning=Tuning(FROZEN, FROZEN, FROZEN))
+
+
+# Order
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_every_epoch_sees_every_row_once(mm1_tiny, size):
+    settings = replace(QUICK, batch_size=2)
+    seen = []
+    for rank in range(size):
+        batches = Batches(ROWS, mm1_tiny[1], settings, rank=rank, size=size)
+        seen += [row for update in range(5) for row in batches.rows_of(update)]
+        batches.close()
+    assert sorted(seen) == list(range(10))
+
+
+def test_the_rows_of_an_update_do_not_depend_on_those_before(mm1_tiny):
+    first, second = (Batches(ROWS, mm1_tiny[1], QUICK) for _ in range(2))
+    for update in range(9):
+        first.rows_of(update)
+    assert first.rows_of(9) == second.rows_of(9)
+    assert first.rows_of(0) != first.rows_of(5)
+    first.close(), second.close()
+
+
+def test_the_next_rows_are_made_ready_during_an_update(mm1_tiny):
+    class Watched(list):
+        asked = []
+
+        def __getitem__(self, number):
+            self.asked.append(number)
+            return super().__getitem__(number)
+
+    rows = Watched(ROWS)
+    batches = Batches(rows, mm1_tiny[1], replace(QUICK, batch_size=2))
+    updates = batches.updates(0, 5)
+    next(updates)
+    deadline = time.time() + 5
+    while len(rows.asked) < 4 and time.time() < deadline:
+        time.sleep(0.01)
+    assert len(rows.asked) == 4  # those of this update and of the next, no more
+    updates.close(), batches.close()
+
+
+def test_validation_measures_the_rows_and_keeps_the_best(make, tmp_path):
+    trainer = make(replace(QUICK, iters=9, learning_rate=3e-3))
+    trainer.train()
+    found = [line for line in trainer.lines if "val_loss" in line]
+    assert [line["update"] for line in found] == [0, 3, 6, 9]
+    best = min(found, key=lambda line: line["val_loss"])
+    assert trainer.progress.best_update == best["update"] > 0
+    assert (tmp_path / "run" / "best" / "adapters.safetensors").exists()
+    assert state.FOLDER
