@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None
     what.add_argument(
         "--dry-run", action="store_true", help="tell what would be trained and the memory it needs"
     )
+    what.add_argument("--force", action="store_true", help="begin though the memory will not do")
     what.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint in --adapter-path"
     )
@@ -184,9 +185,8 @@ def run(args: argparse.Namespace) -> None:
 
     rows = open_data(args.data)
     model, processor = flags.load_model(args)
-    if args.dry_run or args.train is not None:
-        _tell(model, tuning, settings, rows)
     if args.dry_run:
+        _dry_run(args, model, processor, rows, settings, tuning)
         return
     if args.train is not None:
         _train(args, model, processor, rows, settings, tuning)
@@ -217,12 +217,53 @@ def _tuning(args: argparse.Namespace) -> Tuning:
     return Tuning(**parts)
 
 
-def _tell(model: Any, tuning: Tuning, settings: TrainingSettings, rows: dict[str, Any]) -> None:
-    """What learns, of how much."""
-    counts = {name: number_of(len(found), "row") for name, found in rows.items()}
-    _say(f"Data: {', '.join(f'{name} {count}' for name, count in counts.items())}")
-    for part in PARTS.values():
-        _say(f"{part}: {getattr(tuning, part).how}")
+def _dry_run(
+    args: argparse.Namespace,
+    model: Any,
+    processor: Any,
+    rows: dict,
+    settings: TrainingSettings,
+    tuning: Tuning,
+) -> None:
+    from mm1_mlx.model.adapters import prepare, trained_counts
+    from mm1_mlx.seeing.memory import machine_memory
+    from mm1_mlx.training.batches import Batches
+    from mm1_mlx.training.estimate import training_need
+    from mm1_mlx.training.packing import can_pack
+
+    prepare(model, tuning)
+    for name, found in rows.items():
+        print(f"{name}: {number_of(len(found), 'row')}")
+    for part, (trained, total) in trained_counts(model).items():
+        print(f"{part}: {trained:,} of {total:,} parameters learn")
+    batches = Batches(rows["train"], processor, settings, packing=settings.pack and can_pack(model))
+    sequences = next(batches.updates(0, 1))
+    batches.close()
+    need = training_need(model, sequences, settings)
+    for field in fields(need):
+        print(f"{field.name:<12} {getattr(need, field.name) / 1e9:8.3f} GB")
+    verdict = "fits" if need.total <= machine_memory() else "does not fit"
+    bound = " at most, for --grad-checkpoint takes less" if settings.grad_checkpoint else ""
+    print(
+        f"{'sum':<12} {need.total / 1e9:8.3f} GB{bound}: {verdict} the {machine_memory() / 1e9:.1f} GB here"
+    )
+
+
+def _require_memory(trainer: Any, settings: TrainingSettings) -> None:
+    """Refuse a run that will not fit, before it begins."""
+    from mm1_mlx.seeing.memory import machine_memory
+    from mm1_mlx.training.estimate import training_need
+
+    sequences = next(trainer.batches.updates(0, 1))
+    if not sequences or settings.grad_checkpoint:
+        return
+    need, there = training_need(trainer.model, sequences, settings), machine_memory()
+    if need.total > there:
+        raise TrainingError(
+            f"this run needs about {need.total / 1e9:.1f} GB (activations {need.activations / 1e9:.1f}, optimizer "
+            f"{need.optimizer / 1e9:.1f}), but there are {there / 1e9:.1f} GB; lower --max-seq-length or --batch-size, "
+            "give --grad-checkpoint, train fewer parts, or try it with --force."
+        )
 
 
 def _train(
@@ -233,6 +274,8 @@ def _train(
     settings: TrainingSettings,
     tuning: Tuning,
 ) -> None:
+    import mlx.core as mx
+
     from mm1_mlx.generation.vision_cache import VisionCache
     from mm1_mlx.model.adapters import trained_counts
     from mm1_mlx.training.progress import ProgressBar
@@ -248,18 +291,23 @@ def _train(
     cache = None
     if args.cache_visual_tokens is not None:
         cache = VisionCache(int(args.cache_visual_tokens * 1e6))
-    with ProgressBar(settings, json_lines=args.json) as bar:
+    first = mx.distributed.init().rank() == 0
+    with ProgressBar(settings, json_lines=args.json, quiet=not first) as bar:
         trainer = Trainer(
             model, processor, rows, settings, tuning, folder, vision_cache=cache, report=bar.report
         )
         for part, (trained, total) in trained_counts(model).items():
             bar.say(f"{part}: {trained:,} of {total:,} parameters learn")
+        if not args.force:
+            _require_memory(trainer, settings)
         if args.resume and not trainer.resume():
             bar.say(f"there is no checkpoint in {folder} yet; beginning at the start")
         bar.start(trainer.progress.update)
         progress = trainer.train()
     if trainer.batches.left_out:
         _say(f"{number_of(len(trainer.batches.left_out), 'row')} left out")
+    if not first:
+        return
     if trainer.stopped_by:
         _say(f"stopped by {trainer.stopped_by} after update {progress.update}; --resume goes on.")
         return

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from mm1_mlx.generation.timing import Timing
 from mm1_mlx.generation.vision_cache import VisionCache
 from mm1_mlx.generation.visual_tokens import arranged_tokens, pixel_batches
-from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.model.mm1 import MM1, place_visual_tokens, visual_token_places
 from mm1_mlx.training.packing import Packed, logits_of
 
 
@@ -83,7 +83,10 @@ def visual_tokens(model: MM1, packed: Packed, seen: Seen) -> Float[mx.array, "K 
 
 def embeddings_of(model: MM1, packed: Packed, seen: Seen) -> Float[mx.array, "L D"]:
     """What the decoder reads of a packed sequence."""
-    return model.embed_inputs(packed.ids, visual_tokens=visual_tokens(model, packed, seen))
+    text, visual = model.embed_text(packed.ids), visual_tokens(model, packed, seen)
+    if visual is None:
+        return text
+    return place_visual_tokens(text, visual, visual_token_places(packed.ids, model.config.image_token_id))
 
 
 def loss_sum(model: MM1, packed: Packed, seen: Seen) -> Float[mx.array, ""]:

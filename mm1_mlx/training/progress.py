@@ -17,12 +17,18 @@ class ProgressBar:
     Args:
         settings: of the run.
         json_lines: print reports as they stand in ``metrics.jsonl``.
+        quiet: show nothing, as all processes but the first.
     """
 
-    def __init__(self, settings: TrainingSettings, *, json_lines: bool = False):
+    def __init__(self, settings: TrainingSettings, *, json_lines: bool = False, quiet: bool = False):
         self._json_lines = json_lines
+        self._quiet = quiet
         self._bar = tqdm(
-            total=settings.iters, unit="update", file=sys.stderr, dynamic_ncols=True, disable=None
+            total=settings.iters,
+            unit="update",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            disable=True if quiet else None,
         )
 
     def __enter__(self) -> ProgressBar:
@@ -39,7 +45,8 @@ class ProgressBar:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        tqdm.write(text, file=sys.stderr)
+        if not self._quiet:
+            tqdm.write(text, file=sys.stderr)
 
     def report(self, line: dict[str, Any]) -> None:
         """One line of ``metrics.jsonl``."""

@@ -147,7 +147,7 @@ class Trainer:
         settings, done = self.settings, self.progress.update
         gradients_of = nn.value_and_grad(self.model, loss_sum)
         self.folder.mkdir(parents=True, exist_ok=True)
-        meter, saved = Meter(), done
+        meter = Meter()
         with self._leaving_well(), layers_checkpointed(self.model, on=settings.grad_checkpoint):
             for sequences in self.batches.updates(done, settings.iters):
                 update = self.progress.update
@@ -163,16 +163,16 @@ class Trainer:
                     meter = self._say(meter)
                 if update % settings.steps_per_eval == 0 or update == settings.iters:
                     self._validate()
-                if update % settings.save_every == 0 or update == settings.iters or self._stop:
+                leaving = self._summed(int(self._stop is not None)) > 0  # one process asked: all leave
+                if update % settings.save_every == 0 or update == settings.iters or leaving:
                     self._save()
-                    saved = update
-                if self._stop:
+                if leaving:
+                    self._stop = self._stop or "another process"
                     break
         self.batches.close()
         if self.validation is not None:
             self.validation.close()
-        if saved == self.progress.update and self.group.rank() == 0:
-            self.model.eval()
+        self.model.eval()
         return self.progress
 
     @property
@@ -210,9 +210,9 @@ class Trainer:
         meter.updates += 1
         meter.loss += loss * learned
         meter.learned += learned
-        meter.tokens += sum(packed.num_tokens for packed in sequences)
-        meter.places += sum(len(packed.ids) for packed in sequences)
-        meter.pictures += sum(len(packed.pictures) for packed in sequences)
+        meter.tokens += self._summed(sum(packed.num_tokens for packed in sequences))
+        meter.places += self._summed(sum(len(packed.ids) for packed in sequences))
+        meter.pictures += self._summed(sum(len(packed.pictures) for packed in sequences))
 
     def _refuse_to_go_on(self, loss: float, sequences: list[Packed]) -> None:
         rows = ", ".join(name for packed in sequences for name in packed.names)
