@@ -1,7 +1,7 @@
 """Make rows that teach mm1-tiny German colour words, which it has never seen, and measure what it knows.
 
     python examples/new_words.py make rows                 # pictures, train.jsonl, valid.jsonl
-    python -m mm1_mlx.lora --train --data rows --iters 150 --adapter-path german
+    python -m mm1_mlx.lora -c examples/recipes/new_words.yaml --data rows --adapter-path german
     python examples/new_words.py measure --adapter-path german
 
 Every second row repeats an old question, so that the old words are not forgotten.
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--model", default="mm1-tiny")
     parser.add_argument("--adapter-path")
-    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--scenes", type=int, default=500)
     args = parser.parse_args()
     if args.what == "make":
         make(args.folder, args.rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 PARTS = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
 HOW = ("lora", "dora", "full")
-DEFAULT = TrainingSettings()
+DEFAULT = TrainingSettings(batch_size=16, schedule="cosine_decay")
+RATE_TIMES_WIDTH = 0.12  # wider layers sum up more small changes, so they need smaller ones
 MM1_SFT = {  # Source: MM1, "Supervised Fine-Tuning"
     "train": ["encoder=full", "connector=full", "decoder=full"],
     "optimizer": "adafactor",
@@ -103,7 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None
         default=DEFAULT.grad_accumulation_steps,
         help="batches for one update",
     )
-    how.add_argument("--learning-rate", type=float, default=DEFAULT.learning_rate, help="the highest")
+    how.add_argument(
+        "--learning-rate",
+        type=float,
+        help=f"the highest; by default {RATE_TIMES_WIDTH} / the decoder's width",
+    )
     how.add_argument(
         "--learning-rate-factors", type=float, nargs=3, default=DEFAULT.learning_rate_factors,
         metavar=("ENCODER", "CONNECTOR", "DECODER"), help="each part's share of the rate",
@@ -179,12 +184,16 @@ def run(args: argparse.Namespace) -> None:
     if args.data is None:
         raise UsageError("--data is missing; give a folder with train.jsonl, or a hub id.")
     names = {field.name for field in fields(TrainingSettings)}
-    settings = TrainingSettings.from_dict({name: getattr(args, name) for name in names})
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    settings = TrainingSettings.from_dict(given)
     tuning = _tuning(args)
     from mm1_mlx.training.records import open_data
 
     rows = open_data(args.data)
     model, processor = flags.load_model(args)
+    if args.learning_rate is None:
+        rate = RATE_TIMES_WIDTH / model.config.text_config.hidden_dims
+        settings = replace(settings, learning_rate=float(f"{rate:.1e}"))
     if args.dry_run:
         _dry_run(args, model, processor, rows, settings, tuning)
         return

@@ -111,7 +111,7 @@ def test_a_run_goes_on_where_it_stopped(run):
 def test_a_run_with_other_settings_does_not_go_on(run):
     run("--train", *QUICK)
     code, _, err = run("--train", *QUICK, "--resume", "--learning-rate", 0.5)
-    assert code == 1 and "settings.learning_rate was 0.0001 and is 0.5" in err
+    assert code == 1 and "settings.learning_rate was 0.00047 and is 0.5" in err
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_eight_shots_for_a_hundred_questions_cost_a_fifth(mm1_tiny):
     for count in ("encoded_views", "prefilled_tokens"):
         together = sum(getattr(answer.timing, count) for answer in answers)
         assert sum(getattr(timing, count) for timing in timings) >= 5 * together
-    assert single_seconds >= 3 * seconds
+    assert single_seconds >= 2 * seconds  # alone on two cores it is 4 times
 
 
 @pytest.mark.parametrize("setting", ["batch_size", "max_tokens", "prefill_step_size", "vision_batch_size"])
