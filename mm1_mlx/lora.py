@@ -139,6 +139,10 @@ def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None
     run.add_argument("--save-every", type=int, default=DEFAULT.save_every, help="updates")
     run.add_argument("--keep", type=int, default=DEFAULT.keep, help="checkpoints; older ones are deleted")
     run.add_argument("--json", action="store_true", help="print metrics as JSON lines")
+    run.add_argument(
+        "--report-to", default="", metavar="NAMES", help="wandb, swanlab or both, with a comma between"
+    )
+    run.add_argument("--project-name", metavar="NAME", help="there")
     _set_defaults(parser, argv)
 
 
@@ -264,6 +268,7 @@ def _require_memory(trainer: Any, settings: TrainingSettings) -> None:
     from mm1_mlx.training.estimate import training_need
 
     sequences = next(trainer.batches.updates(0, 1))
+    trainer.batches.left_out.clear()  # they are told when their update comes
     if not sequences or settings.grad_checkpoint:
         return
     need, there = training_need(trainer.model, sequences, settings), machine_memory()
@@ -287,7 +292,9 @@ def _train(
 
     from mm1_mlx.generation.vision_cache import VisionCache
     from mm1_mlx.model.adapters import trained_counts
+    from mm1_mlx.training.curve import draw_curve
     from mm1_mlx.training.progress import ProgressBar
+    from mm1_mlx.training.reporters import Reporter
     from mm1_mlx.training.state import newest_checkpoint
     from mm1_mlx.training.trainer import Trainer
 
@@ -301,10 +308,15 @@ def _train(
     if args.cache_visual_tokens is not None:
         cache = VisionCache(int(args.cache_visual_tokens * 1e6))
     first = mx.distributed.init().rank() == 0
+    about = {"model": args.model, "data": args.data} | settings.to_dict() | {"tuning": tuning.to_dict()}
+    reporter = Reporter(args.report_to if first else "", args.project_name, folder, about)
     with ProgressBar(settings, json_lines=args.json, quiet=not first) as bar:
-        trainer = Trainer(
-            model, processor, rows, settings, tuning, folder, vision_cache=cache, report=bar.report
-        )
+
+        def report(line: dict[str, Any]) -> None:
+            bar.report(line)
+            reporter.report(line)
+
+        trainer = Trainer(model, processor, rows, settings, tuning, folder, vision_cache=cache, report=report)
         for part, (trained, total) in trained_counts(model).items():
             bar.say(f"{part}: {trained:,} of {total:,} parameters learn")
         if not args.force:
@@ -317,6 +329,7 @@ def _train(
         _say(f"{number_of(len(trainer.batches.left_out), 'row')} left out")
     if not first:
         return
+    draw_curve(folder)
     if trainer.stopped_by:
         _say(f"stopped by {trainer.stopped_by} after update {progress.update}; --resume goes on.")
         return

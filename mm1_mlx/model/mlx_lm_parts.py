@@ -22,6 +22,7 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
+from mlx_lm.tuner.callbacks import get_reporting_callbacks
 from mlx_lm.tuner.dora import DoRAEmbedding
 from mlx_lm.tuner.lora import LoRAEmbedding
 from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
@@ -40,6 +41,7 @@ __all__ = [
     "can_trim_prompt_cache",
     "create_attention_mask",
     "decoders_with_input_embeddings",
+    "get_reporting_callbacks",
     "linear_to_lora_layers",
     "load_decoder",
     "load_prompt_cache",

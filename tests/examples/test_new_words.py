@@ -27,4 +27,6 @@ def test_the_example_runs_and_learns(tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     before = run(EXAMPLE, "measure", "--scenes", 8)
     after = run(EXAMPLE, "measure", "--scenes", 8, "--adapter-path", tmp_path / "german")
-    assert re.match(r"German questions: \d+\.\d % right\nold questions: ", before) and "old questions" in after
+    assert (
+        re.match(r"German questions: \d+\.\d % right\nold questions: ", before) and "old questions" in after
+    )
