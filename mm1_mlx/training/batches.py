@@ -53,7 +53,7 @@ class Batches:
         size: int = 1,
         known: Callable[[str], bool] = lambda digest: False,
     ):
-        self._rows, self._processor, self._settings = rows, processor, settings
+        self.rows, self._processor, self._settings = rows, processor, settings
         self._packing, self._rank, self._size, self._known = packing, rank, size, known
         self._pool = ThreadPoolExecutor(WORKERS)
         self._epoch, self._order = -1, []
@@ -67,9 +67,9 @@ class Batches:
 
     def _row(self, place: int) -> int:
         """The row at a place of the endless sequence of epochs, each in an order of its own."""
-        epoch, number = divmod(place, len(self._rows))
+        epoch, number = divmod(place, len(self.rows))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, order(len(self._rows), self._settings.seed, epoch)
+            self._epoch, self._order = epoch, order(len(self.rows), self._settings.seed, epoch)
         return int(self._order[number])
 
     def updates(self, first: int, stop: int) -> Iterator[list[Packed]]:
@@ -129,7 +129,7 @@ class Batches:
         """One row, its pictures decoded, resized and cut."""
         settings = self._settings
         example = make_example(
-            self._rows[number],
+            self.rows[number],
             self._processor,
             train_on_prompt=settings.train_on_prompt,
             max_length=settings.max_seq_length,

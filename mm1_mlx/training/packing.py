@@ -5,6 +5,7 @@ Source: MM1, "Pre-training Details" (sequences of 4096 tokens, up to 16 pictures
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from mm1_mlx.model.mlx_lm_parts import KVCache, RotatingKVCache, make_prompt_cac
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.examples import Example
 
-PAD_TO = 32  # lengths are multiples of it, so that few shapes occur
+ROWS_TOGETHER = 8
+PAD_TO = 16  # lengths are multiples of it, so that few shapes occur
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,17 @@ class Packed:
     num_tokens: int  # padding left out
 
 
-def pack(examples: Sequence[Example], capacity: int) -> list[Packed]:
-    """Rows in as few sequences as best fit finds, the longest first, each of at most ``capacity`` tokens.
+def pack(examples: Sequence[Example], most: int) -> list[Packed]:
+    """Rows in as few sequences as best fit finds, the longest first.
 
-    A row longer than ``capacity`` has a sequence of its own.
+    A sequence has room for ``ROWS_TOGETHER`` rows of middling length, and at most ``most`` tokens: attention is
+    computed over all of it, so that longer ones would cost more than they save. A row longer than that has a
+    sequence of its own.
     """
+    if not examples:
+        return []
+    lengths = [len(example) for example in examples]
+    capacity = min(most, max(*lengths, ROWS_TOGETHER * math.ceil(sum(lengths) / len(lengths))))
     bins: list[list[Example]] = []
     room: list[int] = []
     for example in sorted(examples, key=len, reverse=True):  # stable: equals keep their order

