@@ -9,14 +9,22 @@ from mm1_mlx.generation.caches import make_cache
 from mm1_mlx.model.mm1 import place_visual_tokens, visual_token_places
 
 
-def answer_all(model, processor, pictures, prompts, *, max_tokens=12, batch_size=64):
-    """``prompts`` are (number of the picture, text) pairs; returns the answers in their order."""
+def encode_all(model, processor, pictures, *, batch_size=64):
+    """Visual tokens of pictures of one view each."""
     pixels = [processor("x", [picture]).pixel_values for picture in pictures]
     encoded = []
     for start in range(0, len(pixels), batch_size):
         encoded.append(model.encode_images(mx.concatenate(pixels[start : start + batch_size])))
         mx.eval(encoded[-1])
-    visual = mx.concatenate(encoded)
+    return mx.concatenate(encoded)
+
+
+def answer_all(model, processor, pictures, prompts, *, visual=None, max_tokens=12, batch_size=64):
+    """``prompts`` are (number of the picture, text) pairs; returns the answers in their order.
+
+    ``visual`` are the pictures' visual tokens, where they are known.
+    """
+    visual = encode_all(model, processor, pictures, batch_size=batch_size) if visual is None else visual
     ids = [np.array(processor(text, [pictures[number]]).input_ids) for number, text in prompts]
     groups = defaultdict(list)
     for index, row in enumerate(ids):
