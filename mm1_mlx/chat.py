@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, number_of, run_command
+from mm1_mlx.command import exit_process, number_of, run_command, say
 from mm1_mlx.errors import MM1Error, PromptError
 from mm1_mlx.settings import EMBEDDED_MODEL
 
@@ -68,13 +68,13 @@ def run(args: argparse.Namespace) -> None:
     if shots:
         conversation.add_shots(shots)
     if args.model == EMBEDDED_MODEL:
-        _say(flags.TINY_NOTICE)
+        say(flags.TINY_NOTICE)
     if args.image:
         _attach(conversation, args.image)
     if sys.stdin is None:
         raise PromptError("stdin is closed; chat in a terminal, or give the questions on stdin, one a line.")
     if sys.stdin.isatty():
-        _say(f"Chat with {args.model}. /help lists the commands, Ctrl-D leaves.")
+        say(f"Chat with {args.model}. /help lists the commands, Ctrl-D leaves.")
         _chat_in_terminal(conversation)
         return
     if hasattr(sys.stdin, "reconfigure"):
@@ -135,7 +135,7 @@ def _turn(conversation: Conversation, line: str) -> None:
     try:
         _obey(conversation, line.replace("\0", "").strip())
     except MM1Error as error:
-        _say(f"mm1: {' '.join(str(error).split())}")
+        say(f"mm1: {' '.join(str(error).split())}")
 
 
 def _obey(conversation: Conversation, line: str) -> None:
@@ -182,12 +182,12 @@ def _answer(conversation: Conversation, question: str) -> None:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         if piece is None:
-            _say("\n[stopped before the answer began; the question is taken back]")
+            say("\n[stopped before the answer began; the question is taken back]")
         raise
     finally:
         if piece is not None:
             print(flush=True)
-            _say(_summary(piece, conversation.context))
+            say(_summary(piece, conversation.context))
 
 
 @contextmanager
@@ -219,7 +219,7 @@ def _attach(conversation: Conversation, paths: Sequence[str], *, ask_for_questio
     names = [attached.name for attached in conversation.attach(*paths)]
     if ask_for_question:
         verb, them = ("is", "it") if len(names) == 1 else ("are", "them")
-        _say(f"{' and '.join(names)} {verb} attached; ask about {them}.")
+        say(f"{' and '.join(names)} {verb} attached; ask about {them}.")
 
 
 def _image(conversation: Conversation, text: str) -> None:
@@ -233,7 +233,7 @@ def _image(conversation: Conversation, text: str) -> None:
 
 def _system(conversation: Conversation, text: str) -> None:
     conversation.system = text or None
-    _say(f"The system message is {'set' if text else 'taken away'}; the next answer reads all text again.")
+    say(f"The system message is {'set' if text else 'taken away'}; the next answer reads all text again.")
 
 
 def _shots(conversation: Conversation, text: str) -> None:
@@ -245,16 +245,16 @@ def _shots(conversation: Conversation, text: str) -> None:
     shots = read_shots(one_path(head if numbered else text))
     shots = choose_shots(shots, int(tail), None) if numbered else shots
     conversation.add_shots(shots)
-    _say(f"{number_of(len(shots), 'worked example')} went before; ask in the same way.")
+    say(f"{number_of(len(shots), 'worked example')} went before; ask in the same way.")
 
 
 def _tokens(conversation: Conversation, _: str) -> None:
     costs = conversation.tokens()
     for what, tokens in costs.parts:
         what = " ".join(what.split())
-        _say(f"{tokens:>8,}  {what if len(what) <= 60 else what[:59] + '…'}")
+        say(f"{tokens:>8,}  {what if len(what) <= 60 else what[:59] + '…'}")
     left = "" if costs.context is None else f" of {costs.context:,}; {costs.context - costs.total:,} are left"
-    _say(f"{costs.total:>8,}  in all{left}")
+    say(f"{costs.total:>8,}  in all{left}")
 
 
 def _save(conversation: Conversation, text: str) -> None:
@@ -262,7 +262,7 @@ def _save(conversation: Conversation, text: str) -> None:
 
     path = one_path(text)
     conversation.save(path)
-    _say(f"Saved in {path}.")
+    say(f"Saved in {path}.")
 
 
 def _load(conversation: Conversation, text: str) -> None:
@@ -272,18 +272,18 @@ def _load(conversation: Conversation, text: str) -> None:
     model_name = conversation.load(path)
     messages = number_of(len(conversation.messages), "message")
     pictures = number_of(len(conversation.pictures) + len(conversation.waiting), "picture")
-    _say(f"{path} goes on: {messages} and {pictures}, by {model_name}.")
+    say(f"{path} goes on: {messages} and {pictures}, by {model_name}.")
 
 
 def _reset(conversation: Conversation, _: str) -> None:
     conversation.reset()
-    _say("The conversation is forgotten.")
+    say("The conversation is forgotten.")
 
 
 def _help(_: Conversation, __: str) -> None:
     for word, command in COMMANDS.items():
-        _say(f"{word + ' ' + command.takes:<22} {command.does}")
-    _say("Anything else is a question, <image> where a picture goes. Ctrl-C stops an answer, Ctrl-D leaves.")
+        say(f"{word + ' ' + command.takes:<22} {command.does}")
+    say("Anything else is a question, <image> where a picture goes. Ctrl-C stops an answer, Ctrl-D leaves.")
 
 
 COMMANDS = {
@@ -296,11 +296,6 @@ COMMANDS = {
     "/reset": Command("", "forget the conversation; the system message stays", _reset),
     "/help": Command("", "this list", _help),
 }
-
-
-def _say(text: str) -> None:
-    """To stderr: stdout is for answers."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

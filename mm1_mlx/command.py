@@ -75,6 +75,11 @@ def read_stdin() -> str:
         raise PromptError(f"--prompt - reads stdin, which {reason}.") from None
 
 
+def say(text: str) -> None:
+    """To stderr, at once: stdout is for answers."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def number_of(count: int, thing: str) -> str:
     """``count`` things in words: 1 view, 2 views, 1,000 views."""
     return f"{count:,} {thing}" + "s" * (count != 1)

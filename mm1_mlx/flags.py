@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mm1_mlx.errors import PromptError, SamplingError, UsageError
 from mm1_mlx.settings import (
@@ -155,8 +155,13 @@ def load_model(args: argparse.Namespace) -> tuple[MM1, Processor]:
         raise PromptError(f"--max-image-pixels is {args.max_image_pixels}, expected at least 1.")
     model, processor = load(args.model, adapter_path=adapters_of(args), dtype=args.dtype)
     processor.max_pixels = args.max_image_pixels
-    changes = {name: getattr(args, name) for name in LARGE_PICTURES if getattr(args, name) is not None}
+    changes = image_changes(args)
     return model, processor.with_image_config(**changes) if changes else processor
+
+
+def image_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of ``ImageConfig`` that the flags for large pictures change."""
+    return {name: value for name in LARGE_PICTURES if (value := getattr(args, name)) is not None}
 
 
 def vision_cache_of(args: argparse.Namespace) -> VisionCache:

@@ -99,13 +99,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.save_prompt_cache:
         prefix = Prefix(model, kv_bits=args.kv_bits)
     request = _request(args, prompt, args.image, args.system, shots)
-    inputs = processor(
-        request.prompt,
-        request.images,
-        system=request.system,
-        template=request.template,
-        num_low_resolution=request.num_low_resolution,
-    )
+    inputs = request.prepare(processor)
     preprocessed = time.perf_counter()
     if args.prompt_cache_file:
         prefix.require_start_of(inputs)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, number_of, run_command
+from mm1_mlx.command import exit_process, number_of, run_command, say
 from mm1_mlx.errors import ConfigError, DataError, PromptError, TrainingError, UsageError
 from mm1_mlx.training.settings import OPTIMIZERS, SCHEDULES, TrainingSettings
 
@@ -238,8 +238,8 @@ def _dry_run(
     settings: TrainingSettings,
     tuning: Tuning,
 ) -> None:
+    from mm1_mlx.generation.machine import machine_memory
     from mm1_mlx.model.adapters import prepare, trained_counts
-    from mm1_mlx.seeing.memory import machine_memory
     from mm1_mlx.training.batches import Batches
     from mm1_mlx.training.estimate import training_need
     from mm1_mlx.training.packing import can_pack
@@ -264,7 +264,7 @@ def _dry_run(
 
 def _require_memory(trainer: Any, settings: TrainingSettings) -> None:
     """Refuse a run that will not fit, before it begins."""
-    from mm1_mlx.seeing.memory import machine_memory
+    from mm1_mlx.generation.machine import machine_memory
     from mm1_mlx.training.estimate import training_need
 
     sequences = next(trainer.batches.updates(0, 1))
@@ -326,15 +326,15 @@ def _train(
         bar.start(trainer.progress.update)
         progress = trainer.train()
     if trainer.batches.left_out:
-        _say(f"{number_of(len(trainer.batches.left_out), 'row')} left out")
+        say(f"{number_of(len(trainer.batches.left_out), 'row')} left out")
     if not first:
         return
     draw_curve(folder)
     if trainer.stopped_by:
-        _say(f"stopped by {trainer.stopped_by} after update {progress.update}; --resume goes on.")
+        say(f"stopped by {trainer.stopped_by} after update {progress.update}; --resume goes on.")
         return
     best = f"; best at update {progress.best_update}: {folder / 'best'}" if progress.best_update else ""
-    _say(f"The adapter is in {folder}{best}")
+    say(f"The adapter is in {folder}{best}")
 
 
 def _test(
@@ -364,10 +364,6 @@ def _check_data(args: argparse.Namespace) -> None:
         raise DataError(
             f"{number_of(len(report.bad), 'row')} cannot be used; put them right, or train with --skip-bad."
         )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

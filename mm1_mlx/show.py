@@ -72,7 +72,8 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
 
 
 def show_memory(args: argparse.Namespace) -> None:
-    from mm1_mlx.seeing.memory import machine_memory, memory_table, needs, verdict
+    from mm1_mlx.generation.machine import machine_memory
+    from mm1_mlx.seeing.memory import memory_table, needs, verdict
 
     config, folder = _sizes(args)
     found, memory = needs(config, folder, context=args.context, num_images=args.num_images), machine_memory()
@@ -98,8 +99,7 @@ def show_sub_images(args: argparse.Namespace) -> None:
     path = output_path(args.output, args.picture, "sub-images")
     folder = find_folder(args.model)
     config = read_config(folder)
-    changes = {name: value for name in flags.LARGE_PICTURES if (value := getattr(args, name)) is not None}
-    config = replace(config, image_config=config.image_config.changed(**changes))
+    config = replace(config, image_config=config.image_config.changed(**flags.image_changes(args)))
     picture = _open(args, config)
     seen = sight(picture.size, config, **_encoder_of(folder, config))
     real = views(picture, config.image_config, max_pixels=args.max_image_pixels)

@@ -21,7 +21,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mm1_mlx.checkpoint.identity import fingerprint, model_identity
+from mm1_mlx.checkpoint.identity import described, model_identity
 from mm1_mlx.checkpoint.load import check_weights, evaluate_weights, parse_json, read_tensors, still_untrained
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.model import adapters
@@ -264,7 +264,7 @@ def _digest(tensors: dict[str, mx.array]) -> str:
     """Of every value: a torn save or a damaged file has another."""
     digest = hashlib.sha256()
     for key, value in sorted(tensors.items()):
-        digest.update(f"{key} {value.shape} {value.dtype} {fingerprint(value)}".encode())
+        digest.update(described(key, value))
     return digest.hexdigest()
 
 

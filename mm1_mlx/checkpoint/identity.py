@@ -31,14 +31,19 @@ def _identity(model: MM1, parts: tuple[str, ...]) -> str:
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
     for part in parts:
         for key, value in tree_flatten(model[part].parameters()):
-            digest.update(f"{part}.{key} {value.shape} {value.dtype} {fingerprint(value)}".encode())
+            digest.update(described(f"{part}.{key}", value))
         for path, module in model[part].named_modules():
             if "lora_a" in module:  # an adapter's scale is no parameter
                 digest.update(f"{part}.{path} {module.scale}".encode())
     return digest.hexdigest()
 
 
-def fingerprint(value: mx.array) -> str:
+def described(key: str, value: mx.array) -> bytes:
+    """A tensor in short: its name, shape, type, and two sums over all its values."""
+    return f"{key} {value.shape} {value.dtype} {_fingerprint(value)}".encode()
+
+
+def _fingerprint(value: mx.array) -> str:
     """Two sums over the bits, one of them weighted by place."""
     flat = value.reshape(-1)
     bits = flat.view(mx.uint32 if flat.dtype.size == 4 else mx.uint16 if flat.dtype.size == 2 else mx.uint8)

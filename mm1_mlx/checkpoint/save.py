@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +54,22 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """An empty file beside ``path``, hidden and of its kind, that becomes ``path`` when the block ends well.
+
+    Raises:
+        OSError: there can be no file.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        temporary.touch()
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save(

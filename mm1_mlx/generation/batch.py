@@ -41,6 +41,16 @@ class Request:
     stop: Sequence[str] = ()
     num_low_resolution: int = 0
 
+    def prepare(self, processor: Processor) -> Inputs:
+        """What the model reads of it; errors are the processor's."""
+        return processor(
+            self.prompt,
+            self.images,
+            system=self.system,
+            template=self.template,
+            num_low_resolution=self.num_low_resolution,
+        )
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -180,13 +190,7 @@ class _Batch:
             timing = Timing()
             try:
                 with timing.phase("preprocess"):
-                    inputs = self.processor(
-                        request.prompt,
-                        request.images,
-                        system=request.system,
-                        template=request.template,
-                        num_low_resolution=request.num_low_resolution,
-                    )
+                    inputs = request.prepare(self.processor)
             except MM1Error as error:
                 yield _failed(number, error)
                 continue

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.json_lines import read_json_lines, require_known
 
@@ -139,8 +140,9 @@ class AnswerFile:
         """Put the answers in order under their own name."""
         self._journal.close()
         ordered = [json.dumps(self.answers[line], ensure_ascii=False) + "\n" for line in self._rows]
-        self.partial.write_text("".join(ordered), "utf-8")
-        os.replace(self.partial, self.path)
+        with new_file(self.path) as temporary:
+            temporary.write_text("".join(ordered), "utf-8")
+        self.partial.unlink()
 
 
 def _require_folder(path: Path) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from mm1_mlx.checkpoint.identity import model_identity
+from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import CheckpointError, PromptError
 from mm1_mlx.generation.caches import make_cache
 from mm1_mlx.inputs.inputs import Inputs
@@ -116,13 +115,8 @@ class Prefix:
             "pictures": json.dumps(self.pictures),
             "kv_bits": json.dumps(self.kv_bits),
         }
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=path.parent)
-        os.close(handle)
-        try:
-            save_prompt_cache(temporary, self.cache, metadata)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with new_file(path) as temporary:
+            save_prompt_cache(str(temporary), self.cache, metadata)
 
     @classmethod
     def load(cls, path: Path, model: MM1) -> Prefix:

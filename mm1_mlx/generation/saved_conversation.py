@@ -6,12 +6,12 @@ import base64
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mm1_mlx.checkpoint.load import parse_json
+from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import CheckpointError, ConfigError, PictureError, PromptError
 from mm1_mlx.inputs.picture import Picture
 from mm1_mlx.strict import Config
@@ -107,16 +107,10 @@ class SavedConversation(Config):
                 raise PromptError(
                     f"{path} is there already and is no saved conversation; give another name."
                 ) from None
-        temporary = None
         try:
-            handle, temporary = tempfile.mkstemp(prefix=".", suffix=".json", dir=path.parent)
-            with open(handle, "w", encoding="utf-8") as file:
+            with new_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
                 json.dump(self.to_dict(), file, indent=1)
-            os.replace(temporary, path)
         except OSError as error:
             raise PromptError(
                 f"{path} cannot be written: {error.strerror}; give a file in a folder of yours."
             ) from None
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import mlx.core as mx
 from jaxtyping import Float
 
 from mm1_mlx.checkpoint.identity import vision_identity
+from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import VISION_CACHE_MB
 
@@ -34,25 +34,19 @@ class VisionCache:
         self.max_bytes = max_bytes
         self.folder = folder
         self.hits = self.misses = 0
+        self.nbytes = 0  # of the tokens in memory
         self._entries: OrderedDict[str, mx.array] = OrderedDict()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tokens in memory."""
-        return sum(tokens.nbytes for tokens in self._entries.values())
-
     def __contains__(self, key: str) -> bool:
-        return key in self._entries or (
-            self.folder is not None and (self.folder / f"{key}.safetensors").exists()
-        )
+        return key in self._entries or (self.folder is not None and self._path(key).exists())
 
     def get(self, key: str) -> Float[mx.array, "K D"] | None:
         """The tokens under ``key``, or None."""
         tokens = self._entries.get(key)
         if tokens is None and self.folder is not None:
-            tokens = self._read(self.folder / f"{key}.safetensors")
+            tokens = self._read(self._path(key))
         if tokens is None:
             self.misses += 1
             return None
@@ -66,13 +60,21 @@ class VisionCache:
             return
         self._keep(key, tokens)
         if self.folder is not None:
-            self._write(self.folder / f"{key}.safetensors", tokens)
+            self._write(self._path(key), tokens)
 
     def _keep(self, key: str, tokens: mx.array) -> None:
+        self._drop(key)
         self._entries[key] = tokens
-        self._entries.move_to_end(key)
+        self.nbytes += tokens.nbytes
         while self.nbytes > self.max_bytes:
-            self._entries.popitem(last=False)
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        gone = self._entries.pop(key, None)
+        self.nbytes -= 0 if gone is None else gone.nbytes
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
 
     def _read(self, path: Path) -> mx.array | None:
         """An entry's tokens; one that is damaged is dropped, and said."""
@@ -95,13 +97,8 @@ class VisionCache:
 
     def _write(self, path: Path, tokens: mx.array) -> None:
         """Whole or not at all, by way of a temporary name; then the oldest files go."""
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".safetensors", dir=path.parent)
-        os.close(handle)
-        try:
-            mx.save_safetensors(temporary, {"tokens": tokens}, metadata={"sha256": _digest(tokens)})
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with new_file(path) as temporary:
+            mx.save_safetensors(str(temporary), {"tokens": tokens}, metadata={"sha256": _digest(tokens)})
         files = sorted(path.parent.glob("[!.]*.safetensors"), key=lambda file: file.stat().st_mtime)
         total = sum(file.stat().st_size for file in files)
         for file in files:

@@ -5,7 +5,6 @@ While the image encoder works on some views, a thread decodes, resizes and cuts 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mm1_mlx.errors import SamplingError
+from mm1_mlx.generation.machine import free_memory
 from mm1_mlx.generation.timing import Timing
 from mm1_mlx.generation.vision_cache import VisionCache, entry_key
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
@@ -92,8 +92,7 @@ def arranged_tokens(
     missing = {picture.digest: picture for picture in pictures if found[picture.digest] is None}
     made = encode(model, list(missing.values()), timing, vision_batch_size)
     for (digest, picture), tokens in zip(missing.items(), made, strict=True):
-        order = picture.layout.order
-        found[digest] = tokens if order is None else model.arrange(tokens, mx.array(order))
+        found[digest] = arranged(model, picture, tokens)
         if vision_cache is not None:
             mx.eval(found[digest])
             vision_cache.put(entry_key(digest, model), found[digest])
@@ -133,12 +132,24 @@ def encode(
             done.append(model.connector(patches, grid).flatten(0, 1))
             del patches
             mx.eval(done[-1])
-    made = mx.concatenate(done) if done else None
     mx.clear_cache()  # what the batches took is free for the decoder
+    return each_picture(mx.concatenate(done), pictures) if done else []
+
+
+def each_picture(
+    made: Float[mx.array, "K D"], pictures: Sequence[PreparedPicture]
+) -> list[Float[mx.array, "k D"]]:
+    """What the connector made of all views of some pictures, picture by picture."""
     stops = np.cumsum([picture.layout.num_made for picture in pictures]).tolist()
     return [
         made[stop - picture.layout.num_made : stop] for picture, stop in zip(pictures, stops, strict=True)
     ]
+
+
+def arranged(model: MM1, picture: PreparedPicture, made: Float[mx.array, "K D"]) -> Float[mx.array, "M D"]:
+    """One picture's visual tokens as the decoder reads them."""
+    order = picture.layout.order
+    return made if order is None else model.arrange(made, mx.array(order))
 
 
 def pixel_batches(pictures: Sequence[PreparedPicture], most: int) -> Iterator[Float[np.ndarray, "n H W 3"]]:
@@ -182,13 +193,3 @@ def view_bytes(model: MM1) -> int:
     )
     scores = vision.num_heads * patches if mx.default_device().type == mx.cpu else 0  # Metal's are fused
     return patches * (widest + 2 * scores) * model.image_encoder.dtype.size
-
-
-def free_memory() -> int:
-    """Bytes that MLX may still take on this machine, roughly."""
-    if mx.default_device().type == mx.gpu:
-        info = mx.device_info()
-        limit = info.get("max_recommended_working_set_size") or info.get("total_memory") or 0
-        return max(int(limit) - mx.get_active_memory(), 0)
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import PictureError
 from mm1_mlx.seeing.boxes import Box, full
 
@@ -175,14 +176,11 @@ def write_png(image: Image.Image, path: Path) -> None:
     Raises:
         PictureError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        image.save(temporary, "PNG")
-        os.replace(temporary, path)
+        with new_file(path) as temporary:
+            image.save(temporary, "PNG")
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def output_path(given: str | None, source: str, what: str) -> Path:

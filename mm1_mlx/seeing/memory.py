@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,16 +120,6 @@ def cache_bytes(model: MM1, context: int) -> int | None:
         return sum(entry.nbytes for entry in cache)
     except Exception:  # each architecture of mlx-lm's has a way of its own
         return None
-
-
-def machine_memory() -> int:
-    """Bytes that MLX may use here: what the GPU is meant to take, or all memory of a machine without one."""
-    if mx.default_device().type == mx.gpu:
-        info = mx.device_info()
-        found = info.get("max_recommended_working_set_size") or info.get("total_memory")
-        if found:
-            return int(found)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def verdict(found: list[Need], memory: int) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from mm1_mlx.generation.timing import Timing
 from mm1_mlx.generation.vision_cache import VisionCache
-from mm1_mlx.generation.visual_tokens import arranged_tokens, pixel_batches
+from mm1_mlx.generation.visual_tokens import arranged, arranged_tokens, each_picture, pixel_batches
 from mm1_mlx.model.mm1 import MM1, place_visual_tokens, visual_token_places
 from mm1_mlx.training.packing import Packed, logits_of
 
@@ -72,13 +72,8 @@ def visual_tokens(model: MM1, packed: Packed, seen: Seen) -> Float[mx.array, "K 
         (model.image_encoder(batch), model.image_encoder.grid(batch)) for batch in seen.pixels
     ]
     made = mx.concatenate([model.connector(features, grid).flatten(0, 1) for features, grid in patches])
-    done, start = [], 0
-    for picture in packed.pictures:
-        own = made[start : start + picture.layout.num_made]
-        start += picture.layout.num_made
-        order = picture.layout.order
-        done.append(own if order is None else model.arrange(own, mx.array(order)))
-    return mx.concatenate(done)
+    own = zip(packed.pictures, each_picture(made, packed.pictures), strict=True)
+    return mx.concatenate([arranged(model, picture, tokens) for picture, tokens in own])
 
 
 def embeddings_of(model: MM1, packed: Packed, seen: Seen) -> Float[mx.array, "L D"]:

@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from mm1_mlx.checkpoint.adapters import save_adapters
 from mm1_mlx.checkpoint.identity import model_identity, vision_identity
+from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.generation.vision_cache import VisionCache, entry_key
 from mm1_mlx.inputs.processor import Processor
@@ -300,9 +301,9 @@ class Trainer:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-            path.write_text(
-                "".join(f"{line}\n" for line in lines if json.loads(line)["update"] <= update), "utf-8"
-            )
+            kept = "".join(f"{line}\n" for line in lines if json.loads(line)["update"] <= update)
+            with new_file(path) as temporary:
+                temporary.write_text(kept, "utf-8")
 
     def _save(self) -> None:
         if self.group.rank() == 0:

@@ -13,6 +13,7 @@ from mm1_mlx import MM1, load, quantize, save
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.generation.machine import machine_memory
 from mm1_mlx.presets import MM1_TINY, preset
 from mm1_mlx.seeing.memory import (
     FULL,
@@ -20,7 +21,6 @@ from mm1_mlx.seeing.memory import (
     PACKED,
     Need,
     cache_bytes,
-    machine_memory,
     memory_table,
     needs,
     verdict,

@@ -1,0 +1,28 @@
+"""How much memory MLX may use on this machine."""
+
+from __future__ import annotations
+
+import os
+
+import mlx.core as mx
+
+
+def machine_memory() -> int:
+    """Bytes in all: what the GPU is meant to take, or all memory of a machine without one."""
+    if mx.default_device().type == mx.gpu:
+        info = mx.device_info()
+        found = info.get("max_recommended_working_set_size") or info.get("total_memory")
+        if found:
+            return int(found)
+    return _bytes_of("SC_PHYS_PAGES")
+
+
+def free_memory() -> int:
+    """Bytes that may still be taken, roughly."""
+    if mx.default_device().type == mx.gpu:
+        return max(machine_memory() - mx.get_active_memory(), 0)
+    return _bytes_of("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
+
+
+def _bytes_of(pages: str) -> int:
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
