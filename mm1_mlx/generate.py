@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mm1_mlx.inputs.inputs import Inputs
     from mm1_mlx.inputs.picture import Source
     from mm1_mlx.inputs.processor import Processor
-    from mm1_mlx.model.mm1 import MM1
 
 PHASES = {
     "imports": "Imports",
@@ -35,6 +34,11 @@ PHASES = {
     "first_token": "Time to first token",
     "decode": "Decode",
 }
+
+ANSWERS_DEPEND_ON = (  # an answer made with others is not taken up by --resume
+    *("model", "adapters", "dtype", "template", "max_tokens", "temp", "top_p", "min_p", "top_k", "seed"),
+    *("shots", "num_shots", "shot_seed", "low_resolution_shots"),
+)
 
 COUNTS = {
     "prompt_tokens": "prompt tokens",
@@ -88,11 +92,11 @@ def run(args: argparse.Namespace) -> None:
     imported = time.perf_counter()
     prompt = read_stdin() if args.prompt == "-" else args.prompt
     shots = flags.shots_of(args)
+    if args.batch:
+        _run_batch(args, prompt, shots)
+        return
     model, processor = flags.load_model(args)
     loaded = time.perf_counter()
-    if args.batch:
-        _run_batch(args, model, processor, shots)
-        return
     prefix = None
     if args.prompt_cache_file:
         prefix = Prefix.load(Path(args.prompt_cache_file), model)
@@ -188,32 +192,19 @@ def _request(
     return Request(few.text, few.images, system, "plain", STOP[few.kind], low)
 
 
-def _run_batch(args: argparse.Namespace, model: MM1, processor: Processor, shots: list[Shot]) -> None:
+def _run_batch(args: argparse.Namespace, prompt: str | None, shots: list[Shot]) -> None:
+    """Answer a file of prompts; ``prompt`` is for rows without one."""
     from tqdm import tqdm
 
     from mm1_mlx.generation.batch import stream_batch
     from mm1_mlx.generation.batch_file import AnswerFile, read_rows
 
-    rows = read_rows(args.batch, prompt=args.prompt, system=args.system)
-    requests = [_request(args, row.prompt, row.images, row.system, shots) for row in rows]
-    names = (
-        "model",
-        "adapters",
-        "dtype",
-        "template",
-        "max_tokens",
-        "temp",
-        "top_p",
-        "min_p",
-        "top_k",
-        "seed",
-        "shots",
-    )
-    names += ("num_shots", "shot_seed", "low_resolution_shots", *flags.LARGE_PICTURES)
-    settings = {name: getattr(args, name) for name in names}
+    rows = read_rows(args.batch, prompt=prompt, system=args.system)
+    asked = {row.line: _request(args, row.prompt, row.images, row.system, shots) for row in rows}
+    model, processor = flags.load_model(args)
+    settings = {name: getattr(args, name) for name in (*ANSWERS_DEPEND_ON, *flags.LARGE_PICTURES)}
     file = AnswerFile(Path(args.output).expanduser(), rows, settings, resume=args.resume)
     missing = file.missing
-    asked = dict(zip((row.line for row in rows), requests, strict=True))
     if args.model == EMBEDDED_MODEL:
         print(flags.TINY_NOTICE, file=sys.stderr)
     totals, start, failed = Counter(), time.perf_counter(), 0

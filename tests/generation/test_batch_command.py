@@ -1,5 +1,6 @@
 """``generate --batch``: a file of prompts in, a file of answers out."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -103,6 +104,13 @@ def test_worked_examples_come_before_every_row(batch):
 def test_the_prompt_flag_is_for_rows_without_one(batch):
     code, answers, _ = batch([{"image": "scene.png"}], "--prompt", "What color is it?")
     assert code == 0 and answers[0]["text"]
+
+
+def test_the_prompt_for_rows_without_one_may_stand_on_stdin(batch, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What color is it?"))
+    _, answers, _ = batch([{"image": "scene.png"}, row("What color is it?")], "--prompt", "-")
+    assert answers[0]["text"] == answers[1]["text"]
+    assert answers[0]["prompt_tokens"] == answers[1]["prompt_tokens"]
 
 
 @pytest.mark.parametrize(
