@@ -239,7 +239,7 @@ def _dry_run(
     tuning: Tuning,
 ) -> None:
     from mm1_mlx.generation.machine import machine_memory
-    from mm1_mlx.model.adapters import prepare, trained_counts
+    from mm1_mlx.model.adapters import prepare
     from mm1_mlx.training.batches import Batches
     from mm1_mlx.training.estimate import training_need
     from mm1_mlx.training.packing import can_pack
@@ -247,8 +247,7 @@ def _dry_run(
     prepare(model, tuning)
     for name, found in rows.items():
         print(f"{name}: {number_of(len(found), 'row')}")
-    for part, (trained, total) in trained_counts(model).items():
-        print(f"{part}: {trained:,} of {total:,} parameters learn")
+    print("\n".join(_learning(model)))
     batches = Batches(rows["train"], processor, settings, packing=settings.pack and can_pack(model))
     sequences = next(batches.updates(0, 1))
     batches.close()
@@ -260,6 +259,14 @@ def _dry_run(
     print(
         f"{'sum':<12} {need.total / 1e9:8.3f} GB{bound}: {verdict} the {machine_memory() / 1e9:.1f} GB here"
     )
+
+
+def _learning(model: Any) -> list[str]:
+    """How much of each part of a prepared model learns."""
+    from mm1_mlx.model.adapters import trained_counts
+
+    counts = trained_counts(model).items()
+    return [f"{part}: {trained:,} of {total:,} parameters learn" for part, (trained, total) in counts]
 
 
 def _require_memory(trainer: Any, settings: TrainingSettings) -> None:
@@ -291,7 +298,6 @@ def _train(
     import mlx.core as mx
 
     from mm1_mlx.generation.vision_cache import VisionCache
-    from mm1_mlx.model.adapters import trained_counts
     from mm1_mlx.training.curve import draw_curve
     from mm1_mlx.training.progress import ProgressBar
     from mm1_mlx.training.reporters import Reporter
@@ -317,8 +323,7 @@ def _train(
             reporter.report(line)
 
         trainer = Trainer(model, processor, rows, settings, tuning, folder, vision_cache=cache, report=report)
-        for part, (trained, total) in trained_counts(model).items():
-            bar.say(f"{part}: {trained:,} of {total:,} parameters learn")
+        bar.say("\n".join(_learning(model)))
         if not args.force:
             _require_memory(trainer, settings)
         if args.resume and not trainer.resume():

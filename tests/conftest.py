@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 import mm1_mlx
@@ -15,6 +16,19 @@ TINY_FOLDER = Path(mm1_mlx.__file__).parent / "tiny" / "mm1-tiny"
 def mm1_tiny():
     """The shipped model and its processor; tests leave both as they are."""
     return mm1_mlx.load("mm1-tiny")
+
+
+@pytest.fixture
+def make_small(mm1_tiny):
+    """Makes a model of a configuration of ``small_models``, with random weights, and its processor."""
+
+    def make(config):
+        mx.random.seed(0)
+        model = mm1_mlx.MM1(config)
+        mx.eval(model.parameters())
+        return model, mm1_mlx.Processor(mm1_tiny[1].tokenizer, config)
+
+    return make
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_models import ANYRES, PAIR, ROW_ID, SMART
 
-from mm1_mlx import MM1, Processor, stream_generate
+from mm1_mlx import stream_generate
 from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.generation.visual_tokens import LARGEST_BATCH, embed
 from mm1_mlx.tiny import IMAGE_ID
@@ -21,26 +21,13 @@ def noise(width, height):
     return np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.fixture
-def make(mm1_tiny):
-    """A model with random weights, and its processor."""
-
-    def make(config):
-        mx.random.seed(0)
-        model = MM1(config)
-        mx.eval(model.parameters())
-        return model, Processor(mm1_tiny[1].tokenizer, config)
-
-    return make
-
-
 def assert_close(ours, theirs, tolerance=1e-5):
     np.testing.assert_allclose(np.array(ours), np.array(theirs), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
-def test_embeddings_of_a_prompt_equal_the_models_own(make, config):
-    model, processor = make(config)
+def test_embeddings_of_a_prompt_equal_the_models_own(make_small, config):
+    model, processor = make_small(config)
     inputs = processor(PROMPT, [noise(*WIDE), noise(*TALL)])
     theirs = model.embed_inputs(
         inputs.input_ids, pixel_values=inputs.pixel_values, token_order=inputs.token_order
@@ -51,8 +38,8 @@ def test_embeddings_of_a_prompt_equal_the_models_own(make, config):
 @pytest.mark.parametrize(
     ("config", "sizes"), [(ANYRES, [WIDE, TALL] * 2), (PAIR, [WIDE] * 4)], ids=["anyres", "pair"]
 )
-def test_more_views_than_fit_in_one_batch_change_nothing(make, config, sizes):
-    model, processor = make(config)
+def test_more_views_than_fit_in_one_batch_change_nothing(make_small, config, sizes):
+    model, processor = make_small(config)
     inputs = processor("Compare.", [noise(*size) for size in sizes])
     assert len(inputs.pixel_values) > LARGEST_BATCH
     visual = model.encode_images(inputs.pixel_values).flatten(0, 1)
@@ -62,8 +49,8 @@ def test_more_views_than_fit_in_one_batch_change_nothing(make, config, sizes):
     assert_close(embed(model, inputs)[mx.array(places)], visual)
 
 
-def test_an_unpadded_picture_is_the_whole_then_its_rows_each_with_an_end(make):
-    model, processor = make(ANYRES)
+def test_an_unpadded_picture_is_the_whole_then_its_rows_each_with_an_end(make_small):
+    model, processor = make_small(ANYRES)
     inputs = processor("What is <image>?", [noise(32, 32)])  # two by two crops without padding
     views = model.encode_images(inputs.pixel_values)
     whole, (top_left, top_right, bottom_left, bottom_right) = views[0], views[1:]
@@ -75,9 +62,9 @@ def test_an_unpadded_picture_is_the_whole_then_its_rows_each_with_an_end(make):
     assert_close(embed(model, inputs)[places.start : places.stop], mx.concatenate(expected))
 
 
-def test_each_picture_of_any_size_stands_row_by_row_between_its_row_tokens(make, mm1_tiny):
+def test_each_picture_of_any_size_stands_row_by_row_between_its_row_tokens(make_small, mm1_tiny):
     assert mm1_tiny[1].tokenizer.decode([ROW_ID]) == "\n"
-    model, processor = make(SMART)
+    model, processor = make_small(SMART)
     inputs = processor(PROMPT, [noise(*WIDE), noise(*TALL)])
     embeddings, row_token = embed(model, inputs), model.embed_text(mx.array([ROW_ID]))
     for pixels, places in zip(inputs.pixel_values, inputs.image_places, strict=True):
@@ -87,8 +74,8 @@ def test_each_picture_of_any_size_stands_row_by_row_between_its_row_tokens(make,
         assert_close(embeddings[places.start : places.stop], expected)
 
 
-def test_text_beside_pictures_is_embedded_as_without_them(make):
-    model, processor = make(SMART)
+def test_text_beside_pictures_is_embedded_as_without_them(make_small):
+    model, processor = make_small(SMART)
     inputs = processor(PROMPT, [noise(*WIDE), noise(*TALL)])
     text = [i for i, id in enumerate(inputs.input_ids.tolist()) if id != IMAGE_ID]
     expected = model.embed_text(inputs.input_ids[mx.array(text)])
@@ -108,8 +95,8 @@ LLAMA = MlxLmDecoderConfig(
     [*MODELS.values(), replace(SMART, text_config=LLAMA)],
     ids=[*MODELS, "smart with llama"],
 )
-def test_greedy_generation_equals_the_argmax_of_whole_passes(make, config):
-    model, processor = make(config)
+def test_greedy_generation_equals_the_argmax_of_whole_passes(make_small, config):
+    model, processor = make_small(config)
     pictures = [noise(*WIDE), noise(*TALL)]
     inputs = processor(PROMPT, pictures)
     ids, options = inputs.input_ids, {"token_order": inputs.token_order}
@@ -120,8 +107,8 @@ def test_greedy_generation_equals_the_argmax_of_whole_passes(make, config):
 
 
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
-def test_timing_counts_the_tokens_of_all_views(make, config):
-    model, processor = make(config)
+def test_timing_counts_the_tokens_of_all_views(make_small, config):
+    model, processor = make_small(config)
     pictures = [noise(*WIDE), noise(*TALL)]
     inputs = processor(PROMPT, pictures)
     (piece,) = stream_generate(model, processor, PROMPT, images=pictures, max_tokens=1)

@@ -29,23 +29,10 @@ def noise(width, height, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.fixture
-def make(mm1_tiny):
-    """A model with random weights, and its processor."""
-
-    def make(config):
-        mx.random.seed(0)
-        model = MM1(config)
-        mx.eval(model.parameters())
-        return model, Processor(mm1_tiny[1].tokenizer, config)
-
-    return make
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 7, 64])
 @pytest.mark.parametrize("config", [SMALL, ANYRES, SMART, PAIR], ids=["one view", "anyres", "smart", "pair"])
-def test_the_size_of_a_batch_changes_nothing(make, config, batch_size):
-    model, processor = make(config)
+def test_the_size_of_a_batch_changes_nothing(make_small, config, batch_size):
+    model, processor = make_small(config)
     inputs = processor("Compare.", [noise(40, 30), noise(40, 30, 1), noise(16, 60)])
     whole = embed(model, inputs)
     found = embed(model, inputs, vision_batch_size=batch_size)
@@ -54,16 +41,16 @@ def test_the_size_of_a_batch_changes_nothing(make, config, batch_size):
 
 @pytest.mark.parametrize("start", [0, 1, 5, 9, 14, 20])
 @pytest.mark.parametrize("length", [1, 4, 13])
-def test_a_stretch_of_a_prompt_is_that_of_the_whole(make, start, length):
-    model, processor = make(SMART)
+def test_a_stretch_of_a_prompt_is_that_of_the_whole(make_small, start, length):
+    model, processor = make_small(SMART)
     inputs = processor("a <image> b <image> c", [noise(40, 30), noise(16, 60)])
     stop = min(start + length, len(inputs.input_ids))
     found = embed(model, inputs, start=start, stop=stop)
     np.testing.assert_allclose(np.array(found), np.array(embed(model, inputs)[start:stop]), atol=1e-5)
 
 
-def test_a_picture_is_measured_but_not_decoded_until_it_is_encoded(make, monkeypatch):
-    model, processor = make(SMALL)
+def test_a_picture_is_measured_but_not_decoded_until_it_is_encoded(make_small, monkeypatch):
+    model, processor = make_small(SMALL)
     decoded = []
     decode = Picture.decode
     monkeypatch.setattr(Picture, "decode", lambda *a, **o: decoded.append(1) or decode(*a, **o))
@@ -73,39 +60,39 @@ def test_a_picture_is_measured_but_not_decoded_until_it_is_encoded(make, monkeyp
     assert len(decoded) == 1
 
 
-def test_a_picture_that_the_cache_knows_is_not_even_decoded(make, monkeypatch):
-    model, processor = make(SMALL)
+def test_a_picture_that_the_cache_knows_is_not_even_decoded(make_small, monkeypatch):
+    model, processor = make_small(SMALL)
     cache = VisionCache()
     first = embed(model, processor("Look.", [noise(40, 30)]), vision_cache=cache)
     monkeypatch.setattr(Picture, "decode", None)
     assert mx.array_equal(embed(model, processor("Look.", [noise(40, 30)]), vision_cache=cache), first)
 
 
-def test_a_picture_shown_twice_in_a_prompt_is_encoded_once(make):
-    model, processor = make(SMALL)
+def test_a_picture_shown_twice_in_a_prompt_is_encoded_once(make_small):
+    model, processor = make_small(SMALL)
     inputs, timing = processor("Compare.", [noise(40, 30), noise(9, 9), noise(40, 30)]), Timing()
     tokens = tokens_of(model, inputs, range(3), timing)
     assert timing.encoded_views == 2
     assert mx.array_equal(tokens[:4], tokens[8:]) and not mx.array_equal(tokens[:4], tokens[4:8])
 
 
-def test_the_rule_of_cutting_is_part_of_the_key(make):
-    _, processor = make(SMALL)
+def test_the_rule_of_cutting_is_part_of_the_key(make_small):
+    _, processor = make_small(SMALL)
     cut = processor.with_image_config(sub_images="static")
     digests = {p("Look.", [noise(40, 30)]).digests for p in (processor, cut)}
     assert len(digests) == 2
 
 
-def test_splitting_that_is_off_for_many_pictures_is_part_of_the_key(make):
-    _, processor = make(SMALL)
+def test_splitting_that_is_off_for_many_pictures_is_part_of_the_key(make_small):
+    _, processor = make_small(SMALL)
     split = processor.with_image_config(sub_images="dynamic", max_sub_images=4)
     alone = split("Look.", [noise(40, 30)]).digests[0]
     among_three = split("Look.", [noise(40, 30), noise(9, 9), noise(8, 8)]).digests[0]
     assert alone != among_three
 
 
-def test_damage_behind_the_header_shows_when_the_picture_is_encoded(make, picture, tmp_path):
-    model, processor = make(SMALL)
+def test_damage_behind_the_header_shows_when_the_picture_is_encoded(make_small, picture, tmp_path):
+    model, processor = make_small(SMALL)
     cut = tmp_path / "cut.png"
     cut.write_bytes(picture.read_bytes()[:-200])
     inputs = processor("Look.", [cut])
@@ -113,8 +100,8 @@ def test_damage_behind_the_header_shows_when_the_picture_is_encoded(make, pictur
         embed(model, inputs)
 
 
-def test_batches_hold_views_of_one_size_alone(make):
-    _, processor = make(SMART)
+def test_batches_hold_views_of_one_size_alone(make_small):
+    _, processor = make_small(SMART)
     inputs = processor("Compare.", [noise(40, 30), noise(40, 30, 1), noise(16, 60), noise(40, 30)])
     shapes = [batch.shape[:3] for batch in pixel_batches(inputs.pictures, 8)]
     assert shapes == [(2, 32, 40), (1, 64, 16), (1, 32, 40)]
@@ -123,30 +110,30 @@ def test_batches_hold_views_of_one_size_alone(make):
 def test_the_next_batch_is_made_while_the_caller_works():
     started = [threading.Event() for _ in range(3)]
 
-    def make():
+    def produce():
         for number, event in enumerate(started):
             event.set()
             yield number
 
-    for number in one_ahead(make()):
+    for number in one_ahead(produce()):
         if number < 2:
             assert started[number + 1].wait(5)
         assert not any(event.is_set() for event in started[number + 2 :])
 
 
 def test_an_error_on_the_way_reaches_the_caller():
-    def make():
+    def produce():
         yield 1
         raise PictureError("cut short")
 
-    items = one_ahead(make())
+    items = one_ahead(produce())
     assert next(items) == 1
     with pytest.raises(PictureError, match="cut short"):
         next(items)
 
 
-def test_a_batch_below_1_is_refused(make):
-    model, processor = make(SMALL)
+def test_a_batch_below_1_is_refused(make_small):
+    model, processor = make_small(SMALL)
     with pytest.raises(SamplingError, match="--vision-batch-size is 0, expected at least 1"):
         embed(model, processor("Look.", [noise(9, 9)]), vision_batch_size=0)
 
