@@ -14,6 +14,13 @@ from mm1_mlx.errors import MM1Error, PromptError, UsageError
 INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + the signal's number, as shells count
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells the default of a flag that has one: not that nothing is nothing, nor that a switch is off."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, [], "") else super()._get_help_string(action)
+
+
 def run_command(
     module_doc: str,
     add_arguments: Callable[[argparse.ArgumentParser], None],
@@ -27,9 +34,7 @@ def run_command(
     0: done. 1: something the user can put right. 2: usage, flags that do not go together included. 130: Ctrl-C.
     141: the reader went away.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog, description=module_doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog=prog, description=module_doc, formatter_class=Help)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show

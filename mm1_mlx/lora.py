@@ -9,16 +9,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1_mlx import flags
+from mm1_mlx import flags, training_flags
 from mm1_mlx.command import exit_process, number_of, run_command, say
-from mm1_mlx.errors import ConfigError, DataError, PromptError, TrainingError, UsageError
-from mm1_mlx.training.settings import OPTIMIZERS, SCHEDULES, TrainingSettings
+from mm1_mlx.errors import DataError, TrainingError, UsageError
+from mm1_mlx.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from mm1_mlx.model.adapters import Tuning
 
-PARTS = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
-HOW = ("lora", "dora", "full")
 DEFAULT = TrainingSettings(batch_size=16, schedule="cosine_decay")
 RATE_TIMES_WIDTH = 0.12  # wider layers sum up more small changes, so they need smaller ones
 MM1_SFT = {  # Source: MM1, "Supervised Fine-Tuning"
@@ -61,122 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None
     what.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint in --adapter-path"
     )
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", metavar="DIR", help="folder with train.jsonl, valid.jsonl, test.jsonl, or a hub id"
-    )
-    data.add_argument(
-        "--max-seq-length", type=int, help="tokens of a packed sequence", default=DEFAULT.max_seq_length
-    )
-    data.add_argument("--no-pack", dest="pack", action="store_false", default=True, help="one row a sequence")
-    data.add_argument(
-        "--truncate", action="store_true", help="cut rows that are longer, never inside a picture"
-    )
-    data.add_argument("--skip-bad", action="store_true", help="train without rows that cannot be used")
-    data.add_argument("--train-on-prompt", action="store_true", help="learn the user's turns too")
-    data.add_argument(
-        "--cache-visual-tokens", metavar="MB", type=float, nargs="?", const=4000.0,
-        help="encode every picture once, where encoder and connector are frozen, and keep so much (4000)",
-    )  # fmt: skip
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--fine-tune-type", choices=HOW, default="lora", help="of parts that --train names without HOW"
-    )
-    how.add_argument(
-        "--num-layers", type=int, default=-1, help="the last so many of decoder and encoder; -1: all"
-    )
-    how.add_argument("--rank", type=int, default=8, help="of LoRA and DoRA")
-    how.add_argument("--scale", type=float, default=20.0, help="of LoRA and DoRA")
-    how.add_argument("--dropout", type=float, default=0.0, help="of LoRA and DoRA")
-    how.add_argument(
-        "--keys",
-        nargs="+",
-        metavar="NAME",
-        help="the decoder's linears that get adapters, or patterns; by default all",
-    )
-    how.add_argument("--iters", type=int, default=DEFAULT.iters, help="updates")
-    how.add_argument(
-        "--batch-size", type=int, default=DEFAULT.batch_size, help="rows at once, all machines together"
-    )
-    how.add_argument(
-        "--grad-accumulation-steps",
-        type=int,
-        default=DEFAULT.grad_accumulation_steps,
-        help="batches for one update",
-    )
-    how.add_argument(
-        "--learning-rate",
-        type=float,
-        help=f"the highest; by default {RATE_TIMES_WIDTH} / the decoder's width",
-    )
-    how.add_argument(
-        "--learning-rate-factors", type=float, nargs=3, default=DEFAULT.learning_rate_factors,
-        metavar=("ENCODER", "CONNECTOR", "DECODER"), help="each part's share of the rate",
-    )  # fmt: skip
-    how.add_argument("--schedule", choices=SCHEDULES, default=DEFAULT.schedule, help="of the learning rate")
-    how.add_argument("--warmup", type=int, default=DEFAULT.warmup, help="updates from 0 to the highest rate")
-    how.add_argument(
-        "--optimizer", choices=OPTIMIZERS, default=DEFAULT.optimizer, help="that updates the weights"
-    )
-    how.add_argument(
-        "--weight-decay", type=float, default=DEFAULT.weight_decay, help="of adamw, lion, muon, sgd"
-    )
-    how.add_argument(
-        "--clip-norm", type=float, default=DEFAULT.clip_norm, help="of the whole gradient; 0: not clipped"
-    )
-    how.add_argument("--grad-checkpoint", action="store_true", help="less memory, more time")
-    how.add_argument("--vision-batch-size", type=int, metavar="N", help="views encoded together")
-    how.add_argument("--seed", type=int, default=DEFAULT.seed, help="of order, adapters and dropout")
-    run = parser.add_argument_group("the run")
-    run.add_argument(
-        "--adapter-path", default="adapters", metavar="DIR", help="where adapter, checkpoints and metrics go"
-    )
-    run.add_argument(
-        "--val-batches", type=int, default=DEFAULT.val_batches, help="of one validation; -1: all rows"
-    )
-    run.add_argument("--steps-per-report", type=int, default=DEFAULT.steps_per_report, help="updates")
-    run.add_argument("--steps-per-eval", type=int, default=DEFAULT.steps_per_eval, help="updates")
-    run.add_argument("--save-every", type=int, default=DEFAULT.save_every, help="updates")
-    run.add_argument("--keep", type=int, default=DEFAULT.keep, help="checkpoints; older ones are deleted")
-    run.add_argument("--json", action="store_true", help="print metrics as JSON lines")
-    run.add_argument(
-        "--report-to", default="", metavar="NAMES", help="wandb, swanlab or both, with a comma between"
-    )
-    run.add_argument("--project-name", metavar="NAME", help="there")
-    _set_defaults(parser, argv)
-
-
-def _set_defaults(parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("-c", "--config")
-    early.add_argument("--mm1-sft", action="store_true")
-    found, _ = early.parse_known_args(argv)
-    known = {action.dest for action in parser._actions} - {"help", "config"}
-    if found.mm1_sft:
-        parser.set_defaults(**MM1_SFT)
-    if found.config is not None:
-        parser.set_defaults(**_read_yaml(Path(found.config).expanduser(), known))
-
-
-def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
-    """Flags and their values; the keys may be written with - or _."""
-    import yaml
-
-    from mm1_mlx.inputs.json_lines import require_known
-
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(f"-c {path} cannot be read: {reason}.") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"-c {path} holds {values!r}, expected flags and their values.")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
-    try:
-        require_known(values, sorted(known))
-    except PromptError as error:
-        raise ConfigError(f"-c {path}: {error}") from None
-    return values
+    training_flags.add_data(parser, DEFAULT)
+    training_flags.add_parts(parser)
+    rate = f"the highest; by default {RATE_TIMES_WIDTH} / the decoder's width"
+    training_flags.add_how(parser, DEFAULT, rate=rate)
+    training_flags.add_run(parser, DEFAULT)
+    training_flags.take_defaults(parser, argv, {"mm1_sft": MM1_SFT})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -187,10 +75,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("there is nothing to do; give --train, --test, --dry-run or --check-data DIR.")
     if args.data is None:
         raise UsageError("--data is missing; give a folder with train.jsonl, or a hub id.")
-    names = {field.name for field in fields(TrainingSettings)}
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    settings = TrainingSettings.from_dict(given)
-    tuning = _tuning(args)
+    settings, tuning = training_flags.settings_of(args), training_flags.tuning_of(args)
     from mm1_mlx.training.records import open_data
 
     rows = open_data(args.data)
@@ -205,29 +90,6 @@ def run(args: argparse.Namespace) -> None:
         _train(args, model, processor, rows, settings, tuning)
     if args.test:
         _test(args, model, processor, rows, settings)
-
-
-def _tuning(args: argparse.Namespace) -> Tuning:
-    """Which parts learn, and how."""
-    from mm1_mlx.model.adapters import PartTuning, Tuning
-
-    chosen = {}
-    for word in args.train or ["decoder"]:
-        part, _, how = word.partition("=")
-        part = {"image_encoder": "encoder"}.get(part, part)
-        if part not in PARTS or (how and how not in HOW):
-            raise UsageError(
-                f"--train {word}: expected {', '.join(PARTS)}, each alone or with ={', ='.join(HOW)}."
-            )
-        chosen[PARTS[part]] = how or args.fine_tune_type
-    parts = {}
-    for part in PARTS.values():
-        adapters = {"rank": args.rank, "scale": args.scale, "dropout": args.dropout}
-        how = chosen.get(part, "frozen")
-        keys = tuple(args.keys or ()) if part == "decoder" else ()
-        options = adapters | {"num_layers": args.num_layers, "keys": keys} if how in ("lora", "dora") else {}
-        parts[part] = PartTuning(how=how, **options)
-    return Tuning(**parts)
 
 
 def _dry_run(

@@ -13,6 +13,7 @@ MAX_TOKENS = 256  # of one answer
 BATCH_SIZE = 8  # answers written together
 PREFILL_STEP_SIZE = 2048  # prompt tokens processed at once
 VISION_CACHE_MB = 256  # of visual tokens kept, in memory and again on disk
+ADAPTER_RANK, ADAPTER_SCALE = 8, 20.0  # of LoRA and DoRA
 MAX_PICTURE_PIXELS = 150_000_000  # three times a phone's largest picture; more may be a decompression bomb
 
 

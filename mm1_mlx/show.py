@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, run_command
+from mm1_mlx.command import Help, exit_process, run_command
 from mm1_mlx.presets import preset
 from mm1_mlx.settings import EMBEDDED_MODEL, MAX_TOKENS
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("attention", ATTENTION, add_attention, show_attention),
     ):
         command = commands.add_parser(
-            name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            name, help=about, description=about, formatter_class=Help
         )
         add(command)
         command.set_defaults(show=show)

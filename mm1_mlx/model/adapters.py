@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.model.mlx_lm_parts import QuantizedSwitchLinear, SwitchLinear, linear_to_lora_layers
 from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.settings import ADAPTER_RANK, ADAPTER_SCALE
 from mm1_mlx.strict import Config
 
 How = Literal["frozen", "lora", "dora", "full"]
@@ -37,8 +38,8 @@ class PartTuning(Config):
     """
 
     how: How
-    rank: int = 8
-    scale: float = 20.0  # what the two matrices give is multiplied by it
+    rank: int = ADAPTER_RANK
+    scale: float = ADAPTER_SCALE  # what the two matrices give is multiplied by it
     dropout: float = 0.0  # share of the adapter's inputs that training drops
     keys: tuple[str, ...] = ()
     num_layers: int = -1  # the last so many; -1: all

@@ -38,6 +38,7 @@ class TrainingSettings(Config):
     skip_bad: bool = False  # go on without rows that cannot be read
     train_on_prompt: bool = False  # learn the user's turns too
     grad_checkpoint: bool = False  # compute layers twice instead of keeping what they made
+    shard: bool = False  # parameters and optimizer state are spread over the processes
     vision_batch_size: int | None = None  # views encoded together
     val_batches: int = 25  # batches of one validation; -1: all rows
     steps_per_report: int = 10
