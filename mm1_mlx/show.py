@@ -37,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("tokens", TOKENS, add_tokens, show_tokens),
         ("attention", ATTENTION, add_attention, show_attention),
     ):
-        command = commands.add_parser(
-            name, help=about, description=about, formatter_class=Help
-        )
+        command = commands.add_parser(name, help=about, description=about, formatter_class=Help)
         add(command)
         command.set_defaults(show=show)
 

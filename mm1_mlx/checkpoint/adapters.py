@@ -202,7 +202,7 @@ def _read(model: MM1, folder: Path, weight: float) -> Adapter:
         digest = config["weights"]
     except (KeyError, TypeError, AttributeError):
         peft = isinstance(config, dict) and "peft_type" in config
-        hint = "import_peft reads PEFT's" if peft else "give a folder that mm1_mlx tuned"
+        hint = "python -m mm1_mlx.peft import reads PEFT's" if peft else "give a folder that mm1_mlx tuned"
         raise CheckpointError(f"{path} does not say which model it is of; {hint}.") from None
     try:
         tuning = Tuning.from_dict(parts)

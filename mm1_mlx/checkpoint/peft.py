@@ -53,7 +53,7 @@ def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only
     if others and not decoder_only:
         raise CheckpointError(
             f"the {' and the '.join(others)} was tuned too, and PEFT's layout of a decoder has no place for that; "
-            "decoder_only=True leaves it out."
+            "--decoder-only leaves it out."
         )
     found = adapters.adapter_layers(model)
     layers = {path: layer for path, layer in found.items() if path.startswith("decoder.")}

@@ -503,7 +503,7 @@ def test_numbers_that_are_none_are_refused_by_name(tmp_path):
         ({"lora_parameters": 8}, ("adapter_config.json",)),
         ({"fine_tune_type": "lore"}, ("adapter_config.json", "'lore'")),
         ({"base_model": None}, ("does not say which model it is of; give a folder that mm1_mlx tuned",)),
-        ({"base_model": None, "peft_type": "LORA"}, ("import_peft reads PEFT's",)),
+        ({"base_model": None, "peft_type": "LORA"}, ("mm1_mlx.peft import reads PEFT's",)),
     ],
     ids=str,
 )
