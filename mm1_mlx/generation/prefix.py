@@ -107,7 +107,7 @@ class Prefix:
         """Write the cache for another process, whole or not at all.
 
         Raises:
-            OSError: it cannot be written.
+            CheckpointError: it cannot be written.
         """
         metadata = {
             "identity": model_identity(self._model),
@@ -115,8 +115,12 @@ class Prefix:
             "pictures": json.dumps(self.pictures),
             "kv_bits": json.dumps(self.kv_bits),
         }
-        with new_file(path) as temporary:
-            save_prompt_cache(str(temporary), self.cache, metadata)
+        try:
+            with new_file(path) as temporary:
+                save_prompt_cache(str(temporary), self.cache, metadata)
+        except (OSError, RuntimeError) as error:  # MLX's own is a RuntimeError
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"the prompt cache {path} cannot be written: {reason}.") from None
 
     @classmethod
     def load(cls, path: Path, model: MM1) -> Prefix:

@@ -1,3 +1,6 @@
+import resource
+import signal
+
 import mlx.core as mx
 import pytest
 
@@ -123,3 +126,20 @@ def test_what_is_no_prefix_is_refused(mm1_tiny, tmp_path):
 def test_a_prefix_excludes_other_caches(mm1_tiny):
     with pytest.raises(SamplingError, match="a prefix has its own KV cache"):
         run(mm1_tiny, "What is it?", prefix=Prefix(mm1_tiny[0]), kv_bits=8)
+
+
+def test_a_full_disk_leaves_the_earlier_file(mm1_tiny, tmp_path):
+    path = tmp_path / "prompt.safetensors"
+    path.write_bytes(b"earlier")
+    prefix = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "What is it?", prefix=prefix)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"the prompt cache .* cannot be written"):
+            prefix.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
