@@ -8,17 +8,30 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mm1_mlx.errors import MM1Error, PromptError, UsageError
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + the signal's number, as shells count
 
 
+@dataclass(frozen=True)
+class Subcommand:
+    """One of the things that a command does, as it has its own flags."""
+
+    name: str
+    about: str  # one sentence, for its help
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Tells the default of a flag that has one: not that nothing is nothing, nor that a switch is off."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, [], "") else super()._get_help_string(action)
+        default = action.default
+        has_none = default is None or default is False or default in ([], "")  # 0 is one
+        return action.help if has_none else super()._get_help_string(action)
 
 
 def run_command(
@@ -57,6 +70,17 @@ def run_command(
         print(f"mm1: {where}{error.strerror or error}.", file=sys.stderr)
         return 1
     return 0
+
+
+def add_subcommands(parser: argparse.ArgumentParser, *commands: Subcommand) -> None:
+    """Commands behind the command, one of which must be given; parsed, ``args.subcommand`` runs it."""
+    choices = parser.add_subparsers(required=True, metavar="WHAT")
+    for command in commands:
+        own = choices.add_parser(
+            command.name, help=command.about, description=command.about, formatter_class=Help
+        )
+        command.add_arguments(own)
+        own.set_defaults(subcommand=command.run)
 
 
 def exit_process(code: int) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mm1_mlx import flags
-from mm1_mlx.command import Help, exit_process, run_command
+from mm1_mlx.command import Subcommand, add_subcommands, exit_process, run_command
 from mm1_mlx.errors import CheckpointError, UsageError
 
 EXPORT = "write the decoder's LoRA or DoRA for PEFT, to be used beside the same decoder in transformers"
@@ -14,18 +14,15 @@ IMPORT = "make an adapter folder of a LoRA or DoRA that PEFT tuned on the same d
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="WHAT")
-    for name, about, add, do in (
-        ("export", EXPORT, add_export, run_export),
-        ("import", IMPORT, add_import, run_import),
-    ):
-        command = commands.add_parser(name, help=about, description=about, formatter_class=Help)
-        add(command)
-        command.set_defaults(do=do)
+    add_subcommands(
+        parser,
+        Subcommand("export", EXPORT, add_export, run_export),
+        Subcommand("import", IMPORT, add_import, run_import),
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    args.do(args)
+    args.subcommand(args)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_mlx import flags
-from mm1_mlx.command import Help, exit_process, run_command
+from mm1_mlx.command import Subcommand, add_subcommands, exit_process, run_command
 from mm1_mlx.presets import preset
 from mm1_mlx.settings import EMBEDDED_MODEL, MAX_TOKENS
 
@@ -29,21 +29,18 @@ ATTENTION = "draw what each word of an answer attended to, the mean over the dec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="WHAT")
-    for name, about, add, show in (
-        ("config", CONFIG, add_sizes, show_config),
-        ("memory", MEMORY, add_memory, show_memory),
-        ("sub-images", SUB_IMAGES, add_sub_images, show_sub_images),
-        ("tokens", TOKENS, add_tokens, show_tokens),
-        ("attention", ATTENTION, add_attention, show_attention),
-    ):
-        command = commands.add_parser(name, help=about, description=about, formatter_class=Help)
-        add(command)
-        command.set_defaults(show=show)
+    add_subcommands(
+        parser,
+        Subcommand("config", CONFIG, add_sizes, show_config),
+        Subcommand("memory", MEMORY, add_memory, show_memory),
+        Subcommand("sub-images", SUB_IMAGES, add_sub_images, show_sub_images),
+        Subcommand("tokens", TOKENS, add_tokens, show_tokens),
+        Subcommand("attention", ATTENTION, add_attention, show_attention),
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    args.show(args)
+    args.subcommand(args)
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:

@@ -32,6 +32,21 @@ def make_small(mm1_tiny):
 
 
 @pytest.fixture
+def run_main(capsys):
+    """Calls a command's ``main`` in this process: exit code, stdout, stderr."""
+
+    def run_main(main, *argv):
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in argv])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run_main
+
+
+@pytest.fixture
 def tiny_folder(tmp_path):
     """A copy of the shipped model folder, to be damaged."""
     return Path(shutil.copytree(TINY_FOLDER, tmp_path / "model"))

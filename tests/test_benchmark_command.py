@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from conftest import TINY_FOLDER
@@ -16,19 +17,12 @@ QUICK = ("--repeats", 2, "--max-tokens", 3, "--prompt-tokens", 4, "--picture-siz
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def run(run_main, monkeypatch):
     """Run in this process on a machine whose limits are known: exit code, stdout, stderr."""
     measure = importlib.import_module("mm1_mlx.generation.measure")
     monkeypatch.setattr(measure, "measure_limits", lambda dtype: measure.Limits(1e12, 1e10, 256))
 
-    def run(*argv):
-        try:
-            code = command.main([str(a) for a in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_main, command.main)
 
 
 def test_the_table_has_every_phase_and_unit(run):

@@ -26,17 +26,9 @@ HOW = tuning(connector=PartTuning("full"), decoder=PartTuning("lora", rank=4))
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_main):
     """Run in this process: exit code, stdout, stderr."""
-
-    def run(*argv, command=command):
-        try:
-            code = command.main([str(a) for a in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return lambda *argv, command=command: run_main(command.main, *argv)
 
 
 def adapter(folder, path, *, seed=1, dtype=None):

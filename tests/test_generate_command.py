@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import mlx.core as mx
 import pytest
@@ -18,17 +19,10 @@ ASK = "What color is it?"
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_main):
     """Run in this process: exit code, stdout, stderr."""
 
-    def run(*argv):
-        try:
-            code = command.main([str(a) for a in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_main, command.main)
 
 
 def refused(result, *words, exit_code=1):

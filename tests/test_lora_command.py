@@ -28,16 +28,12 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys, data, tmp_path):
+def run(run_main, data, tmp_path):
     """Run in this process, the adapter in a folder of its own: exit code, stdout, stderr."""
 
     def run(*argv, folder=data):
         flags = ["--data", folder, "--adapter-path", tmp_path / "adapters"] if folder else []
-        try:
-            code = main([str(word) for word in (*flags, *argv)])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
+        return run_main(main, *flags, *argv)
 
     return run
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,17 +19,10 @@ command = importlib.import_module("mm1_mlx.peft")
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_main):
     """Run in this process: exit code, stdout, stderr."""
 
-    def run(*argv):
-        try:
-            code = command.main([str(a) for a in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_main, command.main)
 
 
 @pytest.fixture(scope="module")

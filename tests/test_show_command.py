@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,18 +36,11 @@ def size_of(path):
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def run(run_main, tmp_path, monkeypatch):
     """Run in this process, in a folder of its own: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*argv):
-        try:
-            code = command.main([str(a) for a in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_main, command.main)
 
 
 def test_config_shows_every_part_with_its_parameters(run):

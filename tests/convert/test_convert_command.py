@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -28,18 +29,10 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def run(capsys, tmp_path):
+def run(run_main):
     """Run in this process: exit code, stdout, stderr."""
 
-    def run(*argv):
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_main, main)
 
 
 @pytest.fixture
