@@ -51,7 +51,14 @@ class Before:
     tensors: dict[str, mx.array]
 
 
-def save_adapters(model: MM1, tuning: Tuning, folder: str | Path, *, base_identity: str) -> None:
+def save_adapters(
+    model: MM1,
+    tuning: Tuning,
+    folder: str | Path,
+    *,
+    base_identity: str,
+    weights: dict[str, mx.array] | None = None,
+) -> None:
     """Write what ``tuning`` trained in ``model``; other files in ``folder`` stay.
 
     Every file is written whole, and loading refuses files of different saves.
@@ -61,6 +68,7 @@ def save_adapters(model: MM1, tuning: Tuning, folder: str | Path, *, base_identi
         tuning: which parts are trained, and how.
         folder: made where there is none.
         base_identity: ``model_identity`` of the model before it was prepared.
+        weights: what is trained, by key, where the model holds a part of it alone.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -68,7 +76,7 @@ def save_adapters(model: MM1, tuning: Tuning, folder: str | Path, *, base_identi
     """
     if adapters.tunings_of(model) != (tuning,):
         raise ValueError("the model was not prepared with this tuning.")
-    folder, tensors = Path(folder), adapters.adapter_weights(model)
+    folder, tensors = Path(folder), adapters.adapter_weights(model) if weights is None else weights
     config = _part_to_config(tuning.decoder)
     config |= {part: _part_to_config(getattr(tuning, part)) for part in PARTS if part != "decoder"}
     config["base_model"] = {"identity": base_identity, "dtype": _dtype_name(model)}

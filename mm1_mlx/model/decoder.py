@@ -68,9 +68,7 @@ class FeedForward(nn.Module):
         self.up_proj = nn.Linear(dims, hidden_dims, bias=False)
         self.down_proj = nn.Linear(hidden_dims, dims, bias=False)
 
-    def __call__(
-        self, x: Float[mx.array, "B L D"], routings: list[Routing] | None = None
-    ) -> Float[mx.array, "B L D"]:
+    def __call__(self, x: Float[mx.array, "B L D"]) -> Float[mx.array, "B L D"]:
         return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -82,22 +80,22 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = nn.RMSNorm(width, eps=config.norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(width, eps=config.norm_eps)
+        self.is_sparse = config.is_sparse(index)
         self.mlp = (
             MixtureOfExperts(width, hidden, config.num_experts)
-            if config.is_sparse(index)
+            if self.is_sparse
             else FeedForward(width, hidden)
         )
 
     def __call__(
-        self,
-        x: Float[mx.array, "B L D"],
-        mask: Any = None,
-        cache: Any = None,
-        routings: list[Routing] | None = None,
-    ) -> Float[mx.array, "B L D"]:
+        self, x: Float[mx.array, "B L D"], mask: Any = None, cache: Any = None
+    ) -> tuple[Float[mx.array, "B L D"], Routing | None]:
+        """What goes on to the next layer, and what this one's router decided, where it has one."""
         attended = self.self_attn(self.input_layernorm(x), mask, cache)
         x = x + scaled(attended, self.residual_multiplier)
-        return x + scaled(self.mlp(self.post_attention_layernorm(x), routings), self.residual_multiplier)
+        h = self.post_attention_layernorm(x)
+        y, routing = self.mlp(h) if self.is_sparse else (self.mlp(h), None)
+        return x + scaled(y, self.residual_multiplier), routing
 
 
 class Decoder(nn.Module):
@@ -126,13 +124,15 @@ class Decoder(nn.Module):
         input_embeddings: Float[mx.array, "B L D"] | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[mx.array, "B L V"]:
-        """Logits of the next token. ``input_embeddings`` stand in for ``input_ids`` where given;
+        """Logits of the next token. ``input_embeddings`` stand in for ``input_ids`` where given; a list given as
         ``routings`` collects what the routers of a sparse decoder decide."""
         x = self.embed(input_ids) if input_embeddings is None else input_embeddings
         cache = cache or [None] * len(self.layers)
         mask = create_attention_mask(x, cache[0])
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x = layer(x, mask, layer_cache, routings)
+            x, routing = layer(x, mask, layer_cache)
+            if routing is not None and routings is not None:
+                routings.append(routing)
         x = self.norm(x)
         x = self.embed_tokens.as_linear(x) if self.config.tied_head else self.lm_head(x)
         return scaled(x, self.config.logits_multiplier)

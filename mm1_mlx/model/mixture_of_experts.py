@@ -6,7 +6,7 @@ Source: MM1, "Scaling via Mixture-of-Experts"; the losses as in GShard (arXiv:20
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,13 +15,16 @@ from jaxtyping import Float, Integer
 from mm1_mlx.model.mlx_lm_parts import SwitchGLU
 
 
-@dataclass
-class Routing:
+class Routing(NamedTuple):
     """What one sparse layer's router decided, for the losses and for reports."""
 
     logits: Float[mx.array, "B L X"]  # float32, one per expert
     experts: Integer[mx.array, "B L 2"]  # the first choice comes first
     gates: Float[mx.array, "B L 2"]  # sum to 1
+
+    def of_first(self, length: int) -> Routing:
+        """Of the first so many positions: what stands behind them is padding."""
+        return Routing(*(array[:, :length] for array in self))
 
 
 class MixtureOfExperts(nn.Module):
@@ -41,15 +44,10 @@ class MixtureOfExperts(nn.Module):
         gates = mx.take_along_axis(mx.softmax(logits, axis=-1), experts, axis=-1)
         return Routing(logits, experts.astype(mx.int32), gates / gates.sum(axis=-1, keepdims=True))
 
-    def __call__(
-        self, x: Float[mx.array, "B L D"], routings: list[Routing] | None = None
-    ) -> Float[mx.array, "B L D"]:
-        """``routings`` collects this layer's routing where a list is given."""
+    def __call__(self, x: Float[mx.array, "B L D"]) -> tuple[Float[mx.array, "B L D"], Routing]:
         routing = self.route(x)
-        if routings is not None:
-            routings.append(routing)
         y = self.experts(x, routing.experts)
-        return (y * routing.gates[..., None]).sum(axis=-2).astype(x.dtype)
+        return (y * routing.gates[..., None]).sum(axis=-2).astype(x.dtype), routing
 
 
 def load_balance_loss(routing: Routing) -> Float[mx.array, ""]:

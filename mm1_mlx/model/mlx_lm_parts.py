@@ -145,8 +145,13 @@ def token_embedding(decoder: nn.Module, vocab_size: int) -> nn.Module:
     tables = [
         adapters.get(id(module), module)
         for module in modules
-        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and module.weight.shape[0] == vocab_size
+        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and _num_rows(module) == vocab_size
     ]
     if len(tables) != 1:
         raise ConfigError(f"the decoder has {len(tables)} embeddings of {vocab_size} rows, expected 1.")
     return tables[0]
+
+
+def _num_rows(table: nn.Module) -> int:
+    """Of a table that is cut among processes, those that all have together."""
+    return getattr(table, "_num_rows", table.weight.shape[0])

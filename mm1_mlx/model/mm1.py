@@ -15,6 +15,7 @@ from mm1_mlx.errors import PromptError
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.decoder import Decoder, make_decoder
 from mm1_mlx.model.image_encoder import ImageEncoder
+from mm1_mlx.model.mixture_of_experts import Routing
 from mm1_mlx.model.mlx_lm_parts import make_prompt_cache, token_embedding
 
 
@@ -141,16 +142,19 @@ class MM1(nn.Module):
         cache: list[Any] | None = None,
         input_embeddings: Float[mx.array, "B L D"] | None = None,
         token_order: Integer[mx.array, "M"] | None = None,
+        routings: list[Routing] | None = None,
     ) -> Float[mx.array, "B L V"]:
         """Logits. ``input_embeddings`` replace both ids and pictures where given.
 
-        Ids with places for visual tokens need their ``pixel_values``; without any, ids are read as text.
+        Ids with places for visual tokens need their ``pixel_values``; without any, ids are read as text. A list given
+        as ``routings`` collects what the routers of our decoder decide, where it is sparse.
         """
         if input_embeddings is None and pixel_values is not None:
             input_embeddings = self.embed_inputs(
                 input_ids, pixel_values=pixel_values, token_order=token_order
             )
-        return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings)
+        collected = {"routings": routings} if isinstance(self.decoder, Decoder) else {}
+        return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings, **collected)
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
         """What a quantized folder packs by default: the decoder's layers, not its routers.

@@ -100,7 +100,8 @@ class Batches:
     def packed(self, examples: Sequence[Example]) -> list[Packed]:
         """Rows in as few sequences as fit, or each on its own."""
         if self._packing:
-            return pack(examples, self._settings.max_seq_length)
+            width = self._processor.config.text_config.hidden_dims
+            return pack(examples, width=width, most=self._settings.max_seq_length)
         return [join([example], pad_to=1) for example in examples]
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,15 +10,20 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.training.again import Again, ComputedTwice
 
 
 @contextmanager
 def layers_checkpointed(model: MM1, *, on: bool = True) -> Iterator[None]:
-    """Inside, every layer of the image encoder and of the decoder keeps nothing but its input."""
+    """Inside, every layer of the image encoder and of the decoder keeps nothing but its input.
+
+    Layers that are sharded do so anyway.
+    """
     layers = [*model.image_encoder.layers, *model.decoder.layers] if on else []
+    layers = [layer for layer in layers if not isinstance(layer, ComputedTwice)]
     classes = [type(layer) for layer in layers]
     for layer, own in zip(layers, classes, strict=True):
-        layer.__class__ = _checkpointed(own)
+        layer.__class__ = type(own.__name__, (own, ComputedTwice), {"__call__": _checkpointed(own)})
     try:
         yield
     finally:
@@ -26,12 +31,14 @@ def layers_checkpointed(model: MM1, *, on: bool = True) -> Iterator[None]:
             layer.__class__ = own
 
 
-def _checkpointed(own: type[nn.Module]) -> type[nn.Module]:
+def _checkpointed(own: type[nn.Module]) -> Callable[..., Any]:
     def call(self: nn.Module, *args: Any, **options: Any) -> Any:
-        def inner(parameters: dict[str, Any], x: mx.array) -> Any:
+        call_again = Again(own.__call__, self, args, options)
+
+        def inner(parameters: dict[str, Any], inputs: list[mx.array]) -> list[mx.array]:
             self.update(parameters)
-            return own.__call__(self, x, *args[1:], **options)
+            return call_again(inputs)
 
-        return mx.checkpoint(inner)(self.trainable_parameters(), args[0])
+        return call_again.result(mx.checkpoint(inner)(self.trainable_parameters(), call_again.inputs))
 
-    return type(own.__name__, (own,), {"__call__": call})
+    return call

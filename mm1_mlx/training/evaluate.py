@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from mm1_mlx.generation.vision_cache import VisionCache
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.batches import Batches, Rows
-from mm1_mlx.training.loss import loss_sum, see
+from mm1_mlx.training.loss import Seen, loss_sum, see
 from mm1_mlx.training.packing import Packed, can_pack
 from mm1_mlx.training.settings import TrainingSettings
 
 
 def losses(
-    model: MM1,
-    sequences: Iterator[list[Packed]],
-    *,
-    cache: VisionCache | None = None,
-    batch_size: int | None = None,
+    model: MM1, sequences: Iterator[list[Packed]], look: Callable[[Packed], Seen]
 ) -> tuple[float, int]:
-    """Loss summed over the learned tokens of all sequences, and their number. The model learns nothing."""
+    """Loss summed over the learned tokens of all sequences, and their number. The model learns nothing.
+
+    Args:
+        model: that reads them.
+        sequences: by batch.
+        look: at the pictures of a sequence.
+    """
     model.eval()
     total, learned = 0.0, 0
     for group in sequences:
         for packed in group:
-            seen = see(model, packed, trained=frozenset(), cache=cache, batch_size=batch_size)
-            total += loss_sum(model, packed, seen).item()
+            total += loss_sum(model, packed, look(packed)).item()
             learned += packed.num_learned
     return total, learned
 
@@ -38,8 +39,9 @@ def mean_loss(model: MM1, processor: Processor, rows: Rows, settings: TrainingSe
         DataError: a row cannot be used.
     """
     batches = Batches(rows, processor, settings, packing=settings.pack and can_pack(model))
+    look = partial(see, model, trained=frozenset(), batch_size=settings.vision_batch_size)
     try:
-        total, learned = losses(model, batches.in_order(len(rows)), batch_size=settings.vision_batch_size)
+        total, learned = losses(model, batches.in_order(len(rows)), look)
     finally:
         batches.close()
     return total / max(learned, 1), learned

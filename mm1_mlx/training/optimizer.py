@@ -7,10 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
+from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.adapters import PARTS
 from mm1_mlx.model.mlx_lm_parts import build_schedule
+from mm1_mlx.training.adafactor import ShardedAdafactor
+from mm1_mlx.training.processes import Processes
 from mm1_mlx.training.settings import TrainingSettings
 
 Schedule = Callable[[mx.array], mx.array]
@@ -28,13 +31,21 @@ def learning_rate(settings: TrainingSettings) -> Schedule:
     return build_schedule(config | {"warmup": settings.warmup})
 
 
-def make_optimizer(settings: TrainingSettings) -> optim.Optimizer:
-    """One optimizer, or one for each part where the parts have rates of their own."""
+def make_optimizer(settings: TrainingSettings, processes: Processes | None = None) -> optim.Optimizer:
+    """One optimizer, or one for each part where the parts have rates of their own.
+
+    Args:
+        settings: of the run.
+        processes: that have a part of each matrix, where it is cut.
+
+    Raises:
+        TrainingError: the optimizer works on whole matrices, and they are cut.
+    """
     schedule = learning_rate(settings)
     factors = settings.learning_rate_factors
     if len(set(factors)) == 1:
-        return _single(settings, _times(schedule, factors[0]))
-    parts = [_single(settings, _times(schedule, factor)) for factor in factors]
+        return _single(settings, _times(schedule, factors[0]), processes)
+    parts = [_single(settings, _times(schedule, factor), processes) for factor in factors]
     filters = [lambda path, _, part=part: path.startswith(part + ".") for part in PARTS[:-1]]
     return optim.MultiOptimizer(parts, filters)  # the last one takes what no filter takes
 
@@ -43,10 +54,19 @@ def _times(schedule: Schedule, factor: float) -> Schedule:
     return schedule if factor == 1 else lambda step: factor * schedule(step)
 
 
-def _single(settings: TrainingSettings, rate: Schedule) -> optim.Optimizer:
+def _single(settings: TrainingSettings, rate: Schedule, processes: Processes | None) -> optim.Optimizer:
+    """AdaFactor takes means over rows; the others but Muon treat each number by itself."""
     decay = settings.weight_decay
+    if settings.optimizer == "muon" and processes is not None:
+        raise TrainingError(
+            "--optimizer muon makes whole matrices orthogonal, and with --shard no process has one; take another "
+            "optimizer, or train without --shard."
+        )
     if settings.optimizer == "adafactor":
-        return optim.Adafactor(rate, relative_step=False, scale_parameter=False)
+        fixed = {"relative_step": False, "scale_parameter": False}
+        if processes is None:
+            return optim.Adafactor(rate, **fixed)
+        return ShardedAdafactor(rate, **fixed, processes=processes)
     if settings.optimizer == "adam":
         return optim.Adam(rate, bias_correction=True)
     if settings.optimizer == "adamw":
@@ -55,11 +75,9 @@ def _single(settings: TrainingSettings, rate: Schedule) -> optim.Optimizer:
     return made(rate, weight_decay=decay)
 
 
-def clipped(gradients: Any, limit: float) -> tuple[Any, mx.array]:
-    """Gradients of at most the norm ``limit`` together (0: as they are), and the norm that they had."""
-    squares = [mx.sum(mx.square(g.astype(mx.float32))) for _, g in tree_flatten(gradients)]
-    norm = mx.sqrt(mx.sum(mx.stack(squares)))
+def clipped(gradients: Any, limit: float, norm: mx.array) -> Any:
+    """Gradients that have the norm ``norm`` together, made smaller where it is above ``limit`` (0: as they are)."""
     if not limit:
-        return gradients, norm
+        return gradients
     factor = mx.minimum(limit / (norm + 1e-6), 1.0)
-    return tree_map(lambda g: (g * factor).astype(g.dtype), gradients), norm
+    return tree_map(lambda g: (g * factor).astype(g.dtype), gradients)

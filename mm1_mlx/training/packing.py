@@ -5,7 +5,6 @@ Source: MM1, "Pre-training Details" (sequences of 4096 tokens, up to 16 pictures
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from mm1_mlx.inputs.inputs import PreparedPicture
+from mm1_mlx.model.mixture_of_experts import Routing
 from mm1_mlx.model.mlx_lm_parts import KVCache, RotatingKVCache, make_prompt_cache
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.examples import Example
 
-ROWS_TOGETHER = 8
 PAD_TO = 16  # lengths are multiples of it, so that few shapes occur
 
 
@@ -36,17 +35,18 @@ class Packed:
     num_tokens: int  # padding left out
 
 
-def pack(examples: Sequence[Example], most: int) -> list[Packed]:
+def pack(examples: Sequence[Example], *, width: int, most: int) -> list[Packed]:
     """Rows in as few sequences as best fit finds, the longest first.
 
-    A sequence has room for ``ROWS_TOGETHER`` rows of middling length, and at most ``most`` tokens: attention is
-    computed over all of it, so that longer ones would cost more than they save. A row longer than that has a
-    sequence of its own.
+    Attention is computed over all of a sequence, of which a row needs its own part alone. That costs little beside
+    the decoder's linears up to about as many tokens as it is wide, so that is the room of a sequence.
+
+    Args:
+        examples: rows, of any length.
+        width: of the decoder.
+        most: tokens of a sequence. A row that is longer than the room there is has a sequence of its own.
     """
-    if not examples:
-        return []
-    lengths = [len(example) for example in examples]
-    capacity = min(most, max(*lengths, ROWS_TOGETHER * math.ceil(sum(lengths) / len(lengths))))
+    capacity = min(most, width)
     bins: list[list[Example]] = []
     room: list[int] = []
     for example in sorted(examples, key=len, reverse=True):  # stable: equals keep their order
@@ -77,6 +77,12 @@ def join(examples: Sequence[Example], *, pad_to: int = PAD_TO) -> Packed:
         num_learned=int(learned.sum()),
         num_tokens=num_tokens,
     )
+
+
+def idle_sequence() -> Packed:
+    """Padding alone: what a process computes when it has nothing to learn, and others have."""
+    ids = mx.zeros(PAD_TO, dtype=mx.int32)
+    return Packed((), ids, ids != 0, ids - 1, (), num_learned=0, num_tokens=0)
 
 
 class RowsApart:
@@ -115,7 +121,12 @@ def row_caches(model: MM1, packed: Packed) -> list[RowsApart]:
     return [RowsApart(packed.rows)] * len(make_prompt_cache(model.decoder))
 
 
-def logits_of(model: MM1, packed: Packed, embeddings: Float[mx.array, "L D"]) -> Float[mx.array, "L V"]:
-    """What the decoder makes of a packed sequence."""
+def logits_of(
+    model: MM1,
+    packed: Packed,
+    embeddings: Float[mx.array, "L D"],
+    routings: list[Routing] | None = None,
+) -> Float[mx.array, "L V"]:
+    """What the decoder makes of a packed sequence; ``routings`` collects what its routers decide."""
     cache = row_caches(model, packed)
-    return model(packed.ids[None], cache=cache, input_embeddings=embeddings[None])[0]
+    return model(packed.ids[None], cache=cache, input_embeddings=embeddings[None], routings=routings)[0]

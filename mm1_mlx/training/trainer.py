@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from mlx.utils import tree_flatten, tree_map
 
 from mm1_mlx.checkpoint.adapters import save_adapters
 from mm1_mlx.checkpoint.identity import model_identity, vision_identity
-from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.generation.vision_cache import VisionCache, entry_key
 from mm1_mlx.inputs.processor import Processor
@@ -29,34 +26,32 @@ from mm1_mlx.training.batches import Batches, Rows
 from mm1_mlx.training.causality import require_causality
 from mm1_mlx.training.checkpointing import layers_checkpointed
 from mm1_mlx.training.evaluate import losses
-from mm1_mlx.training.loss import loss_sum, see
+from mm1_mlx.training.in_step import equally_many, equally_often
+from mm1_mlx.training.loss import Seen, loss_sum, see
+from mm1_mlx.training.lost_process import Watch
+from mm1_mlx.training.meter import Meter, forget_after
 from mm1_mlx.training.optimizer import clipped, make_optimizer
 from mm1_mlx.training.packing import Packed, can_pack
+from mm1_mlx.training.processes import Processes
 from mm1_mlx.training.settings import TrainingSettings
-from mm1_mlx.training.state import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from mm1_mlx.training.sharding import Shards, shard
+from mm1_mlx.training.state import (
+    Progress,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    whole_weights,
+)
 
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class Meter:
-    """What happened since the last report."""
-
-    start: float = field(default_factory=time.perf_counter)
-    loss: float = 0.0
-    learned: int = 0
-    tokens: int = 0
-    places: int = 0  # padding included
-    pictures: int = 0
-    updates: int = 0
-    waited: float = 0.0
 
 
 class Trainer:
     """Trains a model on rows, saves as it goes, and goes on where it was stopped.
 
     Args:
-        model: from ``load``, untouched; it is changed in place.
+        model: from ``load``, untouched; it is changed in place. With ``shard``, training leaves each process with
+            its rows of it.
         processor: from ``load``.
         rows: "train", and "valid" where there is one.
         settings: of the run.
@@ -66,7 +61,7 @@ class Trainer:
         report: called with every line of ``metrics.jsonl``.
 
     Raises:
-        TrainingError: nothing is trained, or the batch does not fit the machines.
+        TrainingError: nothing is trained, the batch does not fit the machines, or the optimizer no shards.
     """
 
     def __init__(
@@ -82,10 +77,10 @@ class Trainer:
         report: Report = lambda line: None,
     ):
         self.model, self.settings, self.tuning, self.folder = model, settings, tuning, Path(folder)
-        self.group = mx.distributed.init()
-        if settings.batch_size % self.group.size():
+        self.processes = Processes()
+        if settings.batch_size % self.processes.size:
             raise TrainingError(
-                f"--batch-size is {settings.batch_size}, expected a multiple of the {self.group.size()} processes."
+                f"--batch-size is {settings.batch_size}, expected a multiple of the {self.processes.size} processes."
             )
         self.identity = model_identity(model)
         mx.random.seed(settings.seed)
@@ -93,16 +88,16 @@ class Trainer:
         if not tree_flatten(model.trainable_parameters()):
             raise TrainingError("no part of the model is trained; set --train or --fine-tune-type.")
         self.trained = frozenset(part for part in PARTS if tree_flatten(model[part].trainable_parameters()))
-        self.optimizer = make_optimizer(settings)
-        self.optimizer.init(model.trainable_parameters())
+        self.sharded = settings.shard and self.processes.size > 1
+        self.optimizer = make_optimizer(settings, self.processes if self.sharded else None)
         frozen_eyes = not self.trained & {"image_encoder", "connector"}
         self.vision_cache = vision_cache if frozen_eyes else None
         if self.vision_cache is not None:
             vision_identity(model)  # here, not in a thread
         options = {
             "packing": settings.pack and can_pack(model),
-            "rank": self.group.rank(),
-            "size": self.group.size(),
+            "rank": self.processes.rank,
+            "size": self.processes.size,
             "known": self._known,
         }
         self.batches = Batches(rows["train"], processor, settings, **options)
@@ -110,6 +105,8 @@ class Trainer:
         if "valid" in rows:
             self.validation = Batches(rows["valid"], processor, settings, **options)
         self.progress = Progress()
+        self._shards: Shards | None = None
+        self._watch = Watch(self.processes, self._where)
         self._report = report
         self._stop: str | None = None
 
@@ -121,7 +118,7 @@ class Trainer:
             "tuning": self.tuning.to_dict(),
             "base": self.identity,
             "rows": len(self.batches.rows),
-            "processes": self.group.size(),
+            "processes": self.processes.size,
         }
 
     def resume(self) -> bool:
@@ -133,9 +130,11 @@ class Trainer:
         path = newest_checkpoint(self.folder)
         if path is None:
             return False
-        self.progress = load_checkpoint(path, self.model, self.optimizer, run=self.run)
-        if self.group.rank() == 0:
-            self._forget_metrics_after(self.progress.update)
+        with self._watch:
+            shards = self._begun()
+        self.progress = load_checkpoint(path, self.model, self.optimizer, shards=shards, run=self.run)
+        if self.processes.rank == 0:
+            forget_after(self.folder / "metrics.jsonl", self.progress.update)
         return True
 
     def train(self) -> Progress:
@@ -143,38 +142,70 @@ class Trainer:
 
         Raises:
             DataError: a row cannot be used.
-            TrainingError: the loss is no number, a mask is wrong, or a checkpoint cannot be written.
+            TrainingError: the loss is no number, a mask is wrong, a checkpoint cannot be written, or another
+                process was lost.
         """
-        settings, done = self.settings, self.progress.update
-        gradients_of = nn.value_and_grad(self.model, loss_sum)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        meter = Meter()
-        with self._leaving_well(), layers_checkpointed(self.model, on=settings.grad_checkpoint):
-            for sequences in self.batches.updates(done, settings.iters):
-                update = self.progress.update
-                if update == done:
-                    self._check_first(sequences)
-                    if update == 0:
-                        self._validate()
-                    meter = Meter(waited=self.batches.waited)
-                self.model.train()
-                self._update(sequences, gradients_of, meter)
-                update = self.progress.update
-                if update % settings.steps_per_report == 0 or update == settings.iters:
-                    meter = self._say(meter)
-                if update % settings.steps_per_eval == 0 or update == settings.iters:
-                    self._validate()
-                leaving = self._summed(int(self._stop is not None)) > 0  # one process asked: all leave
-                if update % settings.save_every == 0 or update == settings.iters or leaving:
-                    self._save()
-                if leaving:
-                    self._stop = self._stop or "another process"
-                    break
+        with self._leaving_well(), self._watch:
+            self._begun()
+            self._require_one_beginning()
+            with layers_checkpointed(self.model, on=self.settings.grad_checkpoint):
+                self._train()
         self.batches.close()
         if self.validation is not None:
             self.validation.close()
         self.model.eval()
         return self.progress
+
+    def _train(self) -> None:
+        settings, done = self.settings, self.progress.update
+        gradients_of = nn.value_and_grad(self.model, loss_sum)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        meter = Meter()
+        for sequences in self._in_step(self.batches.updates(done, settings.iters)):
+            update = self.progress.update
+            if update == done:
+                self._check_first(sequences)
+                if update == 0:
+                    self._validate()
+                meter = Meter(waited=self.batches.waited)
+            self.model.train()
+            self._update(sequences, gradients_of, meter)
+            update = self.progress.update
+            if update % settings.steps_per_report == 0 or update == settings.iters:
+                meter = self._say(meter)
+            if update % settings.steps_per_eval == 0 or update == settings.iters:
+                self._validate()
+            (leaving,) = self._summed(self._stop is not None)  # one process was asked: all leave
+            if update % settings.save_every == 0 or update == settings.iters or leaving:
+                self._save()
+            if leaving:
+                self._stop = self._stop or "another process"
+                break
+
+    def _begun(self) -> Shards:
+        """Cut the model, where asked for, as late as can be: a whole one can be counted and estimated."""
+        if self._shards is None:
+            self._shards = shard(self.model, self.processes) if self.sharded else Shards(self.processes)
+            self.optimizer.init(self.model.trainable_parameters())
+        return self._shards
+
+    def _require_one_beginning(self) -> None:
+        """A checkpoint that lies on one machine alone would let the processes drift apart."""
+        if self.processes.size == 1:
+            return
+        update, largest = self.progress.update, self.processes.largest
+        first, last = -largest(-update), largest(update)
+        if first != last:
+            raise TrainingError(
+                f"a process would go on from update {first}, another from {last}; give all machines the same "
+                f"{self.folder / 'checkpoints'}."
+            )
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the weights and the optimizer's state in this process."""
+        held = tree_flatten([self.model.parameters(), self.optimizer.state])
+        return sum(value.nbytes for _, value in held)
 
     @property
     def stopped_by(self) -> str | None:
@@ -183,37 +214,35 @@ class Trainer:
 
     def _update(self, sequences: list[Packed], gradients_of: Callable, meter: Meter) -> None:
         """One step of the optimizer over all sequences of an update."""
-        origin = (self.settings.seed, self.progress.update, self.group.rank())
+        origin = (self.settings.seed, self.progress.update, self.processes.rank)
         mx.random.seed(int(np.random.SeedSequence(origin).generate_state(1, np.uint64)[0]))
-        learned = self._summed(sum(packed.num_learned for packed in sequences))
+        learned, *others = self._summed(
+            sum(packed.num_learned for packed in sequences),
+            sum(packed.num_tokens for packed in sequences),
+            sum(len(packed.ids) for packed in sequences),
+            sum(len(packed.pictures) for packed in sequences),
+        )
         total, gradients = mx.array(0.0), None
         for packed in sequences:
-            loss, own = gradients_of(self.model, packed, self._see(packed))
+            loss, own = gradients_of(self.model, packed, self._look(packed))
             total = total + loss
             gradients = own if gradients is None else tree_map(mx.add, gradients, own)
             mx.eval(total, gradients)
-        if self.group.size() > 1:
-            gradients = gradients or tree_map(mx.zeros_like, self.model.trainable_parameters())
-            gradients = tree_map(lambda g: mx.distributed.all_sum(g, group=self.group), gradients)
-            total = mx.distributed.all_sum(total, group=self.group)
+        gradients = gradients or tree_map(mx.zeros_like, self.model.trainable_parameters())
+        gradients, (total,) = self._shards.summed(gradients), self._summed(total.item())
         if not learned:  # all rows of this update were left out
             self.progress.update += 1
             return
         gradients = tree_map(lambda g: g / learned, gradients)
-        gradients, norm = clipped(gradients, self.settings.clip_norm)
-        loss = total.item() / learned
+        norm, loss = self._shards.norm(gradients), total / learned
+        gradients = clipped(gradients, self.settings.clip_norm, norm)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             self._refuse_to_go_on(loss, sequences)
         self.optimizer.update(self.model, gradients)
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
         self.progress.update += 1
         self.progress.learned_tokens += learned
-        meter.updates += 1
-        meter.loss += loss * learned
-        meter.learned += learned
-        meter.tokens += self._summed(sum(packed.num_tokens for packed in sequences))
-        meter.places += self._summed(sum(len(packed.ids) for packed in sequences))
-        meter.pictures += self._summed(sum(len(packed.pictures) for packed in sequences))
+        meter.count(total, learned, *others)
 
     def _refuse_to_go_on(self, loss: float, sequences: list[Packed]) -> None:
         rows = ", ".join(name for packed in sequences for name in packed.names)
@@ -223,14 +252,22 @@ class Trainer:
             "at these rows."
         )
 
-    def _see(self, packed: Packed) -> Any:
-        return see(
-            self.model,
-            packed,
-            trained=self.trained,
-            cache=self.vision_cache,
-            batch_size=self.settings.vision_batch_size,
-        )
+    def _where(self) -> str:
+        """How far the run is, and how it goes on."""
+        there = newest_checkpoint(self.folder)
+        saved = f"the last good checkpoint is {there}, --resume goes on" if there else "there is no checkpoint yet"
+        return f"It was in update {self.progress.update + 1}; {saved}. Start all processes again."
+
+    def _in_step(self, groups: Iterator[list[Packed]]) -> Iterator[list[Packed]]:
+        """Groups of sequences; processes that share layers have as many."""
+        return equally_many(groups, self.processes) if self.sharded else groups
+
+    def _look(self, packed: Packed) -> Seen:
+        """At the pictures of a sequence."""
+        self._watch.progress()
+        batch_size = self.settings.vision_batch_size
+        seen = see(self.model, packed, trained=self.trained, cache=self.vision_cache, batch_size=batch_size)
+        return equally_often(self.model, seen, self.trained, self.processes) if self.sharded else seen
 
     def _known(self, digest: str) -> bool:
         return self.vision_cache is not None and entry_key(digest, self.model) in self.vision_cache
@@ -240,7 +277,7 @@ class Trainer:
         if sequences:
             self.model.eval()
             packed = max(sequences, key=lambda packed: len(packed.names))
-            require_causality(self.model, packed, self._see(packed))
+            require_causality(self.model, packed, self._look(packed))
 
     def _validate(self) -> None:
         """Loss on rows that are not trained on; the best weights so far are kept."""
@@ -249,67 +286,47 @@ class Trainer:
         settings, rows = self.settings, len(self.validation.rows)
         if settings.val_batches > 0:
             rows = min(rows, settings.val_batches * settings.batch_size)
-        sequences = self.validation.in_order(rows)
-        total, learned = losses(
-            self.model, sequences, cache=self.vision_cache, batch_size=settings.vision_batch_size
-        )
-        total, learned = self._summed(total), self._summed(learned)
+        total, learned = losses(self.model, self._in_step(self.validation.in_order(rows)), self._look)
+        total, learned = self._summed(total, learned)
         if not learned:
             return
         loss, progress = total / learned, self.progress
         self._write({"update": progress.update, "val_loss": loss, "val_rows": rows})
-        if progress.best_val_loss is None or loss < progress.best_val_loss:
+        (better,) = self._summed(progress.best_val_loss is None or loss < progress.best_val_loss)
+        if better:
             progress.best_val_loss, progress.best_update = loss, progress.update
-            if progress.update and self.group.rank() == 0:
-                save_adapters(self.model, self.tuning, self.folder / "best", base_identity=self.identity)
+            if progress.update:
+                self._save_adapters(self.folder / "best", whole_weights(self.model, self._shards))
 
-    def _summed(self, value: float | int) -> Any:
-        """Over all processes."""
-        if self.group.size() == 1:
-            return value
-        return type(value)(mx.distributed.all_sum(mx.array(float(value)), group=self.group).item())
+    def _summed(self, *numbers: int | float) -> list[int | float]:
+        """Each over all processes."""
+        self._watch.progress()
+        return self.processes.summed(*numbers)
 
     def _say(self, meter: Meter) -> Meter:
         """Report what happened, and begin anew."""
-        seconds = max(time.perf_counter() - meter.start, 1e-9)
         rate = self.optimizer
         rate = rate.optimizers[-1] if hasattr(rate, "optimizers") else rate
-        self._write(
-            {
-                "update": self.progress.update,
-                "loss": meter.loss / max(meter.learned, 1),
-                "learning_rate": float(rate.learning_rate),
-                "updates_per_second": meter.updates / seconds,
-                "tokens_per_second": meter.tokens / seconds,
-                "pictures_per_second": meter.pictures / seconds,
-                "padding": 1 - meter.tokens / max(meter.places, 1),
-                "data_wait": (self.batches.waited - meter.waited) / seconds,
-                "peak_memory": mx.get_peak_memory(),
-            }
-        )
+        line = meter.line(self.progress.update, float(rate.learning_rate), self.batches.waited)
+        self._write(line | {"held_memory": self.held_bytes})
         return Meter(waited=self.batches.waited)
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self.group.rank() != 0:
+        if self.processes.rank != 0:
             return
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._report(line)
 
-    def _forget_metrics_after(self, update: int) -> None:
-        """Lines of updates that are done again would stand twice."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-            kept = "".join(f"{line}\n" for line in lines if json.loads(line)["update"] <= update)
-            with new_file(path) as temporary:
-                temporary.write_text(kept, "utf-8")
-
     def _save(self) -> None:
-        if self.group.rank() == 0:
-            keep = self.settings.keep
-            save_checkpoint(self.folder, self.model, self.optimizer, self.progress, run=self.run, keep=keep)
-            save_adapters(self.model, self.tuning, self.folder, base_identity=self.identity)
+        weights, keep = whole_weights(self.model, self._shards), self.settings.keep
+        options = {"shards": self._shards, "run": self.run, "keep": keep}
+        save_checkpoint(self.folder, weights, self.optimizer, self.progress, **options)
+        self._save_adapters(self.folder, weights)
+
+    def _save_adapters(self, folder: Path, weights: dict[str, mx.array]) -> None:
+        if self.processes.rank == 0:
+            save_adapters(self.model, self.tuning, folder, base_identity=self.identity, weights=weights)
 
     @contextmanager
     def _leaving_well(self) -> Iterator[None]:

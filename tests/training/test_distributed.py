@@ -1,16 +1,14 @@
 """Two processes on one machine learn what one does."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from launching import LAUNCH, launched
 
 from mm1_mlx import tiny
 
-LAUNCH = Path(sys.executable).with_name("mlx.launch")
 FLAGS = [
     "--train",
     "--iters",
@@ -44,15 +42,22 @@ def metrics(folder, name):
     return [line[name] for line in lines if name in line]
 
 
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """The folder of a run of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    command = [sys.executable, "-m", "mm1_mlx.lora", "--data", data, *FLAGS, "--adapter-path", folder]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not installed")
-def test_two_processes_learn_what_one_does(data, tmp_path):
-    command = [sys.executable, "-m", "mm1_mlx.lora", "--data", data, *FLAGS, "--adapter-path"]
-    alone = [str(word) for word in (*command, tmp_path / "one")]
-    subprocess.run(alone, check=True, capture_output=True)
-    together = [str(word) for word in (LAUNCH, "-n", 2, "--backend", "ring", *command, tmp_path / "two")]
-    done = subprocess.run(together, capture_output=True, text=True, timeout=300, env=os.environ.copy())
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("flags", [[], ["--shard"]], ids=["whole", "sharded"])
+def test_two_processes_learn_what_one_does(data, alone, tmp_path, flags):
+    output, errors = launched(
+        "-m", "mm1_mlx.lora", "--data", data, *FLAGS, *flags, "--adapter-path", tmp_path
+    )
+    assert output.count("update 4: loss") == 1, errors  # the first process alone reports
     for name in ("loss", "val_loss"):
-        assert metrics(tmp_path / "two", name) == pytest.approx(metrics(tmp_path / "one", name), rel=1e-5)
-    assert done.stdout.count("update 4: loss") == 1  # the first process alone reports
+        assert metrics(tmp_path, name) == pytest.approx(metrics(alone, name), rel=1e-5)

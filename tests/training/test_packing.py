@@ -196,7 +196,7 @@ def rows_of(lengths):
 @settings(max_examples=60)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=30), st.integers(60, 300))
 def test_every_row_is_packed_once_and_whole(lengths, capacity):
-    sequences = pack(rows_of(lengths), capacity)
+    sequences = pack(rows_of(lengths), width=capacity, most=capacity)
     names = sorted(int(name) for packed in sequences for name in packed.names)
     assert names == list(range(len(lengths)))
     for packed in sequences:
@@ -211,17 +211,22 @@ def test_every_row_is_packed_once_and_whole(lengths, capacity):
 
 @given(st.lists(st.integers(16, 20), min_size=8, max_size=40))
 def test_no_two_sequences_would_fit_in_one(lengths):
-    tokens = sorted(packed.num_tokens for packed in pack(rows_of(lengths), 128))
+    tokens = sorted(packed.num_tokens for packed in pack(rows_of(lengths), width=128, most=2048))
     assert len(tokens) < 2 or tokens[0] + tokens[1] > 128
 
 
 def test_short_rows_do_not_fill_a_long_sequence():
     """Attention over a sequence costs its length squared."""
-    sequences = pack(rows_of([30] * 64), 2048)
+    sequences = pack(rows_of([30] * 64), width=240, most=2048)
     assert len(sequences) == 8 and all(packed.num_tokens == 240 for packed in sequences)
+
+
+def test_a_long_row_is_alone_and_makes_no_room_for_others():
+    sequences = pack(rows_of([300, 100, 100, 30, 900]), width=240, most=2048)
+    assert [packed.num_tokens for packed in sequences] == [900, 300, 230]
 
 
 def test_the_same_rows_are_packed_in_the_same_way():
     lengths = [5, 9, 9, 3, 30, 9]
-    first, second = (pack(rows_of(lengths), 40) for _ in range(2))
+    first, second = (pack(rows_of(lengths), width=40, most=2048) for _ in range(2))
     assert [packed.names for packed in first] == [packed.names for packed in second]

@@ -1,0 +1,36 @@
+"""Starts several processes on this machine, as ``mlx.launch`` does on several."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+LAUNCH = Path(sys.executable).with_name("mlx.launch")
+
+
+def started(*command, processes=2, output=subprocess.PIPE):
+    """``command`` of Python's in so many processes, begun; what they write is text."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]  # runs beside this one have others
+    words = [LAUNCH, "-n", processes, "-p", port, "--backend", "ring", sys.executable, *command]
+    paths = os.pathsep.join(map(str, (TESTS, TESTS / "training", TESTS.parent)))
+    return subprocess.Popen(
+        [str(word) for word in words],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+
+
+def launched(*command, processes=2, timeout=500):
+    """The same, ended: what it wrote to stdout and stderr."""
+    process = started(*command, processes=processes)
+    try:
+        return process.communicate(timeout=timeout)
+    finally:
+        process.kill()

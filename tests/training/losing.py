@@ -1,0 +1,47 @@
+"""A run in which something happens to the second process: ``mlx.launch -n 2 python losing.py FOLDER WHAT SHARD``."""
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+
+from sharded_runs import CASES, trainer_of
+
+from mm1_mlx.command import exit_process, run_command
+from mm1_mlx.errors import DataError
+from mm1_mlx.training import lost_process
+from mm1_mlx.training.trainer import Trainer
+
+AT = 2  # updates done when it happens
+PATIENCE = 20  # seconds; a slow machine needs some for an update
+
+
+def happens(what):
+    if what == "error":
+        raise DataError("row 7: its picture is damaged.")
+    os.kill(os.getpid(), signal.Signals[what])
+
+
+def main(folder, what, shard):
+    lost_process.PATIENCE, lost_process.TIMES_THE_LONGEST = PATIENCE, 0
+    case = CASES["lora"]
+    settings = dataclasses.replace(case.settings, iters=4, save_every=1, shard=shard == "shard")
+    trainer = trainer_of(dataclasses.replace(case, settings=settings), Path(folder) / "run")
+    look, left = Trainer._look, []
+
+    def look_once(self, packed):
+        if self.progress.update == AT and self.processes.rank == 1 and not left:
+            left.append(True)
+            Path(folder, "pid").write_text(str(os.getpid()))
+            happens(what)
+        return look(self, packed)
+
+    Trainer._look = look_once
+    return run_command("", lambda parser: None, lambda args: trainer.train(), [])
+
+
+if __name__ == "__main__":
+    code = main(*sys.argv[1:])
+    Path(sys.argv[1], f"code-{os.environ['MLX_RANK']}").write_text(str(code))
+    exit_process(code)

@@ -1,0 +1,214 @@
+"""Runs to compare, of one process and of several: ``mlx.launch -n 2 python sharded_runs.py FOLDER CASE …``."""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from small_models import SMALL
+from tuned_models import LLAMA, SPARSE, make, tuning
+
+from mm1_mlx import Processor, load, tiny
+from mm1_mlx.config import MlxLmDecoderConfig, MM1Config
+from mm1_mlx.errors import MM1Error
+from mm1_mlx.model.adapters import PartTuning, Tuning, prepare
+from mm1_mlx.model.decoder import Decoder
+from mm1_mlx.training import in_step
+from mm1_mlx.training.batches import Batches
+from mm1_mlx.training.loss import objective, see
+from mm1_mlx.training.processes import Processes
+from mm1_mlx.training.row_forms import Record, Turn
+from mm1_mlx.training.settings import TrainingSettings
+from mm1_mlx.training.sharding import shard
+from mm1_mlx.training.trainer import Trainer
+
+FULL, LORA, DORA = PartTuning("full"), PartTuning("lora", rank=4), PartTuning("dora", rank=4)
+ALL = Tuning(FULL, FULL, FULL)
+TIED = replace(SMALL, text_config=replace(SMALL.text_config, tied_head=True))
+TIED_LLAMA = replace(
+    LLAMA, text_config=MlxLmDecoderConfig(LLAMA.text_config.values | {"tie_word_embeddings": True})
+)
+SETTINGS = TrainingSettings(
+    iters=3,
+    batch_size=6,
+    learning_rate=1e-3,
+    max_seq_length=64,
+    steps_per_report=1,
+    steps_per_eval=3,
+    save_every=3,
+    val_batches=-1,
+    vision_batch_size=1,
+    shard=True,
+)
+ALONE = replace(
+    SETTINGS, pack=False
+)  # routers are to spread the tokens of each sequence, so it must be the same one
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run."""
+
+    tuning: Tuning
+    config: MM1Config = SMALL
+    settings: TrainingSettings = SETTINGS
+    bits: int | None = None  # of the quantized model
+
+
+def full(**options):
+    return Case(ALL, settings=replace(SETTINGS, **options))
+
+
+CASES = {
+    "lora": Case(tuning(decoder=LORA)),
+    "lora of one layer": Case(tuning(decoder=replace(LORA, num_layers=1))),
+    "dora": Case(tuning(decoder=DORA)),
+    "full": Case(ALL),
+    "qlora": Case(tuning(decoder=LORA), bits=4),
+    "sparse lora": Case(tuning(decoder=LORA), SPARSE, ALONE),
+    "sparse full": Case(ALL, SPARSE, replace(ALONE, optimizer="adafactor")),
+    "llama lora": Case(tuning(decoder=LORA), LLAMA),
+    "llama full": Case(ALL, TIED_LLAMA),
+    "table and head": Case(tuning(decoder=replace(LORA, keys=("embed_tokens", "lm_head", "*.q_proj")))),
+    "tied table": Case(tuning(decoder=replace(DORA, keys=("embed_tokens",))), TIED),
+    "connector": Case(tuning(connector=FULL)),
+    "eyes": Case(tuning(image_encoder=LORA, connector=LORA)),
+    "checkpointed": full(grad_checkpoint=True),
+    "accumulated": full(grad_accumulation_steps=2),
+    "rates": full(learning_rate_factors=(0.5, 1.0, 2.0), optimizer="adafactor"),
+    "adafactor": full(optimizer="adafactor", clip_norm=0.0),
+    "lion": full(optimizer="lion"),
+    "sgd": full(optimizer="sgd"),
+}
+
+
+def rows(number, first=0):
+    """Some without a picture, some with two, of different length: no two processes have the same to do."""
+    made = []
+    for seed in range(first, first + number):
+        pictures = tuple(
+            tiny.render(tiny.make_scene(tiny.TRAINING_SEEDS + 8_400_000 + 2 * seed + n))
+            for n in range((0, 1, 1, 2, 0)[seed % 5])
+        )
+        question = "<image>" * len(pictures) + "Welche Farbe?" * (seed % 3 + 1)
+        turns = (Turn("user", question), Turn("assistant", "rot und blau" if seed % 2 else "blau"))
+        made.append(Record(f"row {seed}", turns, None, pictures))
+    return made
+
+
+ROWS = {"train": rows(13), "valid": rows(5, 20)}
+
+
+def processor_of(config):
+    return Processor(load("mm1-tiny")[1].tokenizer, config)
+
+
+def trainer_of(case, folder, data=ROWS):
+    """A run that has not begun."""
+    lines = []
+    model = make(case.config, bits=case.bits)
+    processor = processor_of(case.config)
+    made = Trainer(model, processor, data, case.settings, case.tuning, folder, report=lines.append)
+    made.lines = lines
+    return made
+
+
+def run(case, folder):
+    """What a run reports, and how much it holds in the end."""
+    made = trainer_of(case, folder)
+    made.train()
+    return {"lines": made.lines, "held": made.held_bytes}
+
+
+def broken_off(case, folder):
+    """The same, in two halves: the second goes on from what the first has left."""
+    first = trainer_of(case, folder)
+    if first.processes.rank == 0:
+        first._report = lambda line: setattr(first, "_stop", "SIGTERM") if line["update"] == 1 else None
+    first.train()
+    second = trainer_of(case, folder)
+    assert second.resume() and second.progress.update == 1
+    second.train()
+    return {"lines": second.lines, "held": second.held_bytes}
+
+
+def gradients_of(model, packed):
+    """Of one sequence, all parts trained."""
+    seen = see(model, packed, trained=frozenset({"image_encoder", "connector", "decoder"}))
+    _, found = nn.value_and_grad(model, objective)(model, packed, seen)
+    return found
+
+
+def sequences(number):
+    """One with two pictures, then some of other lengths with one or none."""
+    batches = Batches(rows(number, 3), processor_of(SMALL), SETTINGS, packing=False)
+    found = [packed for group in batches.in_order(number) for packed in group]
+    batches.close()
+    return found
+
+
+def sharded_gradients(folder):
+    """Every process has a sequence of its own; the first one writes what they have found together."""
+    processes = Processes()
+    model, packed = make(SPARSE), sequences(processes.size)[processes.rank]
+    prepare(model, ALL)
+    shards = shard(model, processes)
+    trained = frozenset({"image_encoder", "connector", "decoder"})
+    seen = in_step.equally_often(model, see(model, packed, trained=trained), trained, processes)
+    _, found = nn.value_and_grad(model, objective)(model, packed, seen)
+    mx.eval(found)
+    whole = {key: np.array(shards.whole(key, value)) for key, value in tree_flatten(shards.summed(found))}
+    if processes.rank == 0:
+        np.savez(Path(folder) / "gradients.npz", **whole)
+
+
+class ReachesAround(Decoder):
+    """Reads the table without asking it."""
+
+    def __call__(self, input_ids=None, cache=None, input_embeddings=None, **_):
+        x = self.embed(input_ids) if input_embeddings is None else input_embeddings
+        return x @ self.embed_tokens.weight.T
+
+
+def refusals(folder):
+    """What cannot be."""
+    rank = mx.distributed.init().rank()
+    found = {}
+
+    def refused(name, action):
+        try:
+            action()
+        except MM1Error as error:
+            found[name] = str(error)
+
+    case = CASES["full"]
+    muon = replace(case, settings=replace(SETTINGS, optimizer="muon"))
+    refused("muon", lambda: trainer_of(muon, Path(folder) / "muon"))
+    odd = replace(case, settings=replace(SETTINGS, batch_size=5))
+    refused("batch", lambda: trainer_of(odd, Path(folder) / "odd"))
+    around = trainer_of(Case(ALL, TIED), Path(folder) / "around")
+    around.model.decoder.__class__ = ReachesAround
+    refused("around", around.train)
+    apart = trainer_of(case, Path(folder) / ("full" if rank == 0 else "elsewhere"))
+    refused("apart", lambda: (apart.resume(), apart.train()))
+    return found
+
+
+def main(folder, *names):
+    folder, idle = Path(folder), []
+    make_idle = in_step.idle_sequence
+    in_step.idle_sequence = lambda: idle.append(1) or make_idle()
+    found = {name: run(CASES[name], folder / name) for name in names}
+    found["idle sequences"] = len(idle)
+    found["broken off"] = broken_off(CASES["adafactor"], folder / "broken off")
+    found["refusals"] = refusals(folder)
+    sharded_gradients(folder)
+    (folder / f"{mx.distributed.init().rank()}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
