@@ -19,6 +19,7 @@ class Meter:
 
     start: float = field(default_factory=time.perf_counter)
     loss: float = 0.0
+    routers: float = 0.0  # their loss, where they learn
     learned: int = 0
     tokens: int = 0
     places: int = 0  # padding included
@@ -26,10 +27,13 @@ class Meter:
     updates: int = 0
     waited: float = 0.0
 
-    def count(self, loss: float, learned: int, tokens: int, places: int, pictures: int) -> None:
+    def count(
+        self, loss: float, routers: float, learned: int, tokens: int, places: int, pictures: int
+    ) -> None:
         """One more update, of so much."""
         self.updates += 1
         self.loss += loss
+        self.routers += routers
         self.learned += learned
         self.tokens += tokens
         self.places += places
@@ -47,6 +51,7 @@ class Meter:
         return {
             "update": update,
             "loss": self.loss / max(self.learned, 1),
+            **({"router_loss": self.routers / max(self.learned, 1)} if self.routers else {}),
             "learning_rate": learning_rate,
             "updates_per_second": self.updates / seconds,
             "tokens_per_second": self.tokens / seconds,

@@ -27,7 +27,7 @@ from mm1_mlx.training.causality import require_causality
 from mm1_mlx.training.checkpointing import layers_checkpointed
 from mm1_mlx.training.evaluate import losses
 from mm1_mlx.training.in_step import equally_many, equally_often
-from mm1_mlx.training.loss import Seen, loss_sum, see
+from mm1_mlx.training.loss import Seen, objective, see
 from mm1_mlx.training.lost_process import Watch
 from mm1_mlx.training.meter import Meter, forget_after
 from mm1_mlx.training.optimizer import clipped, make_optimizer
@@ -158,7 +158,7 @@ class Trainer:
 
     def _train(self) -> None:
         settings, done = self.settings, self.progress.update
-        gradients_of = nn.value_and_grad(self.model, loss_sum)
+        gradients_of = nn.value_and_grad(self.model, objective)
         self.folder.mkdir(parents=True, exist_ok=True)
         meter = Meter()
         for sequences in self._in_step(self.batches.updates(done, settings.iters)):
@@ -222,14 +222,14 @@ class Trainer:
             sum(len(packed.ids) for packed in sequences),
             sum(len(packed.pictures) for packed in sequences),
         )
-        total, gradients = mx.array(0.0), None
+        totals, gradients = mx.zeros(2), None  # of language, and of routers beside it
         for packed in sequences:
-            loss, own = gradients_of(self.model, packed, self._look(packed))
-            total = total + loss
+            (whole, loss), own = gradients_of(self.model, packed, self._look(packed))
+            totals = totals + mx.stack([loss, whole - loss])
             gradients = own if gradients is None else tree_map(mx.add, gradients, own)
-            mx.eval(total, gradients)
+            mx.eval(totals, gradients)
         gradients = gradients or tree_map(mx.zeros_like, self.model.trainable_parameters())
-        gradients, (total,) = self._shards.summed(gradients), self._summed(total.item())
+        gradients, (total, routers) = self._shards.summed(gradients), self._summed(*totals.tolist())
         if not learned:  # all rows of this update were left out
             self.progress.update += 1
             return
@@ -242,7 +242,7 @@ class Trainer:
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
         self.progress.update += 1
         self.progress.learned_tokens += learned
-        meter.count(total, learned, *others)
+        meter.count(total, routers, learned, *others)
 
     def _refuse_to_go_on(self, loss: float, sequences: list[Packed]) -> None:
         rows = ", ".join(name for packed in sequences for name in packed.names)
@@ -255,7 +255,7 @@ class Trainer:
     def _where(self) -> str:
         """How far the run is, and how it goes on."""
         there = newest_checkpoint(self.folder)
-        saved = f"the last good checkpoint is {there}, --resume goes on" if there else "there is no checkpoint yet"
+        saved = f"the last good checkpoint is {there}, --resume goes on" if there else "nothing is saved yet"
         return f"It was in update {self.progress.update + 1}; {saved}. Start all processes again."
 
     def _in_step(self, groups: Iterator[list[Packed]]) -> Iterator[list[Packed]]:

@@ -98,6 +98,16 @@ def test_the_first_loss_is_that_of_the_untouched_model(make):
     assert losses(trainer)[0] == pytest.approx(losses(full)[0], rel=1e-6)
 
 
+def test_a_sparse_decoder_reports_the_loss_of_its_routers_apart(make):
+    sparse = replace(SMALL, text_config=replace(SMALL.text_config, num_experts=4, sparse_every=1))
+    trainer = make(replace(QUICK, iters=2), FULL, config=sparse)
+    trainer.train()
+    assert all(0.01 < line["router_loss"] < 0.05 for line in trainer.lines if "loss" in line)
+    dense = make(replace(QUICK, iters=1), FULL)
+    dense.train()
+    assert not any("router_loss" in line for line in dense.lines)
+
+
 @pytest.mark.parametrize("split", [(8, 1), (4, 2), (2, 4)])
 def test_accumulation_changes_nothing(make, tmp_path, split):
     size, steps = split
