@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None
         "--check-data", metavar="DIR", help="read all rows of DIR; tell what is in them and what is wrong"
     )
     what.add_argument(
-        "--dry-run", action="store_true", help="tell what would be trained and the memory it needs"
+        "--dry-run",
+        action="store_true",
+        help="tell what would be trained and the memory it takes; needs no --data, and --model may be mm1-7b-4bit",
+    )
+    what.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="of the Mac that a dry run is about; by default this machine's",
     )
     what.add_argument("--force", action="store_true", help="begin though the memory will not do")
     what.add_argument(
@@ -73,6 +81,9 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.train is None and not (args.test or args.dry_run):
         raise UsageError("there is nothing to do; give --train, --test, --dry-run or --check-data DIR.")
+    if args.dry_run:
+        _dry_run(args, training_flags.settings_of(args), training_flags.tuning_of(args))
+        return
     if args.data is None:
         raise UsageError("--data is missing; give a folder with train.jsonl, or a hub id.")
     settings, tuning = training_flags.settings_of(args), training_flags.tuning_of(args)
@@ -83,44 +94,39 @@ def run(args: argparse.Namespace) -> None:
     if args.learning_rate is None:
         rate = RATE_TIMES_WIDTH / model.config.text_config.hidden_dims
         settings = replace(settings, learning_rate=float(f"{rate:.1e}"))
-    if args.dry_run:
-        _dry_run(args, model, processor, rows, settings, tuning)
-        return
     if args.train is not None:
         _train(args, model, processor, rows, settings, tuning)
     if args.test:
         _test(args, model, processor, rows, settings)
 
 
-def _dry_run(
-    args: argparse.Namespace,
-    model: Any,
-    processor: Any,
-    rows: dict,
-    settings: TrainingSettings,
-    tuning: Tuning,
-) -> None:
+def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tuning) -> None:
     from mm1_mlx.generation.machine import machine_memory
     from mm1_mlx.model.adapters import prepare
     from mm1_mlx.training.batches import Batches
+    from mm1_mlx.training.dry_run import assumed_rows, kept_bytes, memory_of_mac, told
     from mm1_mlx.training.estimate import training_need
     from mm1_mlx.training.packing import can_pack
+    from mm1_mlx.training.records import open_data
 
+    rows = open_data(args.data) if args.data else {"assumed": assumed_rows(settings.rows_per_update)}
+    model, processor = flags.load_model(args, sizes_alone=True)
     prepare(model, tuning)
     for name, found in rows.items():
         print(f"{name}: {number_of(len(found), 'row')}")
     print("\n".join(_learning(model)))
-    batches = Batches(rows["train"], processor, settings, packing=settings.pack and can_pack(model))
-    sequences = next(batches.updates(0, 1))
+    first = rows.get("train") or rows["assumed"]
+    batches = Batches(first, processor, settings, packing=settings.pack and can_pack(model))
+    sequences = batches.unopened(0)
     batches.close()
+    longest = max(len(packed.ids) for packed in sequences)
+    print(f"an update: {number_of(len(sequences), 'sequence')} of at most {longest:,} tokens")
     need = training_need(model, sequences, settings)
-    for field in fields(need):
-        print(f"{field.name:<12} {getattr(need, field.name) / 1e9:8.3f} GB")
-    verdict = "fits" if need.total <= machine_memory() else "does not fit"
-    bound = " at most, for --grad-checkpoint takes less" if settings.grad_checkpoint else ""
-    print(
-        f"{'sum':<12} {need.total / 1e9:8.3f} GB{bound}: {verdict} the {machine_memory() / 1e9:.1f} GB here"
-    )
+    if args.cache_visual_tokens and not tuning.parts.keys() & {"image_encoder", "connector"}:
+        most, number = int(args.cache_visual_tokens * 1e6), len(first) if args.data else None
+        need = replace(need, kept=kept_bytes(model, sequences, num_rows=number, most=most))
+    there = memory_of_mac(float(args.memory)) if args.memory else machine_memory()
+    print("\n".join(told(need, there, settings)))
 
 
 def _learning(model: Any) -> list[str]:
@@ -132,21 +138,14 @@ def _learning(model: Any) -> list[str]:
 
 
 def _require_memory(trainer: Any, settings: TrainingSettings) -> None:
-    """Refuse a run that will not fit, before it begins."""
+    """Refuse a run that will not fit, before it begins; not one whose weights are to be spread over processes."""
     from mm1_mlx.generation.machine import machine_memory
+    from mm1_mlx.training.dry_run import require_room
     from mm1_mlx.training.estimate import training_need
 
-    sequences = next(trainer.batches.updates(0, 1))
-    trainer.batches.left_out.clear()  # they are told when their update comes
-    if not sequences or settings.grad_checkpoint:
-        return
-    need, there = training_need(trainer.model, sequences, settings), machine_memory()
-    if need.total > there:
-        raise TrainingError(
-            f"this run needs about {need.total / 1e9:.1f} GB (activations {need.activations / 1e9:.1f}, optimizer "
-            f"{need.optimizer / 1e9:.1f}), but there are {there / 1e9:.1f} GB; lower --max-seq-length or --batch-size, "
-            "give --grad-checkpoint, train fewer parts, or try it with --force."
-        )
+    sequences = trainer.batches.unopened(0)
+    if sequences and not settings.shard:
+        require_room(training_need(trainer.model, sequences, settings), machine_memory(), settings)
 
 
 def _train(

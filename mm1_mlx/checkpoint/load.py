@@ -29,6 +29,7 @@ def load(
     *,
     adapter_path: str | Path | Mapping[str | Path, float] | None = None,
     dtype: str | None = None,
+    lazy: bool = False,
 ) -> tuple[MM1, Processor]:
     """Load a model folder, and what tuning made of it.
 
@@ -37,6 +38,8 @@ def load(
         adapter_path: an adapter folder, or several with their weights.
         dtype: "float16", "bfloat16" or "float32"; None keeps the stored type on a GPU and takes float32
             on a CPU, where 16-bit products are slow.
+        lazy: weights are read when they are first computed with, and not checked for NaN before; a CPU keeps their
+            stored type too.
 
     Raises:
         CheckpointError: a folder is incomplete, its weights do not fit its configuration, or an adapter was tuned
@@ -52,10 +55,13 @@ def load(
     if config.quantization is not None:
         _quantize_layers(model, config.quantization, weights)
     check_weights(dict(tree_flatten(model.parameters())), weights, folder, again="convert it again.")
-    if dtype is None and mx.default_device() == mx.cpu:
+    if dtype is None and mx.default_device() == mx.cpu and not lazy:
         dtype = "float32"
-    evaluate_weights(weights, getattr(mx, dtype) if dtype else None, folder)
+    if not lazy:
+        evaluate_weights(weights, getattr(mx, dtype) if dtype else None, folder)
     model.load_weights(list(weights.items()), strict=True)
+    if lazy and dtype:
+        model.set_dtype(getattr(mx, dtype))
     model.eval()
     if adapter_path:
         from mm1_mlx.checkpoint.adapters import combine_adapters
@@ -67,7 +73,7 @@ def load(
             f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers are noise.",
             file=sys.stderr,
         )
-    return model, Processor(_load_tokenizer(folder, config), config)
+    return model, Processor(load_tokenizer_of(folder, config), config)
 
 
 def still_untrained(model: MM1) -> tuple[str, ...]:
@@ -248,7 +254,12 @@ def reading_tokenizer(folder: Path) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _load_tokenizer(folder: Path, config: MM1Config) -> Any:
+def load_tokenizer_of(folder: Path, config: MM1Config) -> Any:
+    """The folder's tokenizer, which must fit ``config``.
+
+    Raises:
+        CheckpointError: it does not.
+    """
     from mlx_lm.tokenizer_utils import load as load_tokenizer
 
     eos = config.eos_token_id

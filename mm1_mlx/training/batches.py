@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -87,6 +88,14 @@ class Batches:
             self.waited += time.perf_counter() - start
             yield self.packed(examples)
 
+    def unopened(self, update: int) -> list[Packed]:
+        """The sequences of an update, to ask for their sizes: no picture is opened, what cannot be used passed over."""
+        examples = []
+        for number in self.rows_of(update):
+            with suppress(DataError):  # it is told when its update comes
+                examples.append(self._example(number))
+        return self.packed(examples)
+
     def in_order(self, num_rows: int) -> Iterator[list[Packed]]:
         """Sequences of the first rows as they stand in the file, a batch at a time: for validation."""
         step = self._settings.batch_size
@@ -128,16 +137,19 @@ class Batches:
 
     def _prepare(self, number: int) -> Example:
         """One row, its pictures decoded, resized and cut."""
+        example = self._example(number)
+        try:
+            pictures = tuple(p if self._known(p.digest) else p.opened() for p in example.pictures)
+        except Exception as error:
+            raise DataError(f"{example.name}: {error}") from None
+        return replace(example, pictures=pictures)
+
+    def _example(self, number: int) -> Example:
         settings = self._settings
-        example = make_example(
+        return make_example(
             self.rows[number],
             self._processor,
             train_on_prompt=settings.train_on_prompt,
             max_length=settings.max_seq_length,
             truncate=settings.truncate,
         )
-        try:
-            pictures = tuple(p if self._known(p.digest) else p.opened() for p in example.pictures)
-        except Exception as error:
-            raise DataError(f"{example.name}: {error}") from None
-        return replace(example, pictures=pictures)

@@ -1,178 +1,162 @@
-"""The memory that training will take, read off the graph of one step; nothing is computed.
+"""The memory that a training run will take, foreseen from its graphs; nothing is computed.
 
-The graph that MLX builds for loss and gradients is walked in order: what an operation writes is held until the last
-one that reads it. Layers that are computed twice (gradient checkpointing) take less than it says.
+What no graph shows is what the trainer holds beside it: the sum of the gradients so far where an update has several
+sequences, and the last sequence's own gradients while the optimizer works.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
 
-from mm1_mlx.generation.visual_tokens import default_batch_size, view_bytes
-from mm1_mlx.model.adapters import PARTS
+from mm1_mlx.generation.visual_tokens import LARGEST_BATCH, view_bytes
+from mm1_mlx.inputs.inputs import PreparedPicture
+from mm1_mlx.inputs.preprocess import smart_resize_size
+from mm1_mlx.model.adapters import PARTS, tunings_of
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.loss import Seen, loss_sum
+from mm1_mlx.training.graph import arrays_in, peak_bytes, traced
+from mm1_mlx.training.loss import Seen
+from mm1_mlx.training.optimizer import clipped, make_optimizer
 from mm1_mlx.training.packing import Packed
 from mm1_mlx.training.settings import TrainingSettings
-
-VIEWS = {"AsStrided", "Broadcast", "ExpandDims", "Flatten", "Reshape", "Slice", "Split", "Squeeze"}
-VIEWS |= {"StopGradient", "Transpose", "Unflatten", "View"}
-IN_PLACE = {
-    "Abs",
-    "Add",
-    "AsType",
-    "Cos",
-    "Divide",
-    "Exp",
-    "Log",
-    "Maximum",
-    "Minimum",
-    "Multiply",
-    "Negative",
-}
-IN_PLACE |= {"Power", "Rsqrt", "Select", "Sigmoid", "Sin", "Sqrt", "Square", "Subtract", "Tanh"}
-STATES = {
-    "adamw": 2,
-    "adam": 2,
-    "lion": 1,
-    "muon": 1,
-    "sgd": 1,
-}  # arrays as large as a weight; adafactor: see below
+from mm1_mlx.training.step_graph import step_graph
 
 
 @dataclass(frozen=True)
 class Need:
     """Bytes that a run takes."""
 
-    weights: int  # of the model, adapters included
-    gradients: int
-    optimizer: int
-    activations: int  # of the largest sequence, kept for the backward pass
-    pictures: int  # while a batch of views goes through a frozen image encoder
+    weights: int  # of the model as it was loaded
+    adapters: int  # trained numbers beside frozen weights
+    optimizer: int  # what it keeps for every trained number
+    gradients: int  # of one sequence, and the sum so far where there are several
+    activations: int  # of the largest sequence, kept for its backward pass
+    checkpointed: int  # the same where layers are computed twice
+    pictures: int  # while views go through an image encoder that learns nothing
+    updating: int  # gradients and what is new, while the optimizer works
+    kept: int = 0  # visual tokens of pictures seen before
 
-    @property
-    def total(self) -> int:
-        """Pictures are encoded before activations are there, so the larger of the two counts."""
-        return self.weights + self.gradients + self.optimizer + max(self.activations, self.pictures)
+    def total(self, *, grad_checkpoint: bool) -> int:
+        """Encoding, the backward pass and the update come one after the other: the largest counts."""
+        activations = self.checkpointed if grad_checkpoint else self.activations
+        step = self.gradients + max(activations, self.pictures)
+        return self.weights + self.adapters + self.optimizer + self.kept + max(step, self.updating)
 
 
 def training_need(model: MM1, sequences: Sequence[Packed], settings: TrainingSettings) -> Need:
-    """What training a prepared model takes, by the largest of some packed sequences."""
+    """What training a prepared model takes, by the largest of an update's packed sequences.
+
+    Raises:
+        TrainingError: the decoder has an operation that MLX does not show.
+    """
     largest = max(sequences, key=lambda packed: len(packed.ids))
-    trained = dict(tree_flatten(model.trainable_parameters()))
-    gradients = sum(value.nbytes for value in trained.values())
-    seen = _placeholder(model, largest)
-    activations = step_peak(model, largest, seen)
-    frozen_eyes = not any(name.startswith("image_encoder.") for name in trained)
-    batch = settings.vision_batch_size or default_batch_size(model)
-    views = min(batch, sum(picture.num_views for picture in largest.pictures))
+    seen = _placeholders(model, largest, settings)
+    trained = arrays_in(model.trainable_parameters())
+    gradients = _bytes(trained)
+    with _in_training(model):
+        steps = [peak_bytes(step_graph(model, largest, seen, checkpointed=on)) for on in (False, True)]
+    activations = [_bytes(arrays_in(vars(seen))) + max(step - gradients, 0) for step in steps]
+    state, updating = _optimizer_bytes(model, settings)
+    adapters = _adapter_bytes(model)
     return Need(
-        weights=sum(value.nbytes for _, value in tree_flatten(model.parameters())),
-        gradients=gradients * (2 if len(sequences) > 1 else 1),  # the sum so far, and those of one sequence
-        optimizer=_optimizer_bytes(trained, settings.optimizer),
-        activations=max(activations - gradients, 0),
-        pictures=views * view_bytes(model) if frozen_eyes else 0,
+        weights=_bytes(arrays_in(model.parameters())) - adapters,
+        adapters=adapters,
+        optimizer=state,
+        gradients=gradients * (2 if len(sequences) > 1 else 1),
+        activations=activations[0],
+        checkpointed=activations[1],
+        pictures=_picture_bytes(model, largest, settings),
+        updating=gradients + updating,
     )
 
 
-def _optimizer_bytes(trained: dict[str, mx.array], name: str) -> int:
-    if name != "adafactor":
-        return STATES[name] * sum(value.nbytes for value in trained.values())
-    shapes = [
-        (value.shape, value.dtype.size) for value in trained.values()
-    ]  # a row and a column of each matrix
-    return sum(
-        size * (math.prod(s) // s[-1] + math.prod(s) // s[-2] if len(s) > 1 else math.prod(s))
-        for s, size in shapes
-    )
+def _bytes(arrays: Sequence[mx.array]) -> int:
+    return sum(array.nbytes for array in arrays)
 
 
-def _placeholder(model: MM1, packed: Packed) -> Seen:
-    """Pictures as they come into the loss, without having looked at any."""
-    connector, trained = model.config.connector_config, _trained_parts(model)
+def _adapter_bytes(model: MM1) -> int:
+    """Of what is trained in parts that have adapters."""
+    (tuning,) = tunings_of(model)
+    parts = [part for part, own in tuning.parts.items() if own.has_adapters]
+    return _bytes([array for part in parts for array in arrays_in(model[part].trainable_parameters())])
+
+
+@contextmanager
+def _in_training(model: MM1) -> Iterator[None]:
+    """Inside, dropout is on."""
+    before = model.training
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+def _optimizer_bytes(model: MM1, settings: TrainingSettings) -> tuple[int, int]:
+    """What the optimizer keeps, and what it takes beside weights and state to make new ones of gradients."""
+    optimizer, trained = make_optimizer(settings), model.trainable_parameters()
+    optimizer.init(trained)
+
+    def update(weights: dict[str, Any], state: dict[str, Any], gradients: dict[str, Any]) -> Any:
+        optimizer.state = state
+        gradients = clipped(gradients, settings.clip_norm, mx.array(1.0))
+        return optimizer.apply_gradients(gradients, weights), optimizer.state
+
+    trees = (trained, optimizer.state, trained)  # gradients are as large as what they are of
+    sizes, state = [array.nbytes for array in arrays_in(trees)], _bytes(arrays_in(optimizer.state))
+    graph = traced(update, *trees)
+    freed = dict(zip(graph.inputs, sizes, strict=True))
+    return state, _bytes(arrays_in(trained)) + peak_bytes(graph, freed)
+
+
+def _picture_bytes(model: MM1, packed: Packed, settings: TrainingSettings) -> int:
+    if arrays_in(model.image_encoder.trainable_parameters()):
+        return 0  # it is part of the step
+    batch = settings.vision_batch_size or LARGEST_BATCH
+    return view_bytes(model) * min(batch, sum(picture.num_views for picture in packed.pictures))
+
+
+def _placeholders(model: MM1, packed: Packed, settings: TrainingSettings) -> Seen:
+    """Pictures as they come into the loss, by their sizes alone."""
+    trained = {part for part in PARTS if arrays_in(model[part].trainable_parameters())}
+    connector, dtype = model.config.connector_config, model.image_encoder.dtype
     if not packed.pictures or not trained & {"image_encoder", "connector"}:
-        width = connector.output_dims
-        return Seen(visual_tokens=[mx.zeros((p.layout.num_visual_tokens, width)) for p in packed.pictures])
-    pixels = [
-        mx.zeros((1, *view.size[::-1], 3)) for picture in packed.pictures for view in picture.opened().seen
-    ]
-    if len({view.shape for view in pixels}) == 1:
-        pixels = [mx.concatenate(pixels)]
+        counts = [picture.layout.num_visual_tokens for picture in packed.pictures]
+        return Seen(visual_tokens=[mx.zeros((count, connector.output_dims), dtype) for count in counts])
+    at_once = connector.views_at_once
+    most = max((settings.vision_batch_size or LARGEST_BATCH) // at_once, 1) * at_once
+    sizes = [_view_size(picture) for picture in packed.pictures for _ in range(picture.num_views)]
+    pixels = [mx.zeros((count, *size, 3)) for count, size in _batches(sizes, most)]
     if "image_encoder" in trained:
         return Seen(pixels=pixels)
-    shapes = [(view, model.image_encoder.grid(view)) for view in pixels]
+    grids = [model.image_encoder.grid(batch) for batch in pixels]
     width = connector.input_dims
-    return Seen(patches=[(mx.zeros((len(view), math.prod(grid), width)), grid) for view, grid in shapes])
+    return Seen(
+        patches=[
+            (mx.zeros((len(batch), math.prod(grid), width), dtype), grid)
+            for batch, grid in zip(pixels, grids, strict=True)
+        ]
+    )
 
 
-def _trained_parts(model: MM1) -> set[str]:
-    return {part for part in PARTS if tree_flatten(model[part].trainable_parameters())}
+def _view_size(picture: PreparedPicture) -> tuple[int, int]:
+    """Height and width, in pixels, of each of its views."""
+    config = picture.image_config
+    if config.resize != "smart":
+        return config.image_size, config.image_size
+    limits = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
+    width, height = smart_resize_size(*picture.picture.size, multiple=config.size_multiple, **limits)
+    return height, width
 
 
-def step_peak(model: MM1, packed: Packed, seen: Seen) -> int:
-    """Bytes that loss and gradients of one sequence hold at most, weights and pictures apart."""
-    before = model.parameters()
-    names, values = zip(*tree_flatten(before), strict=True)
-    gradients_of = nn.value_and_grad(model, loss_sum)
-
-    def step(*values: mx.array) -> list[mx.array]:
-        model.update(tree_unflatten(list(zip(names, values, strict=True))))
-        loss, gradients = gradients_of(model, packed, seen)
-        return [loss, *(value for _, value in tree_flatten(gradients))]
-
-    try:
-        return graph_peak(step, *values)
-    finally:
-        model.update(before)
-
-
-def graph_peak(function: Callable[..., Any], *inputs: mx.array) -> int:
-    """Bytes that ``function(*inputs)`` holds at most beyond its inputs, from its graph; nothing is computed."""
-    entries: list[dict[str, Any]] = []
-    mx.export_function(entries.append, function, *inputs)
-    steps = [entry for entry in entries if entry["type"] == "primitive"]
-    last = {array[0]: number for number, step in enumerate(steps) for array in step["inputs"]}
-    results = [
-        array[0] for entry in entries if entry["type"] == "outputs" for array in entry.get("outputs", ())
-    ]
-    last |= dict.fromkeys(results, len(steps))
-    buffer_of: dict[str, int] = {}  # arrays that share memory share a number
-    users: dict[int, set[str]] = {}
-    sizes: dict[int, int] = {}
-    held = peak = 0
-
-    def release(names: Sequence[str]) -> None:
-        nonlocal held
-        for name in names:
-            number = buffer_of.pop(name, None)
-            if number is not None:
-                users[number].discard(name)
-                if not users[number]:
-                    held -= sizes.pop(number)
-
-    for place, step in enumerate(steps):
-        ended = [array[0] for array in step["inputs"] if last[array[0]] == place]
-        if step["name"] in VIEWS:
-            number = buffer_of.get(step["inputs"][0][0])
-            for array in step["outputs"] if number is not None else ():
-                buffer_of[array[0]] = number
-                users[number].add(array[0])
-        else:
-            if step["name"] in IN_PLACE:
-                release(ended)
-            for array in step["outputs"]:
-                number = len(users)
-                buffer_of[array[0]], users[number] = number, {array[0]}
-                sizes[number] = math.prod(array[1]) * array[2].size
-                held += sizes[number]
-            peak = max(peak, held)
-        release(ended)
-        release([array[0] for array in step["outputs"] if array[0] not in last])
-    return peak
+def _batches(sizes: list[tuple[int, int]], most: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Consecutive views of one size, at most ``most`` together, as they are encoded."""
+    for size, views in groupby(sizes):
+        count = len(list(views))
+        yield from ((min(most, count - start), size) for start in range(0, count, most))

@@ -18,7 +18,7 @@ from types import TracebackType
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.training.processes import Processes
 
-PATIENCE = 900  # seconds without any progress, at least
+PATIENCE = 600  # seconds without any progress, at least
 TIMES_THE_LONGEST = 10  # and so many times as long as the longest wait that came to an end
 CONNECTION = re.compile(r"\[(ring|jaccl|mpi|nccl)\]|NCCL")  # how MLX begins what it says of one
 

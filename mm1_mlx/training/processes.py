@@ -48,12 +48,15 @@ class Processes:
         """Whole matrices of so many ``rows``, from each process's part of them; ``after`` is computed before."""
 
         def filled(part: mx.array, count: int) -> mx.array:
+            if count % self.size == 0:
+                return part
             mine = _rows_of_each(count, self.size)[self.rank]
-            return part if count % self.size == 0 else _taken(part, mine - mine[0])
+            return _taken(part, mine - mine[0])
 
         def in_place(stack: mx.array, count: int) -> mx.array:
-            places = np.unique(_rows_of_each(count, self.size), return_index=True)[1]
-            return stack if count % self.size == 0 else _taken(stack, places)
+            if count % self.size == 0:
+                return stack
+            return _taken(stack, np.unique(_rows_of_each(count, self.size), return_index=True)[1])
 
         stacks = self._exchange(list(map(filled, parts, rows)), 1, self._from_all, after)
         return list(map(in_place, stacks, rows))
@@ -62,11 +65,12 @@ class Processes:
         """This process's rows of whole matrices, each added up over all processes."""
 
         def spread(whole: mx.array) -> mx.array:
-            rows = _rows_of_each(len(whole), self.size)
-            return whole if len(whole) % self.size == 0 else _taken(whole, rows.flatten())
+            if len(whole) % self.size == 0:
+                return whole
+            return _taken(whole, _rows_of_each(len(whole), self.size).flatten())
 
         parts = self._exchange(list(map(spread, wholes)), self.size, self._sum_of_mine, ())
-        held = [len(np.unique(_rows_of_each(len(whole), self.size)[self.rank])) for whole in wholes]
+        held = [len(whole) // self.size + (self.rank < len(whole) % self.size) for whole in wholes]
         return [part[:count] for part, count in zip(parts, held, strict=True)]
 
     def _exchange(
