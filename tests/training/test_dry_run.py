@@ -1,0 +1,86 @@
+"""A dry run reads no weight, takes MM1's presets, and says plainly whether a run fits."""
+
+import subprocess
+import sys
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from mm1_mlx import load
+from mm1_mlx.checkpoint.skeleton import is_preset, skeleton
+from mm1_mlx.errors import TrainingError
+from mm1_mlx.lora import main
+from mm1_mlx.training.dry_run import memory_of_mac, require_room, told
+from mm1_mlx.training.estimate import Need
+from mm1_mlx.training.settings import TrainingSettings
+
+GB = 10**9
+NEED = Need(2 * GB, 0, GB, GB, activations=8 * GB, checkpointed=3 * GB, pictures=0, updating=GB, kept=GB // 2)
+
+
+def test_the_largest_phase_counts_beside_what_stays():
+    assert NEED.total(grad_checkpoint=False) == 2 * GB + GB + GB // 2 + GB + 8 * GB
+    assert NEED.total(grad_checkpoint=True) == 2 * GB + GB + GB // 2 + GB + 3 * GB
+
+
+def test_a_run_that_does_not_fit_is_refused_with_what_to_lower():
+    with pytest.raises(
+        TrainingError, match=r"needs about 12.5 GB .* but there are 10.0 GB; give --grad-checkpoint"
+    ):
+        require_room(NEED, 10 * GB, TrainingSettings())
+    checkpointed = TrainingSettings(grad_checkpoint=True)
+    require_room(NEED, 10 * GB, checkpointed)
+    with pytest.raises(TrainingError, match=r"7.5 GB .* 7.0 GB; lower --max-seq-length"):
+        require_room(NEED, 7 * GB, checkpointed)
+
+
+def test_the_last_line_is_the_verdict():
+    assert told(NEED, 13 * GB, TrainingSettings())[-1].endswith("12.500 GB: fits the 13.0 GB there")
+    assert told(NEED, 12 * GB, TrainingSettings())[-1].endswith("12.500 GB: does not fit the 12.0 GB there")
+
+
+def test_macos_lets_the_gpu_have_two_thirds_or_three_quarters():
+    assert memory_of_mac(16.0) == 16 * 2**30 * 2 // 3
+    assert memory_of_mac(64.0) == 48 * 2**30
+
+
+def test_a_packed_preset_is_smaller_and_its_image_encoder_is_not():
+    plain, packed = (skeleton(name)[0] for name in ("mm1-3b", "mm1-3b-4bit"))
+
+    def size(module):
+        return sum(value.nbytes for _, value in tree_flatten(module.parameters()))
+
+    assert size(packed.decoder) < 0.3 * size(plain.decoder)
+    assert size(packed.image_encoder) == size(plain.image_encoder)
+
+
+@pytest.mark.parametrize("name", ["mm1-tiny", "folder", "mm1-7b-9bit", "org/mm1-7b"])
+def test_other_names_are_no_presets(name):
+    assert not is_preset(name)
+
+
+def test_a_lazy_model_has_its_stored_type_and_the_same_weights():
+    lazy, _ = load("mm1-tiny", lazy=True)
+    plain, _ = load("mm1-tiny")
+    assert lazy.image_encoder.dtype == mx.float16 and plain.image_encoder.dtype == mx.float32
+    for (key, one), (_, other) in zip(
+        tree_flatten(lazy.parameters()), tree_flatten(plain.parameters()), strict=True
+    ):
+        assert mx.array_equal(one.astype(mx.float32), other), key
+
+
+def test_a_preset_is_for_dry_runs_alone(run_main, tmp_path):
+    code, _, err = run_main(main, "--train", "--model", "mm1-3b", "--data", tmp_path)
+    assert code == 1 and "Traceback" not in err
+
+
+def test_the_update_of_a_7b_model_is_foreseen_in_little_memory():
+    code = (
+        "import resource; from mm1_mlx.lora import main\n"
+        "assert main(['--dry-run', '--model', 'mm1-7b', '--memory', '64']) == 0\n"
+        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1e6, 'a GB and more'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "assumed: 16 rows" in done.stdout and "decoder: 19,988,480 of 6,630,477,824" in done.stdout
