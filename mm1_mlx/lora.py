@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.train is None and not (args.test or args.dry_run):
         raise UsageError("there is nothing to do; give --train, --test, --dry-run or --check-data DIR.")
+    if args.memory is not None and not 0 < args.memory < float("inf"):
+        raise UsageError(f"--memory is {args.memory}, expected more than 0 GB.")
     if args.dry_run:
         _dry_run(args, training_flags.settings_of(args), training_flags.tuning_of(args))
         return
@@ -101,6 +103,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tuning) -> None:
+    import mlx.core as mx
+
     from mm1_mlx.generation.machine import machine_memory
     from mm1_mlx.model.adapters import prepare
     from mm1_mlx.training.batches import Batches
@@ -109,6 +113,8 @@ def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tunin
     from mm1_mlx.training.packing import can_pack
     from mm1_mlx.training.records import open_data
 
+    if args.memory is None and args.dtype is None and mx.default_device() == mx.cpu:
+        args.dtype = "float32"  # as the run itself would load it; a Mac's GPU takes the stored type
     rows = open_data(args.data) if args.data else {"assumed": assumed_rows(settings.rows_per_update)}
     model, processor = flags.load_model(args, sizes_alone=True)
     prepare(model, tuning)
@@ -119,13 +125,15 @@ def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tunin
     batches = Batches(first, processor, settings, packing=settings.pack and can_pack(model))
     sequences = batches.unopened(0)
     batches.close()
+    if not sequences:
+        raise DataError(f"no row of the first update can be used; --check-data {args.data} says why.")
     longest = max(len(packed.ids) for packed in sequences)
     print(f"an update: {number_of(len(sequences), 'sequence')} of at most {longest:,} tokens")
     need = training_need(model, sequences, settings)
     if args.cache_visual_tokens and not tuning.parts.keys() & {"image_encoder", "connector"}:
         most, number = int(args.cache_visual_tokens * 1e6), len(first) if args.data else None
         need = replace(need, kept=kept_bytes(model, sequences, num_rows=number, most=most))
-    there = memory_of_mac(float(args.memory)) if args.memory else machine_memory()
+    there = memory_of_mac(float(args.memory)) if args.memory is not None else machine_memory()
     print("\n".join(told(need, there, settings)))
 
 

@@ -12,7 +12,9 @@ import mm1_mlx
 PACKAGE = Path(mm1_mlx.__file__).parent
 ROOMS = ["model", "inputs", "checkpoint", "generation", "seeing", "training", "evaluation", "serving", "tiny"]
 SHARED = {"errors", "strict", "config", "image_config", "presets", "settings"}
-COMMANDS = {p.stem for p in PACKAGE.glob("*.py")} - SHARED - {"__init__", "command", "flags", "training_flags"}
+COMMANDS = (
+    {p.stem for p in PACKAGE.glob("*.py")} - SHARED - {"__init__", "command", "flags", "training_flags"}
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -37,7 +39,9 @@ def test_a_room_imports_only_rooms_above_it(path):
         target = rest[0]
         assert target not in COMMANDS, f"imports the command {target}"
         if len(parts) == 1:
-            assert target in SHARED or parts[0] in COMMANDS | {"__init__", "flags", "training_flags"}, f"imports {name}"
+            assert target in SHARED or parts[0] in COMMANDS | {"__init__", "flags", "training_flags"}, (
+                f"imports {name}"
+            )
         elif target in ROOMS:
             assert ROOMS.index(target) <= ROOMS.index(parts[0]), f"imports {name}"
         else:

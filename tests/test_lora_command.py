@@ -166,6 +166,8 @@ def test_bad_rows_stop_a_run_or_are_left_out(run, data, tmp_path):
         (["--train", "--warmup", 5, "--iters", 4], 1, "warmup is 5, expected fewer updates than iters 4"),
         (["--train", "--dropout", 1], 1, "dropout is 1.0"),
         (["--train", "--num-layers", 99], 1, "99"),
+        (["--dry-run", "--memory", -16], 2, "--memory is -16.0, expected more than 0 GB"),
+        (["--dry-run", "--model", "mm1-7b-9bit"], 1, "mm1-7b-9bit"),
         (["-c", "none.yaml"], 1, "-c none.yaml cannot be read"),
     ],
 )
@@ -173,6 +175,20 @@ def test_what_cannot_be_is_refused_in_one_line(run, argv, code, words):
     found, _, err = run(*argv)
     assert found == code and words in err.splitlines()[-1], err
     assert "Traceback" not in err
+
+
+def test_a_dry_run_tells_what_a_run_would_take(run):
+    code, out, err = run("--dry-run", "--batch-size", 4, "--cache-visual-tokens")
+    assert code == 0, err
+    assert "train: 6 rows" in out and "decoder: " in out and " fits the " in out.splitlines()[-1]
+    kept = next(line for line in out.splitlines() if line.startswith("visual tokens kept"))
+    assert float(kept.split()[-2]) < 0.001  # of six pictures, not all that may be kept
+
+
+def test_a_dry_run_of_rows_that_cannot_be_used_says_so(run, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"image": "none.png", "caption": "x"}\n')
+    code, _, err = run("--dry-run", folder=tmp_path)
+    assert code == 1 and "no row of the first update can be used; --check-data" in err
 
 
 def test_an_unknown_key_in_a_yaml_file_is_named(run, tmp_path):

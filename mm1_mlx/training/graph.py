@@ -28,7 +28,19 @@ VIEWS = frozenset(
 )  # these write nothing: what they give lies where their input lies
 IN_PLACE = frozenset(
     {
-        *("Abs", "Add", "AsType", "Cos", "Divide", "Exp", "Log", "Maximum", "Minimum", "Multiply", "Negative"),
+        *(
+            "Abs",
+            "Add",
+            "AsType",
+            "Cos",
+            "Divide",
+            "Exp",
+            "Log",
+            "Maximum",
+            "Minimum",
+            "Multiply",
+            "Negative",
+        ),
         *("Power", "Rsqrt", "Select", "Sigmoid", "Sin", "SliceUpdate", "Sqrt", "Square", "Subtract", "Tanh"),
     }
 )  # these write over an input of the same size that nothing else needs
@@ -90,7 +102,9 @@ def traced(function: Callable[..., Any], *trees: Any) -> Graph:
         for entry in entries
         if entry["type"] == "primitive"
     ]
-    return Graph([a[0] for a in kinds["inputs"]["inputs"]], steps, [a[0] for a in kinds["outputs"]["outputs"]])
+    return Graph(
+        [a[0] for a in kinds["inputs"]["inputs"]], steps, [a[0] for a in kinds["outputs"]["outputs"]]
+    )
 
 
 def in_order(graph: Graph) -> list[Step]:
