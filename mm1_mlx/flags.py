@@ -148,22 +148,20 @@ def load_model(args: argparse.Namespace, *, sizes_alone: bool = False) -> tuple[
 
     Args:
         args: parsed.
-        sizes_alone: nothing will be computed, so no weights are read, and it may be a preset of MM1's.
+        sizes_alone: nothing will be computed, so no weights are read, nor need they be there.
 
     Raises:
         MM1Error: the folder or a flag is not usable.
     """
     from mm1_mlx.checkpoint import load
-    from mm1_mlx.checkpoint.skeleton import is_preset, skeleton
+    from mm1_mlx.checkpoint.skeleton import skeleton
 
     if args.max_image_pixels < 1:
         raise PromptError(f"--max-image-pixels is {args.max_image_pixels}, expected at least 1.")
-    if sizes_alone and is_preset(args.model):
+    if sizes_alone:
         model, processor = skeleton(args.model, dtype=args.dtype)
     else:
-        model, processor = load(
-            args.model, adapter_path=adapters_of(args), dtype=args.dtype, lazy=sizes_alone
-        )
+        model, processor = load(args.model, adapter_path=adapters_of(args), dtype=args.dtype)
     processor.max_pixels = args.max_image_pixels
     changes = image_changes(args)
     return model, processor.with_image_config(**changes) if changes else processor

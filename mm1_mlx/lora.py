@@ -105,55 +105,32 @@ def run(args: argparse.Namespace) -> None:
 def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tuning) -> None:
     import mlx.core as mx
 
-    from mm1_mlx.generation.machine import machine_memory
-    from mm1_mlx.model.adapters import prepare
-    from mm1_mlx.training.batches import Batches
-    from mm1_mlx.training.dry_run import assumed_rows, kept_bytes, memory_of_mac, told
-    from mm1_mlx.training.estimate import training_need
-    from mm1_mlx.training.packing import can_pack
+    from mm1_mlx.checkpoint.skeleton import is_preset
+    from mm1_mlx.training.dry_run import dry_run
     from mm1_mlx.training.records import open_data
 
     if args.memory is None and args.dtype is None and mx.default_device() == mx.cpu:
         args.dtype = "float32"  # as the run itself would load it; a Mac's GPU takes the stored type
-    rows = open_data(args.data) if args.data else {"assumed": assumed_rows(settings.rows_per_update)}
+    rows = open_data(args.data) if args.data else {}
     model, processor = flags.load_model(args, sizes_alone=True)
-    prepare(model, tuning)
-    for name, found in rows.items():
-        print(f"{name}: {number_of(len(found), 'row')}")
-    print("\n".join(_learning(model)))
-    first = rows.get("train") or rows["assumed"]
-    batches = Batches(first, processor, settings, packing=settings.pack and can_pack(model))
-    sequences = batches.unopened(0)
-    batches.close()
-    if not sequences:
-        raise DataError(f"no row of the first update can be used; --check-data {args.data} says why.")
-    longest = max(len(packed.ids) for packed in sequences)
-    print(f"an update: {number_of(len(sequences), 'sequence')} of at most {longest:,} tokens")
-    need = training_need(model, sequences, settings)
-    if args.cache_visual_tokens and not tuning.parts.keys() & {"image_encoder", "connector"}:
-        most, number = int(args.cache_visual_tokens * 1e6), len(first) if args.data else None
-        need = replace(need, kept=kept_bytes(model, sequences, num_rows=number, most=most))
-    there = memory_of_mac(float(args.memory)) if args.memory is not None else machine_memory()
-    print("\n".join(told(need, there, settings)))
+    if is_preset(args.model):
+        print(f"{args.model}: sizes alone; tokens are counted by mm1-tiny's tokenizer, so lengths are rough")
+    keep = int((args.cache_visual_tokens or 0) * 1e6)
+    mac = None if args.memory is None else float(args.memory)  # YAML gives whole numbers
+    for line in dry_run(model, processor, rows, settings, tuning, keep=keep, mac=mac):
+        print(line)
 
 
-def _learning(model: Any) -> list[str]:
-    """How much of each part of a prepared model learns."""
-    from mm1_mlx.model.adapters import trained_counts
-
-    counts = trained_counts(model).items()
-    return [f"{part}: {trained:,} of {total:,} parameters learn" for part, (trained, total) in counts]
-
-
-def _require_memory(trainer: Any, settings: TrainingSettings) -> None:
+def _require_memory(trainer: Any, settings: TrainingSettings, keep: int) -> None:
     """Refuse a run that will not fit, before it begins; not one whose weights are to be spread over processes."""
     from mm1_mlx.generation.machine import machine_memory
-    from mm1_mlx.training.dry_run import require_room
-    from mm1_mlx.training.estimate import training_need
+    from mm1_mlx.training.dry_run import foreseen, require_room
 
     sequences = trainer.batches.unopened(0)
     if sequences and not settings.shard:
-        require_room(training_need(trainer.model, sequences, settings), machine_memory(), settings)
+        num_rows = len(trainer.batches.rows)
+        need = foreseen(trainer.model, sequences, settings, keep=keep, num_rows=num_rows)
+        require_room(need, machine_memory(), settings)
 
 
 def _train(
@@ -168,6 +145,7 @@ def _train(
 
     from mm1_mlx.generation.vision_cache import VisionCache
     from mm1_mlx.training.curve import draw_curve
+    from mm1_mlx.training.dry_run import learning
     from mm1_mlx.training.progress import ProgressBar
     from mm1_mlx.training.reporters import Reporter
     from mm1_mlx.training.state import newest_checkpoint
@@ -179,9 +157,8 @@ def _train(
         raise TrainingError(
             f"{there} is there already; --resume goes on from it, or give another --adapter-path."
         )
-    cache = None
-    if args.cache_visual_tokens is not None:
-        cache = VisionCache(int(args.cache_visual_tokens * 1e6))
+    keep = int((args.cache_visual_tokens or 0) * 1e6)
+    cache = VisionCache(keep) if keep else None
     first = mx.distributed.init().rank() == 0
     about = {"model": args.model, "data": args.data} | settings.to_dict() | {"tuning": tuning.to_dict()}
     reporter = Reporter(args.report_to if first else "", args.project_name, folder, about)
@@ -192,9 +169,9 @@ def _train(
             reporter.report(line)
 
         trainer = Trainer(model, processor, rows, settings, tuning, folder, vision_cache=cache, report=report)
-        bar.say("\n".join(_learning(model)))
+        bar.say("\n".join(learning(model)))
         if not args.force:
-            _require_memory(trainer, settings)
+            _require_memory(trainer, settings, keep)
         if args.resume and not trainer.resume():
             bar.say(f"there is no checkpoint in {folder} yet; beginning at the start")
         bar.start(trainer.progress.update)

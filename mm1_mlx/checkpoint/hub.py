@@ -13,11 +13,16 @@ from mm1_mlx.settings import EMBEDDED_MODEL
 
 EMBEDDED = {EMBEDDED_MODEL: Path(__file__).parents[1] / "tiny" / EMBEDDED_MODEL}
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "README.md"]
+WEIGHTS = "model*.safetensors"
+FILES = ["*.json", "tokenizer.model", "*.txt", "*.jinja", "README.md"]
 
 
-def find_folder(name: str | Path) -> Path:
+def find_folder(name: str | Path, *, weights: bool = True) -> Path:
     """The folder of an embedded model, a local folder, or a hub model (downloaded once, then cached).
+
+    Args:
+        name: of the model.
+        weights: download them too.
 
     Raises:
         CheckpointError: there is no such model, or the hub does not answer.
@@ -33,7 +38,7 @@ def find_folder(name: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"--model {str(name)[:80]!r} cannot be looked up ({error}).") from None
     if isinstance(name, str) and HUB_ID.fullmatch(name):
-        return _download(name)
+        return _download(name, [*FILES, WEIGHTS] if weights else FILES)
     if str(name) in DECODERS:
         raise CheckpointError(
             f"{name} has a configuration but no published weights; give a model folder or hub id, or mm1-tiny."
@@ -44,14 +49,14 @@ def find_folder(name: str | Path) -> Path:
     )
 
 
-def _download(name: str) -> Path:
+def _download(name: str, files: list[str]) -> Path:
     """The configuration first: a model of another kind is refused before gigabytes of it arrive."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
         found = json.loads(Path(hf_hub_download(name, "config.json")).read_text()).get("model_type")
         if found == "mm1":
-            return Path(snapshot_download(name, allow_patterns=FILES))
+            return Path(snapshot_download(name, allow_patterns=files))
     except Exception as error:  # the hub's client raises many kinds; every one means no model
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from None

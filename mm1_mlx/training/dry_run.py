@@ -2,20 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from PIL import Image
 
-from mm1_mlx.errors import TrainingError
+from mm1_mlx.errors import DataError, TrainingError
+from mm1_mlx.generation.machine import machine_memory
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.model.adapters import Tuning, prepare, trained_counts
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.estimate import Need
-from mm1_mlx.training.packing import Packed
+from mm1_mlx.training.batches import Batches, Rows
+from mm1_mlx.training.estimate import Need, training_need
+from mm1_mlx.training.graph import arrays_in
+from mm1_mlx.training.packing import Packed, can_pack
 from mm1_mlx.training.row_forms import Record, Turn
 from mm1_mlx.training.settings import TrainingSettings
 
 WORDS = 64  # in the question, and in the answer, of an assumed row
 PICTURE = (1024, 768)  # pixels
-LARGE_MAC = 36 * 2**30  # bytes; from there on macOS lets the GPU have three quarters, else two thirds
+LARGE_MAC = 36  # GB; from there on macOS lets the GPU have three quarters, else two thirds
+
+
+def dry_run(
+    model: MM1,
+    processor: Processor,
+    rows: Mapping[str, Rows],
+    settings: TrainingSettings,
+    tuning: Tuning,
+    *,
+    keep: int = 0,
+    mac: float | None = None,
+) -> Iterator[str]:
+    """What would be trained, and the memory it takes by the rows of the first update, line by line.
+
+    Args:
+        model: untouched; it is prepared.
+        processor: the model's.
+        rows: by split; none: some are assumed.
+        settings: of the run.
+        tuning: which parts learn, and how.
+        keep: bytes of visual tokens to keep at most.
+        mac: GB of the Mac that would run it; None: this machine.
+
+    Raises:
+        DataError: no row of the first update can be used.
+        MM1Error: the model cannot be tuned so.
+    """
+    prepare(model, tuning)
+    train = rows.get("train") or assumed_rows(settings.rows_per_update)
+    yield from (f"{split}: {len(found):,} row{'s' * (len(found) != 1)}" for split, found in rows.items())
+    if not rows:
+        width, height = PICTURE
+        yield (
+            f"assumed: {len(train):,} rows of a picture ({width} x {height} pixels), a question and an answer of "
+            f"{WORDS} short words each"
+        )
+    yield from learning(model)
+    batches = Batches(train, processor, settings, packing=settings.pack and can_pack(model))
+    sequences = batches.unopened(0)
+    batches.close()
+    if not sequences:
+        raise DataError("no row of the first update can be used; --check-data DIR says why.")
+    longest = max(len(packed.ids) for packed in sequences)
+    yield f"sequences of an update: {len(sequences):,}, of at most {longest:,} tokens"
+    if settings.shard:
+        yield "what --shard spreads over processes is told as one process without it would hold it"
+    need = foreseen(model, sequences, settings, keep=keep, num_rows=len(train) if rows else None)
+    if mac is not None:
+        share = "three quarters" if mac >= LARGE_MAC else "two thirds"
+        yield f"a Mac of {mac:g} GB lets its GPU have {share}, {memory_of_mac(mac) / 1e9:.1f} GB"
+    yield from told(need, machine_memory() if mac is None else memory_of_mac(mac), settings)
+
+
+def learning(model: MM1) -> list[str]:
+    """How much of each part of a prepared model learns."""
+    counts = trained_counts(model).items()
+    return [f"{part}: {trained:,} of {total:,} parameters learn" for part, (trained, total) in counts]
 
 
 def assumed_rows(number: int) -> list[Record]:
@@ -27,8 +90,27 @@ def assumed_rows(number: int) -> list[Record]:
 
 def memory_of_mac(gigabytes: float) -> int:
     """Bytes that MLX may use of a Mac sold with so many, by macOS's default for the GPU."""
-    size = gigabytes * 2**30
-    return int(size * (3 / 4 if size >= LARGE_MAC else 2 / 3))
+    return int(gigabytes * 2**30 * (3 / 4 if gigabytes >= LARGE_MAC else 2 / 3))
+
+
+def foreseen(
+    model: MM1,
+    sequences: Sequence[Packed],
+    settings: TrainingSettings,
+    *,
+    keep: int = 0,
+    num_rows: int | None = None,
+) -> Need:
+    """What training takes with visual tokens kept, ``keep`` bytes of them at most.
+
+    Raises:
+        TrainingError: the decoder has an operation that MLX does not show.
+    """
+    need = training_need(model, sequences, settings)
+    eyes = (model.image_encoder, model.connector)
+    if not keep or any(arrays_in(part.trainable_parameters()) for part in eyes):
+        return need
+    return replace(need, kept=kept_bytes(model, sequences, num_rows=num_rows, most=keep))
 
 
 def kept_bytes(model: MM1, sequences: Sequence[Packed], *, num_rows: int | None, most: int) -> int:

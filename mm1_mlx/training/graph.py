@@ -20,30 +20,13 @@ from mm1_mlx.errors import TrainingError
 
 WIDTH = 20  # steps that MLX looks at side by side when it makes its order
 IN_FLIGHT = 40  # steps handed out and not yet computed: 10 tasks of 10 calls each, two or three to a step
-VIEWS = frozenset(
-    {
-        *("AsStrided", "Broadcast", "Copy", "Depends", "ExpandDims", "Flatten", "Reshape", "Slice", "Split"),
-        *("Squeeze", "StopGradient", "Transpose", "Unflatten", "View"),
-    }
-)  # these write nothing: what they give lies where their input lies
-IN_PLACE = frozenset(
-    {
-        *(
-            "Abs",
-            "Add",
-            "AsType",
-            "Cos",
-            "Divide",
-            "Exp",
-            "Log",
-            "Maximum",
-            "Minimum",
-            "Multiply",
-            "Negative",
-        ),
-        *("Power", "Rsqrt", "Select", "Sigmoid", "Sin", "SliceUpdate", "Sqrt", "Square", "Subtract", "Tanh"),
-    }
-)  # these write over an input of the same size that nothing else needs
+# These write nothing: what they give lies where their input lies.
+VIEWS = {"AsStrided", "Broadcast", "Copy", "Depends", "ExpandDims", "Flatten", "Reshape", "Slice", "Split"}
+VIEWS |= {"Squeeze", "StopGradient", "Transpose", "Unflatten", "View"}
+# These write over an input of the same size that nothing else needs.
+IN_PLACE = {"Abs", "Add", "AsType", "Cos", "Divide", "Exp", "Log", "Maximum", "Minimum", "Multiply"}
+IN_PLACE |= {"Negative", "Power", "Rsqrt", "Select", "Sigmoid", "Sin", "SliceUpdate", "Sqrt", "Square"}
+IN_PLACE |= {"Subtract", "Tanh"}
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,21 @@
 """The graph of one training step: loss and gradients of one packed sequence; nothing is computed.
 
-MLX does not export a layer that it computes twice (``mx.checkpoint``). So the model is traced with a stand-in for each
-layer, one product that goes forward and backward, and the layer's own two graphs are put where the products are.
+MLX does not export a layer that it computes twice (``mx.checkpoint``). So the model is traced with stand-ins for its
+layers, and each layer's own graphs, of the forward and of the backward pass, are put where its stand-in is.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 
-from mm1_mlx.model.adapters import replace_modules
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.graph import Graph, Step, arrays_in, traced, with_arrays
+from mm1_mlx.training.graph import Graph, Step, arrays_in, traced
 from mm1_mlx.training.loss import Seen, loss_sum
 from mm1_mlx.training.packing import Packed
+from mm1_mlx.training.stand_ins import Call, calls_of, one_expert, same_parameters, stood_in_for
 
 
 def step_graph(model: MM1, packed: Packed, seen: Seen, *, checkpointed: bool = False) -> Graph:
@@ -34,8 +30,8 @@ def step_graph(model: MM1, packed: Packed, seen: Seen, *, checkpointed: bool = F
     """
     if not checkpointed:
         return _whole_graph(model, packed, seen)
-    calls = _calls(model, packed, seen)
-    with _stand_ins(model, calls) as trained:
+    calls = calls_of(model, packed, seen)
+    with stood_in_for(model, calls) as trained:
         outside = _whole_graph(model, packed, seen)
         inputs = [id(array) for array in arrays_in([model.parameters(), vars(seen)])]
     return _put_in(outside, calls, inputs, trained)
@@ -48,142 +44,8 @@ def _whole_graph(model: MM1, packed: Packed, seen: Seen) -> Graph:
         model.update(parameters)
         return gradients_of(model, packed, Seen(**pictures))
 
-    with _same_parameters(model) as parameters, _one_expert():
+    with same_parameters(model) as parameters, one_expert():
         return traced(step, parameters, vars(seen))
-
-
-@contextmanager
-def _same_parameters(module: nn.Module) -> Iterator[dict[str, Any]]:
-    """Those of ``module``, which it has again afterwards."""
-    parameters = module.parameters()
-    try:
-        yield parameters
-    finally:
-        module.update(parameters)
-
-
-@contextmanager
-def _one_expert() -> Iterator[None]:
-    """Inside, the first of several experts works on all rows: MLX does not export how each gets its gradient.
-
-    What is written and held is as large: the rows' products, and gradients of all experts.
-    """
-
-    def product(a: mx.array, b: mx.array, *, rhs_indices: mx.array, **_: Any) -> mx.array:
-        return mx.broadcast_to(a, (*rhs_indices.shape, *a.shape[-2:])) @ b[:1].squeeze(0)
-
-    gather_mm, mx.gather_mm = mx.gather_mm, product
-    try:
-        yield
-    finally:
-        mx.gather_mm = gather_mm
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One call of a layer, and what stands in for it. Its arrays tell shapes and types alone."""
-
-    layer: nn.Module
-    x: mx.array
-    others: tuple[Any, ...]  # arguments and options behind x
-    result: Any  # its first array is as x in shape and type
-    stand: mx.array  # what x is multiplied with instead
-
-    def __call__(self, x: mx.array, others: tuple[Any, ...]) -> mx.array:
-        """The first array of what the layer gives."""
-        arguments, options = others
-        return arrays_in(type(self.layer).__call__(self.layer, x, *arguments, **options))[0]
-
-    def stood_in(self, x: mx.array, stand: mx.array) -> Any:
-        """In the form of the result."""
-        return with_arrays(self.result, [x * stand, *map(mx.zeros_like, arrays_in(self.result)[1:])])
-
-    def forward(self) -> Graph:
-        """From x to what the layer gives."""
-
-        def run(x: mx.array, parameters: dict[str, Any], others: tuple[Any, ...]) -> mx.array:
-            self.layer.update(parameters)
-            return self(x, others)
-
-        with _same_parameters(self.layer) as parameters, _one_expert():
-            return traced(run, self.x, parameters, self.others)
-
-    def backward(self) -> Graph:
-        """From x, what the layer gave of it and the gradient of that, to the gradients of x and of the weights.
-
-        The layer is computed again, once what it gave is there: as ``mx.checkpoint`` does it.
-        """
-
-        def run(
-            x: mx.array, y: mx.array, gradient: mx.array, parameters: dict[str, Any], others: tuple[Any, ...]
-        ) -> Any:
-            self.layer.update(parameters)
-            trained = self.layer.trainable_parameters()
-
-            def again(x: mx.array, *weights: mx.array) -> mx.array:
-                self.layer.update(with_arrays(trained, weights))
-                return self(x, others)
-
-            return mx.vjp(again, mx.depends([x, *arrays_in(trained)], [y]), [gradient])[1]
-
-        with _same_parameters(self.layer) as parameters, _one_expert():
-            return traced(run, self.x, self.x, self.x, parameters, self.others)
-
-
-def _calls(model: MM1, packed: Packed, seen: Seen) -> list[_Call]:
-    """Of layers that give first what they read, in shape and type; in the order in which they are called."""
-    layers = [*model.image_encoder.layers, *model.decoder.layers]
-    classes = [type(layer) for layer in layers]
-    found: list[_Call] = []
-
-    def watched(own: type[nn.Module]) -> type[nn.Module]:
-        def call(self: nn.Module, x: mx.array, *arguments: Any, **options: Any) -> Any:
-            result = own.__call__(self, x, *arguments, **options)
-            first = arrays_in(result)[0]
-            if (first.shape, first.dtype) == (x.shape, x.dtype):
-                shapes = (x, (arguments, options), result, x)
-                found.append(_Call(self, *with_arrays(shapes, map(mx.zeros_like, arrays_in(shapes)))))
-            return result
-
-        return type(own.__name__, (own,), {"__call__": call})
-
-    for layer, own in zip(layers, classes, strict=True):
-        layer.__class__ = watched(own)
-    try:
-        loss_sum(model, packed, seen)
-    finally:
-        for layer, own in zip(layers, classes, strict=True):
-            layer.__class__ = own
-    return found
-
-
-@contextmanager
-def _stand_ins(model: MM1, calls: list[_Call]) -> Iterator[list[int]]:
-    """Put them in the places of the layers; gives the ids of the trainable parameters, stands among them."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    layers = {paths[id(call.layer)]: call.layer for call in calls}
-    replace_modules(model, {path: _stand_in(layer, calls) for path, layer in layers.items()})
-    try:
-        yield [id(array) for array in arrays_in(model.trainable_parameters())]
-    finally:
-        replace_modules(model, layers)
-
-
-def _stand_in(layer: nn.Module, calls: list[_Call]) -> nn.Module:
-    """A layer that multiplies; its stands are trained where the layer or a part of it is."""
-    own, calls = type(layer), [call for call in calls if call.layer is layer]
-    trained = bool(arrays_in(layer.trainable_parameters()))
-    upcoming = enumerate(calls)
-
-    def call(self: nn.Module, x: mx.array, *_: Any, **__: Any) -> Any:
-        number, call = next(upcoming)
-        return call.stood_in(x, self.stands[number])
-
-    made = copy.copy(layer)
-    made.__class__ = type(own.__name__, (own,), {"__call__": call})
-    made.stands = [call.stand for call in calls]
-    made._no_grad = {name for name in made if not (trained and name == "stands")}
-    return made
 
 
 @dataclass
@@ -196,7 +58,7 @@ class _Site:
     x_gradient: str = ""
 
 
-def _put_in(outside: Graph, calls: list[_Call], inputs: list[int], trained: list[int]) -> Graph:
+def _put_in(outside: Graph, calls: list[Call], inputs: list[int], trained: list[int]) -> Graph:
     """The graph outside of the layers with the layers' graphs in it.
 
     Args:
@@ -206,16 +68,41 @@ def _put_in(outside: Graph, calls: list[_Call], inputs: list[int], trained: list
         trained: ids of the arrays whose gradients are its outputs, after the loss.
     """
     by_id = {id(call.stand): number for number, call in enumerate(calls)}
-    stands = {name: by_id[key] for name, key in zip(outside.inputs, inputs, strict=True) if key in by_id}
     loss, *gradients = outside.outputs
+    stands = {name: by_id[key] for name, key in zip(outside.inputs, inputs, strict=True) if key in by_id}
     of_stands = {name: by_id[key] for name, key in zip(gradients, trained, strict=True) if key in by_id}
-    sites: dict[int, _Site] = {}
-    steps = []
-    for step in outside.steps:
-        (output,) = list(step.outputs)[:1]
+    steps, sites = _without_stand_ins(outside.steps, stands, of_stands)
+    weights: dict[int, list[str]] = {}  # names of the gradients of a layer's weights, by its id
+    for number, site in reversed(sites.items()):
+        own, found = _layer_steps(calls[number], site, str(number))
+        steps += own
+        layer = calls[number].layer
+        if id(layer) in weights:  # it was called several times
+            sums = _sums(weights[id(layer)], found, layer)
+            steps, found = steps + sums, [name for step in sums for name in step.outputs]
+        weights[id(layer)] = found
+    outputs = [loss]
+    for name in gradients:
+        outputs += weights.pop(id(calls[of_stands[name]].layer), []) if name in of_stands else [name]
+    return Graph(outside.inputs, steps, outputs)
+
+
+def _without_stand_ins(
+    steps: list[Step], stands: dict[str, int], of_stands: dict[str, int]
+) -> tuple[list[Step], dict[int, _Site]]:
+    """The other steps, and where each call stands, by its number.
+
+    Args:
+        steps: in an order in which they can be computed.
+        stands: numbers of calls, by the arrays that their stand-ins multiply with.
+        of_stands: the same by the gradients of those arrays.
+    """
+    others, sites = [], {}
+    for step in steps:
+        output = next(iter(step.outputs))
         number = next((stands[name] for name in step.inputs if name in stands), of_stands.get(output))
         if number is None:
-            steps.append(step)
+            others.append(step)
         elif number not in sites:  # x times stand
             (x,) = (name for name in step.inputs if name not in stands)
             sites[number] = _Site(x, output)
@@ -224,20 +111,7 @@ def _put_in(outside: Graph, calls: list[_Call], inputs: list[int], trained: list
             (site.gradient,) = (name for name in step.inputs if name not in stands and name != site.x)
             if output not in of_stands:
                 site.x_gradient = output
-    weights: dict[int, list[str]] = {}  # names of the gradients of a layer's weights, by its id
-    for number, site in reversed(sites.items()):
-        own, found = _layer_steps(calls[number], site, str(number))
-        steps += own
-        layer = id(calls[number].layer)
-        if layer in weights:  # it was called several times
-            sums = _sums(weights[layer], found, calls[number].layer)
-            steps, found = steps + sums, [name for step in sums for name in step.outputs]
-        weights[layer] = found
-    outputs = [loss]
-    for name in gradients:
-        own = [name] if name not in of_stands else weights.pop(id(calls[of_stands[name]].layer), [])
-        outputs += own
-    return Graph(outside.inputs, steps, outputs)
+    return others, sites
 
 
 def _sums(names: list[str], others: list[str], layer: nn.Module) -> list[Step]:
@@ -249,7 +123,7 @@ def _sums(names: list[str], others: list[str], layer: nn.Module) -> list[Step]:
     ]
 
 
-def _layer_steps(call: _Call, site: _Site, prefix: str) -> tuple[list[Step], list[str]]:
+def _layer_steps(call: Call, site: _Site, prefix: str) -> tuple[list[Step], list[str]]:
     """A layer's steps under names that nothing else has, and the names of its weights' gradients."""
     graph = call.forward()
     steps = _renamed(graph, f"{prefix} forward", {graph.inputs[0]: site.x, graph.outputs[0]: site.y})

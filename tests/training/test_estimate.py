@@ -1,5 +1,6 @@
-"""The memory that is foreseen is near what a step takes."""
+"""The memory that is foreseen is near what a step takes, and a whole run."""
 
+import gc
 from dataclasses import replace
 
 import mlx.core as mx
@@ -19,9 +20,11 @@ from mm1_mlx.training.graph import peak_bytes, traced
 from mm1_mlx.training.loss import loss_sum, see
 from mm1_mlx.training.optimizer import make_optimizer
 from mm1_mlx.training.packing import join
+from mm1_mlx.training.row_forms import Record
 from mm1_mlx.training.settings import TrainingSettings
+from mm1_mlx.training.trainer import Trainer
 
-FROZEN = PartTuning(how="frozen")
+FROZEN, LORA, FULL = (PartTuning(how=how) for how in ("frozen", "lora", "full"))
 LENGTH, WIDTH, LAYERS = 512, 256, 6
 OURS = replace(
     SMALL.text_config,
@@ -42,15 +45,36 @@ LLAMA = MlxLmDecoderConfig(
         **{"num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "vocab_size": 768},
     }
 )
-
-
 SPARSE = replace(OURS, num_experts=4, sparse_every=2)
+EYES = replace(  # an image encoder whose activations count
+    SMALL.vision_config,
+    image_size=112,
+    patch_size=8,
+    hidden_dims=128,
+    feed_forward_dims=512,
+    num_layers=4,
+    num_heads=4,
+)
+CONNECTOR = replace(
+    SMALL.connector_config,
+    input_dims=128,
+    hidden_dims=128,
+    output_dims=WIDTH,
+    num_visual_tokens=16,
+    position_grid=14,
+)
+
+
+def config_of(decoder):
+    image = replace(SMALL.image_config, image_size=112)
+    return replace(
+        SMALL, text_config=decoder, vision_config=EYES, connector_config=CONNECTOR, image_config=image
+    )
 
 
 def prepared(decoder, how):
-    connector = replace(SMALL.connector_config, output_dims=WIDTH)
     mx.random.seed(0)
-    model = MM1(replace(SMALL, text_config=decoder, connector_config=connector))
+    model = MM1(config_of(decoder))
     prepare(model, Tuning(FROZEN, FROZEN, PartTuning(how=how)))
     mx.eval(model.parameters())
     ids = np.arange(LENGTH, dtype=np.int32) % 90 + 100
@@ -74,6 +98,65 @@ def test_a_step_takes_what_was_foreseen_to_15_percent(decoder, how, twice):
     taken = mx.get_peak_memory() - before
     foreseen = need.checkpointed if twice else need.activations
     assert foreseen + need.gradients == pytest.approx(taken, rel=0.15)
+
+
+def rows(count, num_pictures):
+    """Documents of ``LENGTH`` tokens and a few less."""
+    text = "é" * (
+        (LENGTH - 16 * num_pictures) // 2 - 8
+    )  # two tokens each, for mm1-tiny's tokenizer knows bytes
+    pixels = np.random.default_rng(0).integers(0, 255, (num_pictures, 112, 112, 3), dtype=np.uint8)
+    return [
+        Record(f"row {number}", (), "<image>" * num_pictures + text, tuple(pixels), "interleaved")
+        for number in range(count)
+    ]
+
+
+RUNS = {
+    "lora": (OURS, Tuning(FROZEN, FROZEN, LORA), 1, {}),
+    "two-sequences": (OURS, Tuning(FROZEN, FROZEN, FULL), 1, {"grad_accumulation_steps": 2}),
+    "update-is-largest": (OURS, Tuning(FROZEN, FROZEN, FULL), 0, {"optimizer": "lion", "max_seq_length": 64}),
+    "connector": (OURS, Tuning(FROZEN, FULL, FROZEN), 20, {}),
+    "all-parts": (OURS, Tuning(FULL, FULL, FULL), 20, {"optimizer": "adafactor"}),
+    "all-adapters": (LLAMA, Tuning(LORA, LORA, LORA), 8, {}),
+    "sparse": (SPARSE, Tuning(FROZEN, FULL, FULL), 4, {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twice", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_validates_and_saves_takes_what_was_foreseen_to_15_percent(
+    name, twice, make_small, tmp_path
+):
+    decoder, tuning, num_pictures, options = RUNS[name]
+    options = {"batch_size": 1, "max_seq_length": LENGTH, "truncate": True, "pack": False} | options
+    settings = TrainingSettings(
+        iters=3, steps_per_eval=1, save_every=1, val_batches=1, grad_checkpoint=twice, **options
+    )
+    gc.collect()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model, processor = make_small(config_of(decoder))
+    splits = {"train": rows(4, num_pictures), "valid": rows(1, num_pictures)}
+    trainer = Trainer(model, processor, splits, settings, tuning, tmp_path)
+    need = training_need(model, trainer.batches.unopened(0), settings)
+    trainer.train()
+    taken = mx.get_peak_memory() - before
+    assert need.total(grad_checkpoint=twice) == pytest.approx(taken, rel=0.15)
+
+
+def test_what_was_looked_at_is_not_held():
+    model, packed = prepared(OURS, "lora")
+    gc.collect()
+    gc.disable()
+    try:
+        training_need(model, [packed], TrainingSettings())
+        before = mx.get_active_memory()
+        mx.eval(model.apply(lambda array: array + 1).parameters())
+        assert mx.get_active_memory() - before < 1e6
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "adafactor", "lion", "muon", "sgd"])
