@@ -115,10 +115,15 @@ def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tunin
     model, processor = flags.load_model(args, sizes_alone=True)
     if is_preset(args.model):
         print(f"{args.model}: sizes alone; tokens are counted by mm1-tiny's tokenizer, so lengths are rough")
-    keep = int((args.cache_visual_tokens or 0) * 1e6)
+    keep = _kept_bytes(args)
     mac = None if args.memory is None else float(args.memory)  # YAML gives whole numbers
     for line in dry_run(model, processor, rows, settings, tuning, keep=keep, mac=mac):
         print(line)
+
+
+def _kept_bytes(args: argparse.Namespace) -> int:
+    """Of visual tokens of pictures seen before, at most."""
+    return int((args.cache_visual_tokens or 0) * 1e6)
 
 
 def _require_memory(trainer: Any, settings: TrainingSettings, keep: int) -> None:
@@ -157,7 +162,7 @@ def _train(
         raise TrainingError(
             f"{there} is there already; --resume goes on from it, or give another --adapter-path."
         )
-    keep = int((args.cache_visual_tokens or 0) * 1e6)
+    keep = _kept_bytes(args)
     cache = VisionCache(keep) if keep else None
     first = mx.distributed.init().rank() == 0
     about = {"model": args.model, "data": args.data} | settings.to_dict() | {"tuning": tuning.to_dict()}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PARTS = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
 ADAPTERS = ("lora", "dora")
 HOW = (*ADAPTERS, "full")
+MEANT = {"frozen": (), "full": ("num_layers",)}  # the options that a way to learn has
+MEANT |= dict.fromkeys(ADAPTERS, ("num_layers", "rank", "scale", "dropout"))
 BY_PART = "; for one part alone as PART=VALUE, such as encoder=4"
 
 
@@ -152,16 +154,12 @@ def tuning_of(args: argparse.Namespace) -> Tuning:
     parts = {}
     for name, part in PARTS.items():
         how = hows.get(name, "frozen")
-        own = {option: values[name] for option, values in options.items() if name in values}
         if keys[name] and how not in ADAPTERS:
             raise UsageError(
                 f"--keys names linears of the {name}, which gets no adapters; --train {name}=lora."
             )
-        if how in ADAPTERS:
-            parts[part] = PartTuning(how=how, keys=tuple(keys[name]), **own)
-        else:
-            layers = {name: value for name, value in own.items() if name == "num_layers" and how == "full"}
-            parts[part] = PartTuning(how=how, **layers)
+        own = {option: options[option][name] for option in MEANT[how] if name in options[option]}
+        parts[part] = PartTuning(how=how, keys=tuple(keys[name]), **own)
     return Tuning(**parts)
 
 

@@ -11,13 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from hub_stand_in import TOKEN, Hub
-from tuned_models import logits_of, make, train, tuning
+from tuned_models import logits_of, make, save_adapter, tuning
 
 from mm1_mlx import load, quantize, save
-from mm1_mlx.checkpoint import save_adapters
 from mm1_mlx.checkpoint.hub import find_folder
-from mm1_mlx.checkpoint.identity import model_identity
-from mm1_mlx.model.adapters import PartTuning, prepare
+from mm1_mlx.model.adapters import PartTuning
 
 command = importlib.import_module("mm1_mlx.fuse")
 generate = importlib.import_module("mm1_mlx.generate")
@@ -31,13 +29,6 @@ def run(run_main):
     return lambda *argv, command=command: run_main(command.main, *argv)
 
 
-def adapter(folder, path, *, seed=1, dtype=None):
-    model, _ = load(folder, dtype=dtype)
-    identity = model_identity(model)
-    prepare(model, HOW)
-    save_adapters(train(model, seed=seed), HOW, path, base_identity=identity)
-
-
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     """A model in 16 bits, the same packed, and adapters of both."""
@@ -46,10 +37,10 @@ def room(tmp_path_factory):
         model = make()
         model = quantize(model, bits=bits, group_size=32) if bits else model
         save(model, room / name, companions=find_folder("mm1-tiny"), dtype=mx.float16)
-    adapter(room / "model", room / "one")
-    adapter(room / "packed", room / "packed one")
-    adapter(room / "model", room / "one 32", dtype="float32")
-    adapter(room / "model", room / "two 32", dtype="float32", seed=2)
+    save_adapter(room / "model", room / "one", HOW)
+    save_adapter(room / "packed", room / "packed one", HOW)
+    save_adapter(room / "model", room / "one 32", HOW, dtype="float32")
+    save_adapter(room / "model", room / "two 32", HOW, dtype="float32", seed=2)
     return room
 
 

@@ -6,14 +6,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tuned_models import logits_of, make, train, tuning
+from tuned_models import logits_of, make, save_adapter, tuning
 
 from mm1_mlx import load, save
-from mm1_mlx.checkpoint import save_adapters
 from mm1_mlx.checkpoint.hub import find_folder
-from mm1_mlx.checkpoint.identity import model_identity
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.model.adapters import PartTuning, prepare
+from mm1_mlx.model.adapters import PartTuning
 
 command = importlib.import_module("mm1_mlx.peft")
 
@@ -32,10 +30,7 @@ def room(tmp_path_factory):
     save(make(), room / "model", companions=find_folder("mm1-tiny"))
     for name, parts in (("adapter", {}), ("both", {"connector": PartTuning("lora", rank=4)})):
         how = tuning(decoder=PartTuning("lora", rank=4), **parts)
-        model, _ = load(room / "model")
-        identity = model_identity(model)
-        prepare(model, how)
-        save_adapters(train(model, seed=1), how, room / name, base_identity=identity)
+        save_adapter(room / "model", room / name, how)
     return room
 
 

@@ -8,7 +8,9 @@ import mlx.optimizers as optim
 import numpy as np
 from small_models import SMALL
 
-from mm1_mlx import MM1, quantize
+from mm1_mlx import MM1, load, quantize
+from mm1_mlx.checkpoint import save_adapters
+from mm1_mlx.checkpoint.identity import model_identity
 from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.model.adapters import PartTuning, Tuning, prepare
 
@@ -68,6 +70,14 @@ def trained(config, how, *, seed=1, **options):
     mx.random.seed(seed)
     prepare(model, how)
     return train(model, seed=seed)
+
+
+def save_adapter(folder, path, how, *, seed=1, dtype=None):
+    """Tune the model of ``folder`` for a moment, and save what came of it."""
+    model, _ = load(folder, dtype=dtype)
+    identity = model_identity(model)
+    prepare(model, how)
+    save_adapters(train(model, seed=seed), how, path, base_identity=identity)
 
 
 def logits_of(model):

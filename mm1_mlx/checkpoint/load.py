@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mm1_mlx.checkpoint.hub import find_folder
+from mm1_mlx.checkpoint.hub import WEIGHTS, find_folder
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.inputs.processor import Processor
@@ -55,9 +55,9 @@ def load(
     if config.quantization is not None:
         _quantize_layers(model, config.quantization, weights)
     check_weights(dict(tree_flatten(model.parameters())), weights, folder, again="convert it again.")
-    if dtype is None and mx.default_device() == mx.cpu and not lazy:
-        dtype = "float32"
     if not lazy:
+        if dtype is None and mx.default_device() == mx.cpu:
+            dtype = "float32"
         evaluate_weights(weights, getattr(mx, dtype) if dtype else None, folder)
     model.load_weights(list(weights.items()), strict=True)
     if lazy and dtype:
@@ -121,11 +121,11 @@ def parse_json(path: Path, absent: str) -> Any:
 
 def _read_weights(folder: Path) -> dict[str, mx.array]:
     try:
-        files = sorted(path for path in folder.iterdir() if path.match("model*.safetensors"))
+        files = sorted(path for path in folder.iterdir() if path.match(WEIGHTS))
     except OSError as error:
         raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None
     if not files:
-        raise CheckpointError(f"{folder} has no model*.safetensors; the weights are missing.")
+        raise CheckpointError(f"{folder} has no {WEIGHTS}; the weights are missing.")
     weights: dict[str, mx.array] = {}
     for file in files:
         weights |= read_tensors(file, again="download or convert it again.")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mm1_mlx.checkpoint.hub import WEIGHTS
 from mm1_mlx.errors import CheckpointError
 
 LOG_IN = "log in with `hf auth login`"
@@ -70,7 +71,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
             repo_id=repo_id,
             folder_path=folder,
             commit_message="Upload an MM1 model for MLX",
-            delete_patterns="model*.safetensors",  # loading reads all: none may be left of another upload
+            delete_patterns=WEIGHTS,  # loading reads all: none may be left of another upload
         )
     return str(url)
 

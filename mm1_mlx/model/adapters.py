@@ -126,6 +126,11 @@ def tuned_parts(model: MM1) -> set[str]:
     return {part for tuning in tunings_of(model) for part in tuning.parts}
 
 
+def trained_parts(model: MM1) -> frozenset[str]:
+    """Parts of a prepared model in which something learns."""
+    return frozenset(part for part in PARTS if tree_flatten(model[part].trainable_parameters()))
+
+
 def forget_identity(model: MM1) -> None:
     """The weights changed: what ``checkpoint.identity`` kept of them, for caches, holds no longer."""
     for name in ("_model_identity", "_vision_identity"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mm1_mlx.checkpoint.hub import WEIGHTS
 from mm1_mlx.checkpoint.quantize import Packing, packing_plan
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError
@@ -81,9 +82,9 @@ def weight_bytes(model: MM1, folder: Path | None = None) -> dict[str, int]:
     if packed is not None:
         if folder is None:
             raise ConfigError("the configuration is of a packed model; give its folder.")
-        sizes = [file.stat().st_size for file in folder.glob("model*.safetensors")]
+        sizes = [file.stat().st_size for file in folder.glob(WEIGHTS)]
         if not sizes:
-            raise CheckpointError(f"{folder} has no model*.safetensors; the weights are missing.")
+            raise CheckpointError(f"{folder} has no {WEIGHTS}; the weights are missing.")
         return {f"as stored, {packed.get('bits')} bit": sum(sizes)}
     num_parameters = count_parameters(model)
     found = {FULL: 4 * num_parameters, HALF: 2 * num_parameters}

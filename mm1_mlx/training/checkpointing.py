@@ -11,6 +11,7 @@ import mlx.nn as nn
 
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.again import Again, ComputedTwice
+from mm1_mlx.training.layer_calls import called_by, layers_of
 
 
 @contextmanager
@@ -19,16 +20,9 @@ def layers_checkpointed(model: MM1, *, on: bool = True) -> Iterator[None]:
 
     Layers that are sharded do so anyway.
     """
-    layers = [*model.image_encoder.layers, *model.decoder.layers] if on else []
-    layers = [layer for layer in layers if not isinstance(layer, ComputedTwice)]
-    classes = [type(layer) for layer in layers]
-    for layer, own in zip(layers, classes, strict=True):
-        layer.__class__ = type(own.__name__, (own, ComputedTwice), {"__call__": _checkpointed(own)})
-    try:
+    layers = [layer for layer in layers_of(model) if on and not isinstance(layer, ComputedTwice)]
+    with called_by(layers, _checkpointed, ComputedTwice):
         yield
-    finally:
-        for layer, own in zip(layers, classes, strict=True):
-            layer.__class__ = own
 
 
 def _checkpointed(own: type[nn.Module]) -> Callable[..., Any]:

@@ -10,11 +10,10 @@ from PIL import Image
 from mm1_mlx.errors import DataError, TrainingError
 from mm1_mlx.generation.machine import machine_memory
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.model.adapters import Tuning, prepare, trained_counts
+from mm1_mlx.model.adapters import Tuning, prepare, trained_counts, trained_parts
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.batches import Batches, Rows
 from mm1_mlx.training.estimate import Need, training_need
-from mm1_mlx.training.graph import arrays_in
 from mm1_mlx.training.packing import Packed, can_pack
 from mm1_mlx.training.row_forms import Record, Turn
 from mm1_mlx.training.settings import TrainingSettings
@@ -107,8 +106,7 @@ def foreseen(
         TrainingError: the decoder has an operation that MLX does not show.
     """
     need = training_need(model, sequences, settings)
-    eyes = (model.image_encoder, model.connector)
-    if not keep or any(arrays_in(part.trainable_parameters()) for part in eyes):
+    if not keep or trained_parts(model) & {"image_encoder", "connector"}:
         return need
     return replace(need, kept=kept_bytes(model, sequences, num_rows=num_rows, most=keep))
 

@@ -1,7 +1,7 @@
 """The memory that a training run will take, foreseen from its graphs; nothing is computed.
 
 What no graph shows is what the trainer holds beside it: the sum of the gradients so far where an update has several
-sequences, and the last sequence's own gradients while the optimizer works.
+sequences.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import mlx.core as mx
 from mm1_mlx.generation.visual_tokens import LARGEST_BATCH, view_bytes
 from mm1_mlx.inputs.inputs import PreparedPicture
 from mm1_mlx.inputs.preprocess import smart_resize_size
-from mm1_mlx.model.adapters import PARTS, tunings_of
+from mm1_mlx.model.adapters import trained_parts, tunings_of
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.graph import arrays_in, peak_bytes, traced
 from mm1_mlx.training.loss import Seen
@@ -72,7 +72,7 @@ def training_need(model: MM1, sequences: Sequence[Packed], settings: TrainingSet
         activations=activations[0],
         checkpointed=activations[1],
         pictures=_picture_bytes(model, largest, settings),
-        updating=gradients + updating,
+        updating=updating,
     )
 
 
@@ -116,7 +116,7 @@ def _optimizer_bytes(model: MM1, settings: TrainingSettings) -> tuple[int, int]:
 
 
 def _picture_bytes(model: MM1, packed: Packed, settings: TrainingSettings) -> int:
-    if arrays_in(model.image_encoder.trainable_parameters()):
+    if "image_encoder" in trained_parts(model):
         return 0  # it is part of the step
     batch = settings.vision_batch_size or LARGEST_BATCH
     return view_bytes(model) * min(batch, sum(picture.num_views for picture in packed.pictures))
@@ -124,7 +124,7 @@ def _picture_bytes(model: MM1, packed: Packed, settings: TrainingSettings) -> in
 
 def _placeholders(model: MM1, packed: Packed, settings: TrainingSettings) -> Seen:
     """Pictures as they come into the loss, by their sizes alone."""
-    trained = {part for part in PARTS if arrays_in(model[part].trainable_parameters())}
+    trained = trained_parts(model)
     connector, dtype = model.config.connector_config, model.image_encoder.dtype
     if not packed.pictures or not trained & {"image_encoder", "connector"}:
         counts = [picture.layout.num_visual_tokens for picture in packed.pictures]

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mm1_mlx.training.again import Again, ComputedTwice
+from mm1_mlx.training.layer_calls import with_methods
 from mm1_mlx.training.processes import Processes
 
 Arrays = dict[str, mx.array]
@@ -35,7 +36,7 @@ def shard_layer(layer: nn.Module, rows: dict[str, int], processes: Processes) ->
         for name in ("__call__", "as_linear")
         if hasattr(own, name)
     }
-    layer.__class__ = type(own.__name__, (own, ComputedTwice), methods)
+    layer.__class__ = with_methods(own, ComputedTwice, **methods)
 
 
 def _gathering(

@@ -6,7 +6,7 @@ A stand-in multiplies what it reads by an array of its own: one step forward and
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mm1_mlx.model.adapters import replace_modules
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.graph import Graph, arrays_in, traced, with_arrays
+from mm1_mlx.training.layer_calls import called_by, layers_of, with_methods
 from mm1_mlx.training.loss import Seen, loss_sum
 from mm1_mlx.training.packing import Packed
 
@@ -75,11 +76,9 @@ class Call:
 
 def calls_of(model: MM1, packed: Packed, seen: Seen) -> list[Call]:
     """Of layers that give first what they read, in shape and type; in the order in which they are called."""
-    layers = [*model.image_encoder.layers, *model.decoder.layers]
-    classes = [type(layer) for layer in layers]
     found: list[Call] = []
 
-    def watched(own: type[nn.Module]) -> type[nn.Module]:
+    def watched(own: type[nn.Module]) -> Callable[..., Any]:
         def call(self: nn.Module, x: mx.array, *arguments: Any, **options: Any) -> Any:
             result = own.__call__(self, x, *arguments, **options)
             first = arrays_in(result)[0]
@@ -88,15 +87,10 @@ def calls_of(model: MM1, packed: Packed, seen: Seen) -> list[Call]:
                 found.append(Call(self, *with_arrays(shapes, map(mx.zeros_like, arrays_in(shapes)))))
             return result
 
-        return type(own.__name__, (own,), {"__call__": call})
+        return call
 
-    for layer, own in zip(layers, classes, strict=True):
-        layer.__class__ = watched(own)
-    try:
+    with called_by(layers_of(model), watched):
         loss_sum(model, packed, seen)
-    finally:
-        for layer, own in zip(layers, classes, strict=True):
-            layer.__class__ = own
     return found
 
 
@@ -114,7 +108,7 @@ def stood_in_for(model: MM1, calls: list[Call]) -> Iterator[list[int]]:
 
 def _stand_in(layer: nn.Module, calls: list[Call]) -> nn.Module:
     """A layer that multiplies; its stands are trained where the layer or a part of it is."""
-    own, calls = type(layer), [call for call in calls if call.layer is layer]
+    calls = [call for call in calls if call.layer is layer]
     trained = bool(arrays_in(layer.trainable_parameters()))
     upcoming = enumerate(calls)
 
@@ -123,7 +117,7 @@ def _stand_in(layer: nn.Module, calls: list[Call]) -> nn.Module:
         return call.stood_in(x, self.stands[number])
 
     made = copy.copy(layer)
-    made.__class__ = type(own.__name__, (own,), {"__call__": call})
+    made.__class__ = with_methods(type(layer), __call__=call)
     made.stands = [call.stand for call in calls]
     made._no_grad = {name for name in made if not (trained and name == "stands")}
     return made

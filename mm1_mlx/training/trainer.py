@@ -20,7 +20,7 @@ from mm1_mlx.checkpoint.identity import model_identity, vision_identity
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.generation.vision_cache import VisionCache, entry_key
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.model.adapters import PARTS, Tuning, prepare
+from mm1_mlx.model.adapters import Tuning, prepare, trained_parts
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.batches import Batches, Rows
 from mm1_mlx.training.causality import require_causality
@@ -85,9 +85,9 @@ class Trainer:
         self.identity = model_identity(model)
         mx.random.seed(settings.seed)
         prepare(model, tuning)
-        if not tree_flatten(model.trainable_parameters()):
+        self.trained = trained_parts(model)
+        if not self.trained:
             raise TrainingError("no part of the model is trained; set --train or --fine-tune-type.")
-        self.trained = frozenset(part for part in PARTS if tree_flatten(model[part].trainable_parameters()))
         self.sharded = settings.shard and self.processes.size > 1
         self.optimizer = make_optimizer(settings, self.processes if self.sharded else None)
         frozen_eyes = not self.trained & {"image_encoder", "connector"}
@@ -222,13 +222,7 @@ class Trainer:
             sum(len(packed.ids) for packed in sequences),
             sum(len(packed.pictures) for packed in sequences),
         )
-        totals, gradients = mx.zeros(2), None  # of language, and of routers beside it
-        for packed in sequences:
-            (whole, loss), own = gradients_of(self.model, packed, self._look(packed))
-            totals = totals + mx.stack([loss, whole - loss])
-            gradients = own if gradients is None else tree_map(mx.add, gradients, own)
-            mx.eval(totals, gradients)
-        gradients = gradients or tree_map(mx.zeros_like, self.model.trainable_parameters())
+        totals, gradients = self._added_up(sequences, gradients_of)
         gradients, (total, routers) = self._shards.summed(gradients), self._summed(*totals.tolist())
         if not learned:  # all rows of this update were left out
             self.progress.update += 1
@@ -243,6 +237,16 @@ class Trainer:
         self.progress.update += 1
         self.progress.learned_tokens += learned
         meter.count(total, routers, learned, *others)
+
+    def _added_up(self, sequences: list[Packed], gradients_of: Callable) -> tuple[mx.array, Any]:
+        """Losses, of language and of routers beside it, and gradients; those of a single sequence are let go of."""
+        totals, gradients = mx.zeros(2), None
+        for packed in sequences:
+            (whole, loss), own = gradients_of(self.model, packed, self._look(packed))
+            totals = totals + mx.stack([loss, whole - loss])
+            gradients = own if gradients is None else tree_map(mx.add, gradients, own)
+            mx.eval(totals, gradients)
+        return totals, gradients or tree_map(mx.zeros_like, self.model.trainable_parameters())
 
     def _refuse_to_go_on(self, loss: float, sequences: list[Packed]) -> None:
         rows = ", ".join(name for packed in sequences for name in packed.names)
