@@ -22,9 +22,10 @@ from convert.tokenizers import FILES, load_tokenizer
 from convert.writer import Plan, make_plan, require_room, write_weights
 from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
-from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
+from mm1_mlx.checkpoint.save import COMPANIONS
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error
+from mm1_mlx.files.writing import new_folder
 
 FOR_A_NEW_MODEL = ("decoder", "connector", "num_visual_tokens", "feature_layer", "seed")
 UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}

@@ -18,10 +18,12 @@ from convert.source_config import read_json
 from convert.sources import SOURCES, honeybee
 from convert.tensors import Tensors, open_tensors
 from mm1_mlx.checkpoint.hub import find_folder
-from mm1_mlx.checkpoint.load import read_config, some
-from mm1_mlx.checkpoint.save import COMPANIONS, new_folder
+from mm1_mlx.checkpoint.load import read_config
+from mm1_mlx.checkpoint.save import COMPANIONS
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.tensor_files import some
+from mm1_mlx.files.writing import new_folder
 
 TAKEN_ALONG = {*COMPANIONS, PREPROCESSOR} - {"README.md"}  # the card speaks of the model folder
 

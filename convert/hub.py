@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from convert.tensors import NOT_WEIGHTS, PATTERNS
-from mm1_mlx.checkpoint.load import some
 from mm1_mlx.checkpoint.upload import LOG_IN, in_users_words, is_hub_id
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.tensor_files import some
 
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 INNER = "vision_tower/"  # where an exported 360VL keeps its image encoder

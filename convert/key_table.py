@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 
 import mlx.core as mx
 
-from mm1_mlx.checkpoint.load import some
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.tensor_files import some
 
 Arrays = tuple[mx.array, ...]
 Shape = tuple[int, ...]

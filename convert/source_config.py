@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mm1_mlx.checkpoint.load import parse_json
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.json_files import parse_json
 
 T = TypeVar("T")
 

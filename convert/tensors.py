@@ -15,8 +15,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mm1_mlx.checkpoint.load import some
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.tensor_files import some
 
 # Safetensors before pickles, Hugging Face before open_clip; a pattern that starts with * is a guess, so it
 # comes last and may match one file only.

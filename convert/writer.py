@@ -12,9 +12,9 @@ from mlx.utils import tree_flatten
 
 from convert.recipe import Part, Recipe
 from convert.shards import Entry, ShardWriter
-from mm1_mlx.checkpoint.load import some
 from mm1_mlx.checkpoint.quantize import Packing, packing_plan
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.tensor_files import some
 from mm1_mlx.model.mm1 import MM1, count_parameters
 
 ROOM = 50_000_000  # bytes beside the weights: tokenizer, configuration, card

@@ -23,8 +23,8 @@ from mm1_mlx.presets import DECODERS, IMAGE_ENCODERS, VOCAB_SIZE, preset
 from mm1_mlx.settings import DTYPES, EMBEDDED_MODEL, MAX_PICTURE_PIXELS
 
 if TYPE_CHECKING:
-    from mm1_mlx.generation.measure import Limits, Measurement, Phase
     from mm1_mlx.model.mm1 import MM1
+    from mm1_mlx.sizing.measure import Limits, Measurement, Phase
 
 LABELS = {
     "open": "open picture",
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     check(args)
     import mlx.core as mx
 
-    from mm1_mlx.generation.measure import Case, Measurement, measure_limits
+    from mm1_mlx.sizing.measure import Case, Measurement, measure_limits
 
     mx.random.seed(args.seed)
     model = make_model(args)

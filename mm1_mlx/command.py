@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def run_command(
         run(parser.parse_args(argv))
         sys.stdout.flush()
     except MM1Error as error:
-        print("mm1:", " ".join(str(error).split()), file=sys.stderr)
+        print("mm1:", in_words(error, parser), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("\nmm1: interrupted.", file=sys.stderr)
@@ -70,6 +71,31 @@ def run_command(
         print(f"mm1: {where}{error.strerror or error}.", file=sys.stderr)
         return 1
     return 0
+
+
+def in_words(error: MM1Error, parser: argparse.ArgumentParser) -> str:
+    """Return an error as one line, in which a parameter in backticks, `max_tokens`, is its flag, --max-tokens."""
+    names = _flags_of(parser)
+
+    def flag(match: re.Match[str]) -> str:
+        name = match[1]
+        return names.get(name) or names.get(name.removesuffix("s")) or name
+
+    return re.sub(r"`(\w+)`", flag, " ".join(str(error).split()))
+
+
+def _flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Return the long form of every flag, by the names that a room may call it."""
+    found: dict[str, str] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                found |= _flags_of(inner)
+        for option in action.option_strings:
+            if option.startswith("--"):
+                found.setdefault(action.dest, option)
+                found[option[2:].replace("-", "_")] = option
+    return found
 
 
 def add_subcommands(parser: argparse.ArgumentParser, *commands: Subcommand) -> None:

@@ -1,4 +1,7 @@
-"""What a user can put right. Commands print these as one ``mm1: …`` line and exit 1."""
+"""What a user can put right. Commands print these as one ``mm1: …`` line and exit 1.
+
+A message names a parameter in backticks, as in `max_tokens` is 0; a command shows its flag there, ``--max-tokens``.
+"""
 
 
 class MM1Error(Exception):

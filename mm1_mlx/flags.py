@@ -18,10 +18,10 @@ from mm1_mlx.settings import (
 )
 
 if TYPE_CHECKING:
-    from mm1_mlx.generation.vision_cache import VisionCache
     from mm1_mlx.inputs.few_shot import Shot
     from mm1_mlx.inputs.processor import Processor
     from mm1_mlx.model.mm1 import MM1
+    from mm1_mlx.vision.cache import VisionCache
 
 SUB_IMAGES = ("none", "static", "dynamic", "quadrants", "anyres")
 
@@ -178,7 +178,7 @@ def vision_cache_of(args: argparse.Namespace) -> VisionCache:
     Raises:
         SamplingError: the size is out of range, or the folder cannot be made.
     """
-    from mm1_mlx.generation.vision_cache import VisionCache
+    from mm1_mlx.vision.cache import VisionCache
 
     if not 0 <= args.vision_cache_size < float("inf"):
         raise SamplingError(f"--vision-cache-size is {args.vision_cache_size}, expected 0 MB or more.")

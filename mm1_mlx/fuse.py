@@ -29,9 +29,10 @@ def run(args: argparse.Namespace) -> None:
     if args.upload_repo is not None:
         check_repo_id(args.upload_repo)
         check_login()
-    from mm1_mlx.checkpoint import fuse_adapters, load, save
+    from mm1_mlx.checkpoint import load, save
     from mm1_mlx.checkpoint.hub import find_folder
     from mm1_mlx.checkpoint.load import stored_dtype
+    from mm1_mlx.tuning import fuse_adapters
 
     folder, made = find_folder(args.model), Path(args.save_path).expanduser()
     if made.exists() and not args.overwrite:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from mm1_mlx import flags, training_flags
 from mm1_mlx.command import exit_process, number_of, run_command, say
+from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import DataError, TrainingError, UsageError
-from mm1_mlx.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from mm1_mlx.model.adapters import Tuning
+    from mm1_mlx.tuning.settings import Tuning
 
 DEFAULT = TrainingSettings(batch_size=16, schedule="cosine_decay")
 RATE_TIMES_WIDTH = 0.12  # wider layers sum up more small changes, so they need smaller ones
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     if args.data is None:
         raise UsageError("--data is missing; give a folder with train.jsonl, or a hub id.")
     settings, tuning = training_flags.settings_of(args), training_flags.tuning_of(args)
-    from mm1_mlx.training.records import open_data
+    from mm1_mlx.data.records import open_data
 
     rows = open_data(args.data)
     model, processor = flags.load_model(args)
@@ -106,8 +106,8 @@ def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tunin
     import mlx.core as mx
 
     from mm1_mlx.checkpoint.skeleton import is_preset
+    from mm1_mlx.data.records import open_data
     from mm1_mlx.training.dry_run import dry_run
-    from mm1_mlx.training.records import open_data
 
     if args.memory is None and args.dtype is None and mx.default_device() == mx.cpu:
         args.dtype = "float32"  # as the run itself would load it; a Mac's GPU takes the stored type
@@ -128,7 +128,7 @@ def _kept_bytes(args: argparse.Namespace) -> int:
 
 def _require_memory(trainer: Any, settings: TrainingSettings, keep: int) -> None:
     """Refuse a run that will not fit, before it begins; not one whose weights are to be spread over processes."""
-    from mm1_mlx.generation.machine import machine_memory
+    from mm1_mlx.machine import machine_memory
     from mm1_mlx.training.dry_run import foreseen, require_room
 
     sequences = trainer.batches.unopened(0)
@@ -148,13 +148,13 @@ def _train(
 ) -> None:
     import mlx.core as mx
 
-    from mm1_mlx.generation.vision_cache import VisionCache
     from mm1_mlx.training.curve import draw_curve
     from mm1_mlx.training.dry_run import learning
     from mm1_mlx.training.progress import ProgressBar
     from mm1_mlx.training.reporters import Reporter
-    from mm1_mlx.training.state import newest_checkpoint
+    from mm1_mlx.training.run_folder import newest_checkpoint
     from mm1_mlx.training.trainer import Trainer
+    from mm1_mlx.vision.cache import VisionCache
 
     folder = Path(args.adapter_path).expanduser()
     there = newest_checkpoint(folder)
@@ -196,7 +196,7 @@ def _train(
 def _test(
     args: argparse.Namespace, model: Any, processor: Any, rows: dict, settings: TrainingSettings
 ) -> None:
-    from mm1_mlx.training.evaluate import mean_loss
+    from mm1_mlx.training.validation import mean_loss
 
     if "test" not in rows:
         raise DataError(f"{args.data} has no test rows; add test.jsonl.")
@@ -207,8 +207,8 @@ def _test(
 def _check_data(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from mm1_mlx.training.data_check import check_data, render
-    from mm1_mlx.training.records import open_data
+    from mm1_mlx.data.check import check_data, render
+    from mm1_mlx.data.records import open_data
 
     records = open_data(args.check_data)
     _, processor = flags.load_model(args)

@@ -40,7 +40,8 @@ def run_export(args: argparse.Namespace) -> None:
     if not found:
         raise UsageError("there is nothing to export; give --adapter-path DIR.")
     _require_new(made)
-    from mm1_mlx.checkpoint import export_peft, load
+    from mm1_mlx.checkpoint import load
+    from mm1_mlx.tuning import export_peft
 
     model, _ = load(args.model, adapter_path=found, dtype=args.dtype)
     export_peft(model, made, base_model=args.base_model, decoder_only=args.decoder_only)
@@ -56,8 +57,9 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 def run_import(args: argparse.Namespace) -> None:
     made = Path(args.save_path).expanduser()
     _require_new(made)
-    from mm1_mlx.checkpoint import import_peft, load, save_adapters
-    from mm1_mlx.checkpoint.identity import model_identity
+    from mm1_mlx.checkpoint import load
+    from mm1_mlx.files.identity import model_identity
+    from mm1_mlx.tuning import import_peft, save_adapters
 
     model, _ = load(args.model, dtype=args.dtype)
     identity = model_identity(model)

@@ -67,8 +67,8 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
 
 
 def show_memory(args: argparse.Namespace) -> None:
-    from mm1_mlx.generation.machine import machine_memory
-    from mm1_mlx.seeing.memory import memory_table, needs, verdict
+    from mm1_mlx.machine import machine_memory
+    from mm1_mlx.sizing.inference import memory_table, needs, verdict
 
     config, folder = _sizes(args)
     found, memory = needs(config, folder, context=args.context, num_images=args.num_images), machine_memory()

@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mm1_mlx.data.settings import OPTIMIZERS, SCHEDULES, TrainingSettings
 from mm1_mlx.errors import ConfigError, PromptError, UsageError
 from mm1_mlx.settings import ADAPTER_RANK, ADAPTER_SCALE
-from mm1_mlx.training.settings import OPTIMIZERS, SCHEDULES, TrainingSettings
 
 if TYPE_CHECKING:
-    from mm1_mlx.model.adapters import Tuning
+    from mm1_mlx.tuning.settings import Tuning
 
 PARTS = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
 ADAPTERS = ("lora", "dora")
@@ -142,7 +142,7 @@ def tuning_of(args: argparse.Namespace) -> Tuning:
         UsageError: a part or a way to learn is unknown, or a value is no number.
         ConfigError: a value is out of range.
     """
-    from mm1_mlx.model.adapters import PartTuning, Tuning
+    from mm1_mlx.tuning.settings import PartTuning, Tuning
 
     hows, keys = _hows(args), _keys(args)
     options = {
@@ -244,7 +244,7 @@ def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
     """Flags and their values; the keys may be written with - or _, and adapters as mlx-lm writes them."""
     import yaml
 
-    from mm1_mlx.inputs.json_lines import require_known
+    from mm1_mlx.files.json_lines import require_known
 
     try:
         values = yaml.safe_load(path.read_text("utf-8"))

@@ -19,7 +19,7 @@ QUICK = ("--repeats", 2, "--max-tokens", 3, "--prompt-tokens", 4, "--picture-siz
 @pytest.fixture
 def run(run_main, monkeypatch):
     """Run in this process on a machine whose limits are known: exit code, stdout, stderr."""
-    measure = importlib.import_module("mm1_mlx.generation.measure")
+    measure = importlib.import_module("mm1_mlx.sizing.measure")
     monkeypatch.setattr(measure, "measure_limits", lambda dtype: measure.Limits(1e12, 1e10, 256))
 
     return partial(run_main, command.main)
@@ -99,7 +99,7 @@ def test_quadrants_are_five_views(run):
 def test_the_limits_of_the_machine_are_positive():
     import mlx.core as mx
 
-    from mm1_mlx.generation.measure import measure_limits
+    from mm1_mlx.sizing.measure import measure_limits
 
     limits = measure_limits(mx.float32)
     assert limits.flops_per_second > 1e8 and limits.bytes_per_second > 1e8

@@ -10,8 +10,11 @@ import pytest
 import mm1_mlx
 
 PACKAGE = Path(mm1_mlx.__file__).parent
-ROOMS = ["model", "inputs", "checkpoint", "generation", "seeing", "training", "evaluation", "serving", "tiny"]
-SHARED = {"errors", "strict", "config", "image_config", "presets", "settings"}
+ROOMS = [
+    *("files", "model", "inputs", "tuning", "checkpoint", "vision", "data", "generation", "sizing", "seeing"),
+    *("training", "evaluation", "serving", "tiny"),
+]
+SHARED = {"errors", "strict", "config", "image_config", "presets", "settings", "machine"}
 COMMANDS = (
     {p.stem for p in PACKAGE.glob("*.py")} - SHARED - {"__init__", "command", "flags", "training_flags"}
 )

@@ -11,7 +11,7 @@ from tuned_models import logits_of, make, save_adapter, tuning
 from mm1_mlx import load, save
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.model.adapters import PartTuning
+from mm1_mlx.tuning.settings import PartTuning
 
 command = importlib.import_module("mm1_mlx.peft")
 

@@ -9,10 +9,11 @@ import numpy as np
 from small_models import SMALL
 
 from mm1_mlx import MM1, load, quantize
-from mm1_mlx.checkpoint import save_adapters
-from mm1_mlx.checkpoint.identity import model_identity
 from mm1_mlx.config import MlxLmDecoderConfig
-from mm1_mlx.model.adapters import PartTuning, Tuning, prepare
+from mm1_mlx.files.identity import model_identity
+from mm1_mlx.tuning import save_adapters
+from mm1_mlx.tuning.adapters import prepare
+from mm1_mlx.tuning.settings import PartTuning, Tuning
 
 FROZEN = PartTuning("frozen")
 IDS = mx.array([[1, 5, *[SMALL.image_token_id] * 4, 40, 41]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from mlx.utils import tree_flatten
 from mm1_mlx.checkpoint.hub import WEIGHTS, find_folder
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.files.json_files import parse_json
+from mm1_mlx.files.tensor_files import check_weights, evaluate_weights, read_tensors
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.model.adapters import tuned_parts
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import DTYPES
+from mm1_mlx.tuning.adapters import still_untrained
 
 HF_KEYS = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
 
@@ -64,7 +66,7 @@ def load(
         model.set_dtype(getattr(mx, dtype))
     model.eval()
     if adapter_path:
-        from mm1_mlx.checkpoint.adapters import combine_adapters
+        from mm1_mlx.tuning.folder import combine_adapters
 
         combine_adapters(model, adapter_path if isinstance(adapter_path, Mapping) else {adapter_path: 1.0})
     if untrained := still_untrained(model):
@@ -74,12 +76,6 @@ def load(
             file=sys.stderr,
         )
     return model, Processor(load_tokenizer_of(folder, config), config)
-
-
-def still_untrained(model: MM1) -> tuple[str, ...]:
-    """Parts with the random weights they began with, as the configuration names them."""
-    tuned = {part.replace("_", " ") for part in tuned_parts(model)}
-    return tuple(part for part in model.config.untrained if part not in tuned)
 
 
 def read_config(folder: Path) -> MM1Config:
@@ -101,22 +97,6 @@ def read_config(folder: Path) -> MM1Config:
         return MM1Config.from_dict({k: v for k, v in values.items() if k not in HF_KEYS})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-
-
-def parse_json(path: Path, absent: str) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        CheckpointError: it is not there, in the words of ``absent``, cannot be read, or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(absent) from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a number beyond all bounds
-        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
 
 
 def _read_weights(folder: Path) -> dict[str, mx.array]:
@@ -145,21 +125,6 @@ def stored_dtype(folder: Path) -> mx.Dtype:
     return weights[norm].dtype
 
 
-def read_tensors(file: Path, *, again: str) -> dict[str, mx.array]:
-    """The tensors of a safetensors file, opened but not read.
-
-    Raises:
-        CheckpointError: it cannot be read or is damaged; ``again`` says what to do.
-    """
-    try:
-        file.open("rb").close()
-        return mx.load(str(file))
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from None
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}); {again}") from None
-
-
 def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str, mx.array]) -> None:
     """Make packed layers of those that are stored packed."""
 
@@ -178,60 +143,6 @@ def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"config.json: quantization {quantization} cannot be applied ({error}).") from None
-
-
-def check_weights(
-    expected: dict[str, mx.array], weights: dict[str, mx.array], folder: Path, *, again: str
-) -> None:
-    """Refuse missing, extra and misshapen tensors, by name; ``again`` says what to do.
-
-    Raises:
-        CheckpointError: ``weights`` are not those that are ``expected``.
-    """
-    missing = [key for key in expected if key not in weights]
-    if missing:
-        raise CheckpointError(f"{folder} lacks {some(missing)}; {again}")
-    extra = [key for key in weights if key not in expected]
-    if extra:
-        raise CheckpointError(
-            f"{folder} holds {some(extra)}, which the configuration has no place for; {again}"
-        )
-    for key, value in expected.items():
-        if mx.issubdtype(weights[key].dtype, mx.floating) != mx.issubdtype(value.dtype, mx.floating):
-            raise CheckpointError(
-                f"{folder}: {key} holds {weights[key].dtype}, expected {value.dtype}; {again}"
-            )
-        if weights[key].shape != value.shape:
-            raise CheckpointError(f"{folder}: {key} is {weights[key].shape}, expected {value.shape}; {again}")
-
-
-def evaluate_weights(
-    weights: dict[str, mx.array], dtype: mx.Dtype | None, folder: Path, at_once: int = 32
-) -> None:
-    """Read the tensors from disk, a few at a time, as ``dtype`` where they hold floats.
-
-    Raises:
-        CheckpointError: some hold NaN or infinity.
-    """
-    keys = [key for key, value in weights.items() if mx.issubdtype(value.dtype, mx.floating)]
-    bad = []
-    for start in range(0, len(keys), at_once):
-        chunk = keys[start : start + at_once]
-        finite = mx.stack([mx.all(mx.isfinite(weights[key])) for key in chunk])
-        if dtype is not None:
-            weights |= {key: weights[key].astype(dtype) for key in chunk}
-        mx.eval(finite, [weights[key] for key in chunk])
-        bad += [key for key, good in zip(chunk, finite.tolist(), strict=True) if not good]
-    mx.eval(weights)
-    if bad:
-        raise CheckpointError(f"{folder} holds NaN or infinity in {some(bad)}; the weights are damaged.")
-
-
-def some(keys: Iterable[str], shown: int = 3) -> str:
-    """The first few of ``keys``, and how many more there are."""
-    keys = sorted(keys)
-    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return ", ".join(keys[:shown]) + more
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import PromptError
-from mm1_mlx.inputs.json_lines import read_json_lines, require_known
+from mm1_mlx.files.json_lines import read_json_lines, require_known
+from mm1_mlx.files.writing import new_file
 
 KEYS = ("prompt", "image", "images", "system", "id")
 

@@ -13,7 +13,6 @@ from mm1_mlx.generation.caches import kv_group_size
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.saved_conversation import VERSION, SavedConversation, SavedMessage, SavedPicture
 from mm1_mlx.generation.stream import Piece, make_token_sampler, require_at_least_1, stream_generate
-from mm1_mlx.generation.vision_cache import VisionCache
 from mm1_mlx.inputs.few_shot import Shot
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Picture, find_picture
@@ -21,6 +20,7 @@ from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import IMAGE, Message
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
+from mm1_mlx.vision.cache import VisionCache
 
 NO_PATH = ("data:", "http:", "https:")  # how a source begins that is none
 CAPTION_QUESTION = "Describe the picture."  # what a shot that is a caption answers

@@ -7,17 +7,17 @@ would answer about someone else's.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from mm1_mlx.checkpoint.identity import model_identity
-from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import CheckpointError, PromptError
+from mm1_mlx.files.identity import model_identity
+from mm1_mlx.files.writing import new_file
 from mm1_mlx.generation.caches import make_cache
+from mm1_mlx.inputs.content import content_of, shared_length
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.model.mlx_lm_parts import (
     can_trim_prompt_cache,
@@ -26,27 +26,6 @@ from mm1_mlx.model.mlx_lm_parts import (
     trim_prompt_cache,
 )
 from mm1_mlx.model.mm1 import MM1
-
-
-def content_of(inputs: Inputs, image_token_id: int) -> list[int]:
-    """A prompt as numbers that are equal where its content is: token ids, and below 0 for visual tokens.
-
-    A visual token's number is made of its picture's digest and its place in the picture.
-    """
-    content = inputs.input_ids.tolist()
-    for places, digest in zip(inputs.image_places, inputs.digests, strict=True):
-        for number, position in enumerate(places):
-            if content[position] == image_token_id:
-                hashed = hashlib.sha256(f"{digest} {number}".encode()).digest()
-                content[position] = -1 - int.from_bytes(hashed[:7], "big")
-    return content
-
-
-def shared_length(ours: list[int], theirs: list[int]) -> int:
-    """How many numbers two contents have in common at their start."""
-    return next(
-        (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
-    )
 
 
 class Prefix:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mm1_mlx.checkpoint.load import parse_json
-from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import CheckpointError, ConfigError, PictureError, PromptError
+from mm1_mlx.files.json_files import parse_json
+from mm1_mlx.files.writing import new_file
 from mm1_mlx.inputs.picture import Picture
 from mm1_mlx.strict import Config
 

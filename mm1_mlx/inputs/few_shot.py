@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm1_mlx.errors import PictureError, PromptError
-from mm1_mlx.inputs.json_lines import read_json_lines, require_known
+from mm1_mlx.files.json_lines import read_json_lines, require_known
 from mm1_mlx.inputs.picture import Picture, open_picture
 from mm1_mlx.inputs.prompt import IMAGE
 

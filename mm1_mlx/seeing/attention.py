@@ -15,11 +15,11 @@ from PIL import Image
 
 from mm1_mlx.errors import ConfigError, PromptError
 from mm1_mlx.generation.stream import stream_generate
-from mm1_mlx.generation.visual_tokens import embed
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import MAX_TOKENS
+from mm1_mlx.vision.encode import embed
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from mm1_mlx.checkpoint.save import new_file
 from mm1_mlx.errors import PictureError
+from mm1_mlx.files.writing import new_file
 from mm1_mlx.seeing.boxes import Box, full
 
 INK, FAINT, PAPER = "#1b1b1f", "#62626c", "#ffffff"

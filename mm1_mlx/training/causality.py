@@ -10,10 +10,10 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float
 
+from mm1_mlx.data.packing import Packed, logits_of
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.loss import Seen, embeddings_of
-from mm1_mlx.training.packing import Packed, logits_of
+from mm1_mlx.training.objective import Seen, embeddings_of
 
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}  # of the largest logit
 

@@ -7,16 +7,17 @@ from dataclasses import replace
 
 from PIL import Image
 
+from mm1_mlx.data.batches import Batches, Rows
+from mm1_mlx.data.packing import Packed, can_pack
+from mm1_mlx.data.row_forms import Record, Turn
+from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import DataError, TrainingError
-from mm1_mlx.generation.machine import machine_memory
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.model.adapters import Tuning, prepare, trained_counts, trained_parts
+from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.batches import Batches, Rows
 from mm1_mlx.training.estimate import Need, training_need
-from mm1_mlx.training.packing import Packed, can_pack
-from mm1_mlx.training.row_forms import Record, Turn
-from mm1_mlx.training.settings import TrainingSettings
+from mm1_mlx.tuning.adapters import prepare, trained_counts, trained_parts
+from mm1_mlx.tuning.settings import Tuning
 
 WORDS = 64  # in the question, and in the answer, of an assumed row
 PICTURE = (1024, 768)  # pixels

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mm1_mlx.checkpoint.save import new_file
+from mm1_mlx.files.writing import new_file
 
 
 @dataclass

@@ -9,12 +9,12 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
+from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import TrainingError
-from mm1_mlx.model.adapters import PARTS
 from mm1_mlx.model.mlx_lm_parts import build_schedule
-from mm1_mlx.training.adafactor import ShardedAdafactor
-from mm1_mlx.training.processes import Processes
-from mm1_mlx.training.settings import TrainingSettings
+from mm1_mlx.training.distributed.adafactor import ShardedAdafactor
+from mm1_mlx.training.distributed.processes import Processes
+from mm1_mlx.tuning.settings import PARTS
 
 Schedule = Callable[[mx.array], mx.array]
 

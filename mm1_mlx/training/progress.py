@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mm1_mlx.training.settings import TrainingSettings
+from mm1_mlx.data.settings import TrainingSettings
 
 
 class ProgressBar:

@@ -14,12 +14,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mm1_mlx.model.adapters import replace_modules
+from mm1_mlx.data.packing import Packed
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.graph import Graph, arrays_in, traced, with_arrays
 from mm1_mlx.training.layer_calls import called_by, layers_of, with_methods
-from mm1_mlx.training.loss import Seen, loss_sum
-from mm1_mlx.training.packing import Packed
+from mm1_mlx.training.objective import Seen, loss_sum
+from mm1_mlx.tuning.adapters import replace_modules
 
 
 @dataclass(frozen=True, eq=False)

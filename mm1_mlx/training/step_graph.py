@@ -11,10 +11,10 @@ from typing import Any
 
 import mlx.nn as nn
 
+from mm1_mlx.data.packing import Packed
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.graph import Graph, Step, arrays_in, traced
-from mm1_mlx.training.loss import Seen, loss_sum
-from mm1_mlx.training.packing import Packed
+from mm1_mlx.training.objective import Seen, loss_sum
 from mm1_mlx.training.stand_ins import Call, calls_of, one_expert, same_parameters, stood_in_for
 
 

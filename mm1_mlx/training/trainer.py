@@ -15,33 +15,34 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
-from mm1_mlx.checkpoint.adapters import save_adapters
-from mm1_mlx.checkpoint.identity import model_identity, vision_identity
+from mm1_mlx.data.batches import Batches, Rows
+from mm1_mlx.data.packing import Packed, can_pack
+from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import TrainingError
-from mm1_mlx.generation.vision_cache import VisionCache, entry_key
+from mm1_mlx.files.identity import model_identity, vision_identity
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.model.adapters import Tuning, prepare, trained_parts
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.batches import Batches, Rows
 from mm1_mlx.training.causality import require_causality
 from mm1_mlx.training.checkpointing import layers_checkpointed
-from mm1_mlx.training.evaluate import losses
-from mm1_mlx.training.in_step import equally_many, equally_often
-from mm1_mlx.training.loss import Seen, objective, see
-from mm1_mlx.training.lost_process import Watch
+from mm1_mlx.training.distributed.in_step import equally_many, equally_often
+from mm1_mlx.training.distributed.lost_process import Watch
+from mm1_mlx.training.distributed.processes import Processes
+from mm1_mlx.training.distributed.sharding import Shards, shard
 from mm1_mlx.training.meter import Meter, forget_after
+from mm1_mlx.training.objective import Seen, objective, see
 from mm1_mlx.training.optimizer import clipped, make_optimizer
-from mm1_mlx.training.packing import Packed, can_pack
-from mm1_mlx.training.processes import Processes
-from mm1_mlx.training.settings import TrainingSettings
-from mm1_mlx.training.sharding import Shards, shard
-from mm1_mlx.training.state import (
+from mm1_mlx.training.run_folder import (
     Progress,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
     whole_weights,
 )
+from mm1_mlx.training.validation import losses
+from mm1_mlx.tuning.adapters import prepare, trained_parts
+from mm1_mlx.tuning.folder import save_adapters
+from mm1_mlx.tuning.settings import Tuning
+from mm1_mlx.vision.cache import VisionCache, entry_key
 
 Report = Callable[[dict[str, Any]], None]
 

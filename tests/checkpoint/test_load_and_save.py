@@ -7,8 +7,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mm1_mlx import MM1, load, preset, quantize, save
-from mm1_mlx.checkpoint.save import new_folder
 from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.files.writing import new_folder
 
 TOKENS = mx.array([[1, 5, *[3] * 16, 40, 41, 2, 6]])
 

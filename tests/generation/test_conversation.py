@@ -9,8 +9,8 @@ import mm1_mlx
 from mm1_mlx import Sampling, generate, tiny
 from mm1_mlx.errors import CheckpointError, MM1Error, PictureError, PromptError, SamplingError
 from mm1_mlx.generation.conversation import Conversation
-from mm1_mlx.generation.vision_cache import VisionCache
 from mm1_mlx.inputs.few_shot import Shot
+from mm1_mlx.vision.cache import VisionCache
 
 FIRST, SECOND = "What do you see?", "What is in the middle?"
 

@@ -8,7 +8,8 @@ import mm1_mlx
 from mm1_mlx import tiny
 from mm1_mlx.errors import CheckpointError, SamplingError
 from mm1_mlx.generation import stream_generate
-from mm1_mlx.generation.prefix import Prefix, content_of
+from mm1_mlx.generation.prefix import Prefix
+from mm1_mlx.inputs.content import content_of
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from PIL import Image
 from mm1_mlx import MM1, MM1Config, Sampling, generate, preset, stream_generate
 from mm1_mlx.errors import PromptError, SamplingError
 from mm1_mlx.generation.caches import make_cache
-from mm1_mlx.generation.visual_tokens import embed
+from mm1_mlx.vision.encode import embed
 
 PROMPT = "Describe the picture."
 

@@ -10,7 +10,7 @@ from sharded_runs import CASES, trainer_of
 
 from mm1_mlx.command import exit_process, run_command
 from mm1_mlx.errors import DataError
-from mm1_mlx.training import lost_process
+from mm1_mlx.training.distributed import lost_process
 from mm1_mlx.training.trainer import Trainer
 
 AT = 2  # updates done when it happens

@@ -14,17 +14,18 @@ from tuned_models import LLAMA, SPARSE, make, tuning
 
 from mm1_mlx import Processor, load, tiny
 from mm1_mlx.config import MlxLmDecoderConfig, MM1Config
+from mm1_mlx.data.batches import Batches
+from mm1_mlx.data.row_forms import Record, Turn
+from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import MM1Error
-from mm1_mlx.model.adapters import PartTuning, Tuning, prepare
 from mm1_mlx.model.decoder import Decoder
-from mm1_mlx.training import in_step
-from mm1_mlx.training.batches import Batches
-from mm1_mlx.training.loss import objective, see
-from mm1_mlx.training.processes import Processes
-from mm1_mlx.training.row_forms import Record, Turn
-from mm1_mlx.training.settings import TrainingSettings
-from mm1_mlx.training.sharding import shard
+from mm1_mlx.training.distributed import in_step
+from mm1_mlx.training.distributed.processes import Processes
+from mm1_mlx.training.distributed.sharding import shard
+from mm1_mlx.training.objective import objective, see
 from mm1_mlx.training.trainer import Trainer
+from mm1_mlx.tuning.adapters import prepare
+from mm1_mlx.tuning.settings import PartTuning, Tuning
 
 FULL, LORA, DORA = PartTuning("full"), PartTuning("lora", rank=4), PartTuning("dora", rank=4)
 ALL = Tuning(FULL, FULL, FULL)

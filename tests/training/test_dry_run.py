@@ -11,11 +11,11 @@ from mlx.utils import tree_flatten
 from mm1_mlx import load
 from mm1_mlx.checkpoint.quantize import quantize
 from mm1_mlx.checkpoint.skeleton import is_preset, skeleton
+from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.lora import main
 from mm1_mlx.training.dry_run import memory_of_mac, require_room, told
 from mm1_mlx.training.estimate import Need
-from mm1_mlx.training.settings import TrainingSettings
 
 GB = 10**9
 NEED = Need(2 * GB, 0, GB, GB, activations=8 * GB, checkpointed=3 * GB, pictures=0, updating=GB, kept=GB // 2)

@@ -12,17 +12,18 @@ from small_models import SMALL
 
 from mm1_mlx import MM1
 from mm1_mlx.config import MlxLmDecoderConfig
-from mm1_mlx.model.adapters import PartTuning, Tuning, prepare
+from mm1_mlx.data.examples import Example
+from mm1_mlx.data.packing import join
+from mm1_mlx.data.row_forms import Record
+from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.training.checkpointing import layers_checkpointed
 from mm1_mlx.training.estimate import training_need
-from mm1_mlx.training.examples import Example
 from mm1_mlx.training.graph import peak_bytes, traced
-from mm1_mlx.training.loss import loss_sum, see
+from mm1_mlx.training.objective import loss_sum, see
 from mm1_mlx.training.optimizer import make_optimizer
-from mm1_mlx.training.packing import join
-from mm1_mlx.training.row_forms import Record
-from mm1_mlx.training.settings import TrainingSettings
 from mm1_mlx.training.trainer import Trainer
+from mm1_mlx.tuning.adapters import prepare
+from mm1_mlx.tuning.settings import PartTuning, Tuning
 
 FROZEN, LORA, FULL = (PartTuning(how=how) for how in ("frozen", "lora", "full"))
 LENGTH, WIDTH, LAYERS = 512, 256, 6

@@ -12,10 +12,10 @@ import pytest
 from launching import LAUNCH, started
 
 from mm1_mlx.errors import TrainingError
-from mm1_mlx.training import lost_process
-from mm1_mlx.training.lost_process import Watch
-from mm1_mlx.training.processes import Processes
-from mm1_mlx.training.state import newest_checkpoint
+from mm1_mlx.training.distributed import lost_process
+from mm1_mlx.training.distributed.lost_process import Watch
+from mm1_mlx.training.distributed.processes import Processes
+from mm1_mlx.training.run_folder import newest_checkpoint
 
 LONGEST = 120  # seconds for all that takes time on a busy machine
 HERE = r"\. It was in update 3; the last good checkpoint is \S+/00000002, --resume goes on"

@@ -11,11 +11,12 @@ from mlx.utils import tree_flatten
 from small_models import SMALL
 
 from mm1_mlx import MM1
-from mm1_mlx.model.adapters import PartTuning, Tuning, prepare
+from mm1_mlx.data.packing import Packed, idle_sequence, logits_of
 from mm1_mlx.model.mixture_of_experts import load_balance_loss
 from mm1_mlx.training.checkpointing import layers_checkpointed
-from mm1_mlx.training.loss import Seen, embeddings_of, loss_sum, objective
-from mm1_mlx.training.packing import Packed, idle_sequence, logits_of
+from mm1_mlx.training.objective import Seen, embeddings_of, loss_sum, objective
+from mm1_mlx.tuning.adapters import prepare
+from mm1_mlx.tuning.settings import PartTuning, Tuning
 
 NO_PICTURES = Seen(visual_tokens=[])
 FROZEN = PartTuning("frozen")

@@ -15,17 +15,17 @@ from mlx.utils import tree_flatten
 from small_models import SMALL
 
 from mm1_mlx import MM1, Processor, tiny
+from mm1_mlx.data.batches import Batches
+from mm1_mlx.data.packing import RowsApart
+from mm1_mlx.data.row_forms import Record, Turn
+from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import DataError, MM1Error, TrainingError
-from mm1_mlx.generation.vision_cache import VisionCache
-from mm1_mlx.model.adapters import PartTuning, Tuning
-from mm1_mlx.training import state
-from mm1_mlx.training.batches import Batches
+from mm1_mlx.training import run_folder as state
 from mm1_mlx.training.checkpointing import layers_checkpointed
-from mm1_mlx.training.packing import RowsApart
-from mm1_mlx.training.row_forms import Record, Turn
-from mm1_mlx.training.settings import TrainingSettings
-from mm1_mlx.training.state import checkpoints, newest_checkpoint
+from mm1_mlx.training.run_folder import checkpoints, newest_checkpoint
 from mm1_mlx.training.trainer import Trainer
+from mm1_mlx.tuning.settings import PartTuning, Tuning
+from mm1_mlx.vision.cache import VisionCache
 
 FROZEN = PartTuning(how="frozen")
 LORA = Tuning(FROZEN, FROZEN, PartTuning(how="lora", rank=4, scale=8.0))
@@ -277,7 +277,7 @@ import mlx.core as mx
 from test_trainer import LORA, QUICK, ROWS
 from small_models import SMALL
 from mm1_mlx import MM1, Processor, load
-from mm1_mlx.training import state, trainer as t
+from mm1_mlx.training import run_folder as state, trainer as t
 from dataclasses import replace
 processor = load("mm1-tiny")[1]
 mx.random.seed(5)

@@ -1,0 +1,143 @@
+"""A row as the model reads it: token ids, pictures, and which tokens it has to learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from mm1_mlx.data.row_forms import Record
+from mm1_mlx.errors import DataError, MM1Error
+from mm1_mlx.inputs.content import shared_length
+from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.inputs.prompt import IMAGE
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, ready to be packed."""
+
+    name: str  # of the row, for messages
+    ids: Integer[np.ndarray, "L"]  # image_token_id once for every visual token
+    learned: Bool[np.ndarray, "L"]  # tokens that the loss is about; never those of a picture, never the first
+    pictures: tuple[PreparedPicture, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_learned(self) -> int:
+        return int(self.learned.sum())
+
+
+def make_example(
+    record: Record,
+    processor: Processor,
+    *,
+    train_on_prompt: bool = False,
+    max_length: int | None = None,
+    truncate: bool = False,
+) -> Example:
+    """Tokenise a row and find its pictures; they are not decoded.
+
+    Of a conversation the assistant's turns are learned, the token that ends each included. Of a document (a
+    caption, interleaved or plain text) all text is, and that it ends.
+
+    Args:
+        record: the row.
+        processor: from ``load``.
+        train_on_prompt: learn all text of a conversation.
+        max_length: tokens; a longer row is refused, or cut.
+        truncate: cut a longer row, never inside a picture.
+
+    Raises:
+        DataError: the row cannot be read, is too long, or has nothing to learn.
+    """
+    try:
+        if record.document is not None:
+            ids, learned = _document(record, processor)
+        else:
+            ids, learned = _conversation(record, processor, train_on_prompt)
+        inputs = processor.assemble(ids, record.images)
+    except MM1Error as error:
+        raise DataError(f"{record.name}: {error}") from None
+    flags = _spread(ids, learned, inputs, processor.config.image_token_id)
+    example = Example(record.name, np.array(inputs.input_ids), flags, inputs.pictures)
+    if max_length is not None and len(example) > max_length:
+        if not truncate:
+            raise DataError(
+                f"{record.name}: it is {len(example):,} tokens, more than --max-seq-length {max_length:,}; shorten it, "
+                "raise the limit, or give --truncate."
+            )
+        example = _cut(example, inputs, max_length)
+    example.learned[0] = False  # nothing comes before it
+    if not example.num_learned:
+        raise DataError(
+            f"{record.name}: there is nothing to learn in it; give an answer that fits the limit."
+        )
+    return example
+
+
+def _document(record: Record, processor: Processor) -> tuple[list[int], list[bool]]:
+    ids = processor.prompt_ids(record.document, len(record.images), template="plain")
+    begin, end = processor.tokenizer.bos_token_id, processor.tokenizer.eos_token_id
+    if end is not None and ids[-1] != end:
+        ids = [*ids, end]
+    return ids, [id != begin for id in ids]
+
+
+def _conversation(
+    record: Record, processor: Processor, train_on_prompt: bool
+) -> tuple[list[int], list[bool]]:
+    """Ids of the whole conversation; learned is what the model itself would have to write."""
+    messages = record.messages(processor.config.prompt_config.after_image)
+
+    def ids_of(number: int, *, answer_next: bool) -> list[int]:
+        places = sum(message["content"].count(IMAGE) for message in messages[:number])
+        return processor.prompt_ids(messages[:number], places, answer_next=answer_next)
+
+    ids = ids_of(len(messages), answer_next=False)
+    if train_on_prompt:
+        return ids, [True] * len(ids)
+    learned = [False] * len(ids)
+    ends = processor.tokenizer.eos_token_ids
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        begin = shared_length(ids_of(number, answer_next=True), ids)
+        following = (
+            shared_length(ids_of(number + 2, answer_next=False), ids)
+            if number + 2 < len(messages)
+            else len(ids)
+        )
+        end = next((n + 1 for n in range(begin, following) if ids[n] in ends), None)
+        if end is None:
+            end = shared_length(ids_of(number + 1, answer_next=False), ids)
+        text = message["content"].strip()
+        if text not in processor.tokenizer.decode(ids[begin:end]):
+            raise DataError(
+                f"message {number + 1}, {text[:40]!r}, is not found where the model's chat template puts it; the "
+                "template writes earlier turns otherwise than the last. Split the row into one for each answer."
+            )
+        learned[begin:end] = [True] * (end - begin)
+    return ids, learned
+
+
+def _spread(ids: list[int], learned: list[bool], inputs: Inputs, token: int) -> Bool[np.ndarray, "L"]:
+    """The flags of ids before pictures were put in, for those after; of a picture's stretch all are off."""
+    flags: list[bool] = []
+    lengths = iter(len(places) for places in inputs.image_places)
+    for id, flag in zip(ids, learned, strict=True):
+        flags += [False] * next(lengths) if id == token else [flag]
+    return np.array(flags)
+
+
+def _cut(example: Example, inputs: Inputs, max_length: int) -> Example:
+    """The first ``max_length`` tokens, or fewer where a picture would be cut."""
+    stop = next((p.start for p in inputs.image_places if p.start < max_length < p.stop), max_length)
+    kept = sum(places.stop <= stop for places in inputs.image_places)
+    return replace(
+        example, ids=example.ids[:stop], learned=example.learned[:stop], pictures=example.pictures[:kept]
+    )

@@ -1,0 +1,132 @@
+"""Rows of different length in one sequence, each read as if it were alone.
+
+Source: MM1, "Pre-training Details" (sequences of 4096 tokens, up to 16 pictures each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from mm1_mlx.data.examples import Example
+from mm1_mlx.inputs.inputs import PreparedPicture
+from mm1_mlx.model.mixture_of_experts import Routing
+from mm1_mlx.model.mlx_lm_parts import KVCache, RotatingKVCache, make_prompt_cache
+from mm1_mlx.model.mm1 import MM1
+
+PAD_TO = 16  # lengths are multiples of it, so that few shapes occur
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One sequence of rows, one behind the other, then padding."""
+
+    names: tuple[str, ...]  # of the rows
+    ids: Integer[mx.array, "L"]
+    learned: Bool[mx.array, "L"]  # tokens that the loss is about
+    rows: Integer[mx.array, "L"]  # the row that each position belongs to; -1 is padding
+    pictures: tuple[PreparedPicture, ...]
+    num_learned: int
+    num_tokens: int  # padding left out
+
+
+def pack(examples: Sequence[Example], *, width: int, most: int) -> list[Packed]:
+    """Rows in as few sequences as best fit finds, the longest first.
+
+    Attention is computed over all of a sequence, of which a row needs its own part alone. That costs little beside
+    the decoder's linears up to about as many tokens as it is wide, so that is the room of a sequence.
+
+    Args:
+        examples: rows, of any length.
+        width: of the decoder.
+        most: tokens of a sequence. A row that is longer than the room there is has a sequence of its own.
+    """
+    capacity = min(most, width)
+    bins: list[list[Example]] = []
+    room: list[int] = []
+    for example in sorted(examples, key=len, reverse=True):  # stable: equals keep their order
+        fitting = [number for number, left in enumerate(room) if left >= len(example)]
+        if fitting:
+            best = min(fitting, key=lambda number: room[number])
+            bins[best].append(example)
+            room[best] -= len(example)
+        else:
+            bins.append([example])
+            room.append(capacity - len(example))
+    return [join(rows) for rows in bins]
+
+
+def join(examples: Sequence[Example], *, pad_to: int = PAD_TO) -> Packed:
+    """Rows as one sequence, in order."""
+    num_tokens = sum(map(len, examples))
+    padding = -num_tokens % pad_to
+    ids = np.concatenate([*(example.ids for example in examples), np.zeros(padding, np.int32)])
+    learned = np.concatenate([*(example.learned for example in examples), np.zeros(padding, bool)])
+    rows = np.repeat([*range(len(examples)), -1], [*map(len, examples), padding])
+    return Packed(
+        names=tuple(example.name for example in examples),
+        ids=mx.array(ids.astype(np.int32)),
+        learned=mx.array(learned),
+        rows=mx.array(rows.astype(np.int32)),
+        pictures=tuple(picture for example in examples for picture in example.pictures),
+        num_learned=int(learned.sum()),
+        num_tokens=num_tokens,
+    )
+
+
+def idle_sequence() -> Packed:
+    """Padding alone: what a process computes when it has nothing to learn, and others have."""
+    ids = mx.zeros(PAD_TO, dtype=mx.int32)
+    return Packed((), ids, ids != 0, ids - 1, (), num_learned=0, num_tokens=0)
+
+
+class RowsApart:
+    """In the place of a layer's KV cache: a position attends to earlier ones of its own row alone.
+
+    Decoders, ours and mlx-lm's, ask their cache for the mask. RoPE is relative, so rows need no positions of
+    their own.
+    """
+
+    offset = 0
+
+    def __init__(self, rows: Integer[mx.array, "L"]):
+        self._rows = rows
+
+    def make_mask(
+        self, length: int, window_size: int | None = None, return_array: bool = False, **_: Any
+    ) -> Bool[mx.array, "L L"]:
+        """The mask; ``window_size`` is that of a sliding window, where a layer has one."""
+        places = mx.arange(length)
+        distance = places[:, None] - places[None]
+        seen = (distance >= 0) & (self._rows[:, None] == self._rows[None])
+        return seen if window_size is None else seen & (distance < window_size)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Nothing is kept."""
+        return keys, values
+
+
+def can_pack(model: MM1) -> bool:
+    """Whether every layer of the decoder attends; one that keeps a running state would mix rows."""
+    return all(type(entry) in (KVCache, RotatingKVCache) for entry in make_prompt_cache(model.decoder))
+
+
+def row_caches(model: MM1, packed: Packed) -> list[RowsApart]:
+    """What the decoder takes for caches: one for each that it would make itself."""
+    return [RowsApart(packed.rows)] * len(make_prompt_cache(model.decoder))
+
+
+def logits_of(
+    model: MM1,
+    packed: Packed,
+    embeddings: Float[mx.array, "L D"],
+    routings: list[Routing] | None = None,
+) -> Float[mx.array, "L V"]:
+    """What the decoder makes of a packed sequence; ``routings`` collects what its routers decide."""
+    cache = row_caches(model, packed)
+    return model(packed.ids[None], cache=cache, input_embeddings=embeddings[None], routings=routings)[0]

@@ -1,0 +1,25 @@
+"""JSON files, and what is wrong with one in the user's words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mm1_mlx.errors import CheckpointError
+
+
+def parse_json(path: Path, absent: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        CheckpointError: it is not there, in the words of ``absent``, cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(absent) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a number beyond all bounds
+        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None

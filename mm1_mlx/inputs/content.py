@@ -1,0 +1,28 @@
+"""What a prompt holds, as numbers that are equal where its content is."""
+
+from __future__ import annotations
+
+import hashlib
+
+from mm1_mlx.inputs.inputs import Inputs
+
+
+def content_of(inputs: Inputs, image_token_id: int) -> list[int]:
+    """A prompt as numbers that are equal where its content is: token ids, and below 0 for visual tokens.
+
+    A visual token's number is made of its picture's digest and its place in the picture.
+    """
+    content = inputs.input_ids.tolist()
+    for places, digest in zip(inputs.image_places, inputs.digests, strict=True):
+        for number, position in enumerate(places):
+            if content[position] == image_token_id:
+                hashed = hashlib.sha256(f"{digest} {number}".encode()).digest()
+                content[position] = -1 - int.from_bytes(hashed[:7], "big")
+    return content
+
+
+def shared_length(ours: list[int], theirs: list[int]) -> int:
+    """How many numbers two contents have in common at their start."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+    )

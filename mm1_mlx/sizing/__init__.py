@@ -1,0 +1,1 @@
+"""What a model or a run takes: memory and work."""

@@ -1,0 +1,148 @@
+"""What a model takes of this machine's memory, by dtype and packing; no weight is read or made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from mm1_mlx.checkpoint.hub import WEIGHTS
+from mm1_mlx.checkpoint.quantize import Packing, packing_plan
+from mm1_mlx.config import MM1Config
+from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.inputs.sub_images import view_indices
+from mm1_mlx.model.mm1 import MM1, count_parameters
+from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
+
+FULL, HALF = "float32", "bfloat16 or float16"
+PACKED = {f"{bits} bit": bits for bits in (8, 6, 4, 3)}  # the decoder; the rest as in HALF
+GROUP_SIZE = 64
+PHONE_PICTURE = (4032, 3024)  # width and height in pixels
+DEFAULT_CONTEXT = 4096  # tokens, where the decoder names no longest context
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a model takes in one form."""
+
+    name: str
+    weights: int
+    kv_cache: int | None  # None: unknown
+    visual_work: int  # the widest step of encoding one batch of views, estimated
+
+    @property
+    def total(self) -> int | None:
+        return None if self.kv_cache is None else self.weights + self.kv_cache + self.visual_work
+
+
+def needs(
+    config: MM1Config, folder: Path | None = None, *, context: int | None = None, num_images: int = 1
+) -> list[Need]:
+    """The needs of every form of a model; of one that is packed already, as it is stored in ``folder``.
+
+    Args:
+        context: tokens in the KV cache; by default all that the decoder was made for.
+        num_images: pictures in the prompt, each as large as a phone's.
+
+    Raises:
+        MM1Error: the context is not one of this model, the pictures are fewer than none, or a packed model's
+            weights are missing.
+    """
+    context = _checked_context(config, context)
+    if num_images < 0:
+        raise ConfigError(f"--num-images is {num_images}, expected 0 or more.")
+    model = MM1(config)
+    views = min(len(view_indices(PHONE_PICTURE, config.image_config)) * num_images, LARGEST_BATCH)
+    weights = weight_bytes(model, folder)
+    full = (cache_bytes(model, context), views * view_bytes(model))
+    model.set_dtype(mx.bfloat16)
+    half = (cache_bytes(model, context), views * view_bytes(model))
+    return [Need(name, size, *(full if name == FULL else half)) for name, size in weights.items()]
+
+
+def _checked_context(config: MM1Config, context: int | None) -> int:
+    most = config.text_config.max_positions
+    if context is None:
+        return most or DEFAULT_CONTEXT
+    if context < 1 or (most is not None and context > most):
+        longest = "" if most is None else f" to {most:,}, the model's context"
+        raise ConfigError(f"--context is {context:,}, expected 1{longest or ' or more'}.")
+    return context
+
+
+def weight_bytes(model: MM1, folder: Path | None = None) -> dict[str, int]:
+    """Bytes of the weights in each form, by its name; ``model`` has not been packed and its weights not evaluated.
+
+    Raises:
+        ConfigError: the model is packed, and in no folder that could be weighed.
+        CheckpointError: that folder has no weights.
+    """
+    packed = model.config.quantization
+    if packed is not None:
+        if folder is None:
+            raise ConfigError("the configuration is of a packed model; give its folder.")
+        sizes = [file.stat().st_size for file in folder.glob(WEIGHTS)]
+        if not sizes:
+            raise CheckpointError(f"{folder} has no {WEIGHTS}; the weights are missing.")
+        return {f"as stored, {packed.get('bits')} bit": sum(sizes)}
+    num_parameters = count_parameters(model)
+    found = {FULL: 4 * num_parameters, HALF: 2 * num_parameters}
+    for name, bits in PACKED.items():
+        try:
+            plan = packing_plan(model, Packing(bits, GROUP_SIZE))
+        except ConfigError:  # too narrow for groups of that size: it has no such form
+            break
+        sizes = {path: module.weight.size for path, module in model.named_modules() if path in plan}
+        saved = sum(2 * size - packed_bytes(size, **plan[path]) for path, size in sizes.items())
+        found[name] = found[HALF] - saved
+    return found
+
+
+def packed_bytes(num_weights: int, *, bits: int, group_size: int, mode: str) -> int:
+    """Bytes of packed weights: their bits, and for each group a scale and, in mode affine, a bias."""
+    for_each_group = 4 if mode == "affine" else 1
+    return num_weights * bits // 8 + num_weights // group_size * for_each_group
+
+
+def cache_bytes(model: MM1, context: int) -> int | None:
+    """Bytes of the KV cache once ``context`` tokens are read; None where the decoder does not tell.
+
+    The decoder runs over nothing: MLX knows all shapes before it computes. So sliding windows and whatever else
+    mlx-lm's decoders keep are counted as they are.
+    """
+    cache, dims = model.make_cache(), model.config.text_config.hidden_dims
+    dtype = model.image_encoder.dtype
+    try:
+        for length in (context - 1, 1):  # a sliding window forgets when the next token comes
+            if length:
+                ids = mx.zeros((1, length), mx.int32)
+                model(ids, cache=cache, input_embeddings=mx.zeros((1, length, dims), dtype))
+        return sum(entry.nbytes for entry in cache)
+    except Exception:  # each architecture of mlx-lm's has a way of its own
+        return None
+
+
+def verdict(found: list[Need], memory: int) -> str:
+    """What the machine can hold: the model in 16 bit or as it is stored, or packed to fewer bits."""
+    if any(need.total is None for need in found):
+        return "unknown: this decoder does not tell what its KV cache takes"
+    fitting = [need.name for need in found if need.name != FULL and need.total <= memory]
+    if not fitting:
+        return "does not fit"
+    return f"fits at {fitting[0]}" if fitting[0] in PACKED else "fits"
+
+
+def memory_table(found: list[Need], memory: int) -> str:
+    """The needs in GB, as people read them."""
+    lines = [
+        f"{f'GB, of {memory / 1e9:.1f} here':20} {'weights':>9} {'KV cache':>9} {'visual work':>12} {'sum':>9}"
+    ]
+    for need in found:
+        fits = "" if need.total is None else "fits" if need.total <= memory else "does not fit"
+        sizes = (need.weights, need.kv_cache, need.visual_work, need.total)
+        shown = ["unknown" if size is None else f"{size / 1e9:.3f}" for size in sizes]
+        lines.append(
+            f"{need.name:20} {shown[0]:>9} {shown[1]:>9} {shown[2]:>12} {shown[3]:>9}  {fits}".rstrip()
+        )
+    return "\n".join(lines)

@@ -1,0 +1,248 @@
+"""Which weights learn, and how: in full, or by adapters (LoRA, DoRA) beside the linears of a part.
+
+The adapter layers are mlx-lm's. A new one changes nothing: its second matrix is zero.
+
+Source: LoRA (arXiv:2106.09685), DoRA (arXiv:2402.09353), QLoRA (arXiv:2305.14314).
+"""
+
+from __future__ import annotations
+
+import difflib
+from fnmatch import fnmatchcase
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mm1_mlx.errors import ConfigError
+from mm1_mlx.model.mlx_lm_parts import QuantizedSwitchLinear, SwitchLinear, linear_to_lora_layers
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.tuning.settings import PARTS, PartTuning, Tuning
+
+LINEARS = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear)
+TABLES = (nn.Embedding, nn.QuantizedEmbedding)
+
+
+def prepare(model: MM1, tuning: Tuning) -> None:
+    """Put adapters into an untouched model and freeze all else that is not trained.
+
+    Packed weights are never trained: adapters go beside them. Layers of the image encoder after the one whose
+    features are taken learn nothing, and stay frozen.
+
+    Raises:
+        ConfigError: a key finds nothing, there are fewer layers, the rank is larger than the linears, or what
+            should be trained is packed; the model is as it was.
+        ValueError: the model is being tuned already.
+    """
+    if tunings_of(model):
+        raise ValueError("the model has been prepared or has adapters; remove_adapters takes them off.")
+    places = {part: _places(model, part, own) for part, own in tuning.parts.items() if own.has_adapters}
+    in_full = [
+        module
+        for part, own in tuning.parts.items()
+        if own.how == "full"
+        for module in _in_full(model, part, own)
+    ]
+    model.freeze()
+    for module in in_full:
+        module.unfreeze()
+    for module in _unused(model):
+        module.freeze()
+    for part, paths in places.items():
+        own = getattr(tuning, part)
+        options = {"rank": own.rank, "scale": own.scale, "dropout": own.dropout, "keys": set(paths)}
+        linear_to_lora_layers(model, 0, options, use_dora=own.how == "dora")
+    model.train(model.training)
+    model._tunings = (tuning,)
+    forget_identity(model)
+
+
+def tunings_of(model: MM1) -> tuple[Tuning, ...]:
+    """How the model was changed since it was loaded: by one tuning, or by several adapters."""
+    return getattr(model, "_tunings", ())
+
+
+def tuned_parts(model: MM1) -> set[str]:
+    """Parts whose weights are not, or not only, those of the model folder."""
+    return {part for tuning in tunings_of(model) for part in tuning.parts}
+
+
+def trained_parts(model: MM1) -> frozenset[str]:
+    """Parts of a prepared model in which something learns."""
+    return frozenset(part for part in PARTS if tree_flatten(model[part].trainable_parameters()))
+
+
+def forget_identity(model: MM1) -> None:
+    """The weights changed: what ``checkpoint.identity`` kept of them, for caches, holds no longer."""
+    for name in ("_model_identity", "_vision_identity"):
+        if hasattr(model, name):
+            delattr(model, name)
+
+
+def adapter_weights(model: MM1) -> dict[str, mx.array]:
+    """What is trained, by key: adapters, and weights trained in full."""
+    return dict(tree_flatten(model.trainable_parameters()))
+
+
+def trained_counts(model: MM1) -> dict[str, tuple[int, int]]:
+    """For each part how many numbers are trained, and of how many; packed weights count as what they stand for."""
+    return {part: (_count(model[part], trained=True), _count(model[part])) for part in PARTS}
+
+
+def adapter_layers(model: MM1) -> dict[str, nn.Module]:
+    """The layers of mlx-lm's that hold adapters, by path."""
+    return {path: module for path, module in model.named_modules() if "lora_a" in module}
+
+
+def take_off(model: MM1) -> None:
+    """Put linears and tables back in the places of their adapters; nothing counts as tuned any more."""
+    replace_modules(model, {path: layer[_own(layer)] for path, layer in adapter_layers(model).items()})
+    model._tunings = ()
+    forget_identity(model)
+
+
+def replace_modules(model: MM1, modules: dict[str, nn.Module]) -> None:
+    """Put each module in the place of what stands at its path."""
+    if modules:
+        model.update_modules(tree_unflatten(list(modules.items())))
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether it is quantized."""
+    return "scales" in module
+
+
+def _own(layer: nn.Module) -> str:
+    """The name under which a layer with an adapter keeps what it stands beside."""
+    return "linear" if "linear" in layer else "embedding"
+
+
+def _count(part: nn.Module, *, trained: bool = False) -> int:
+    packed = {path: module.bits for path, module in part.named_modules() if is_packed(module)}
+
+    def size(key: str, value: mx.array) -> int:
+        path, _, leaf = key.rpartition(".")
+        if path not in packed or leaf == "bias":
+            return value.size
+        return value.size * 32 // packed[path] if leaf == "weight" else 0
+
+    parameters = part.trainable_parameters() if trained else part.parameters()
+    return sum(size(key, value) for key, value in tree_flatten(parameters))
+
+
+def _words(part: str) -> str:
+    return part.replace("_", " ")
+
+
+def _layers(model: MM1, part: str) -> list[nn.Module]:
+    """Those that run."""
+    layers = getattr(model[part], "layers", [])
+    return layers[: model.image_encoder.config.num_feature_layers] if part == "image_encoder" else layers
+
+
+def _unused(model: MM1) -> list[nn.Module]:
+    """What the image encoder holds behind the features that are taken."""
+    encoder = model.image_encoder
+    behind = encoder.layers[encoder.config.num_feature_layers :]
+    if "post_norm" in encoder and not encoder.config.final_norm:
+        behind = [*behind, encoder.post_norm]
+    return behind
+
+
+def _last_layers(model: MM1, part: str, num_layers: int) -> list[nn.Module]:
+    layers = _layers(model, part)
+    if num_layers > len(layers):
+        raise ConfigError(f"num_layers is {num_layers}, but the {_words(part)} has {len(layers)}.")
+    return layers if num_layers == -1 else layers[-num_layers:]
+
+
+def _in_full(model: MM1, part: str, own: PartTuning) -> list[nn.Module]:
+    """The modules to unfreeze."""
+    if own.num_layers == -1 or part == "connector":
+        modules = [model[part]]
+    else:
+        modules = _last_layers(model, part, own.num_layers)
+    if any(is_packed(inner) for module in modules for inner in module.modules()):
+        raise ConfigError(
+            f"the {_words(part)} is quantized, and packed weights cannot be trained in full; take lora or dora for it, "
+            "or the model before it was quantized."
+        )
+    return modules
+
+
+def _places(model: MM1, part: str, own: PartTuning) -> list[str]:
+    """Paths in the model of what gets an adapter."""
+    inside, outside = _in_reach(model, part, own)
+    chosen = [] if own.keys else list(inside)
+    for key in own.keys:
+        found = [path for path, name in inside.items() if fnmatchcase(name, key) or fnmatchcase(path, key)]
+        found += [path for path in outside if path == key]
+        if not found:
+            raise ConfigError(_no_such_key(part, own, key, {*inside.values(), *outside}))
+        chosen += found
+    if not chosen:
+        raise ConfigError(f"the {_words(part)} has no linears in its layers; name others with keys.")
+    modules = dict(model[part].named_modules())
+    for path in chosen:
+        _check_dora(f"{part}.{path}", modules[path], own)
+    largest = max(min(_dims(modules[path])) for path in chosen)
+    if own.rank > largest:
+        raise ConfigError(
+            f"rank is {own.rank}, but the largest of the chosen linears of the {_words(part)} has rank {largest}."
+        )
+    return [f"{part}.{path}" for path in dict.fromkeys(chosen)]
+
+
+def _in_reach(model: MM1, part: str, own: PartTuning) -> tuple[dict[str, str], list[str]]:
+    """Linears of the chosen layers: path in the part, name in the layer. And paths outside all layers."""
+    modules = dict(model[part].named_modules())
+    if part == "connector":
+        return {path: path for path, module in modules.items() if isinstance(module, LINEARS)}, []
+    paths = {id(module): path for path, module in modules.items()}
+    chosen = {id(layer) for layer in _last_layers(model, part, own.num_layers)}
+    inside, outside = {}, {path for path, module in modules.items() if isinstance(module, LINEARS + TABLES)}
+    for layer in model[part].layers:
+        within = {
+            f"{paths[id(layer)]}.{name}": name
+            for name, module in layer.named_modules()
+            if isinstance(module, LINEARS + TABLES)
+        }
+        outside -= set(within)
+        if id(layer) in chosen:
+            inside |= {path: name for path, name in within.items() if isinstance(modules[path], LINEARS)}
+    return inside, sorted(outside)
+
+
+def _no_such_key(part: str, own: PartTuning, key: str, names: set[str]) -> str:
+    near = sorted(name for name in names if name.endswith(f".{key}"))[:3]  # as PEFT would say it
+    near = near or difflib.get_close_matches(key, names, n=3, cutoff=0.4)
+    hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(sorted(names)[:12])}"
+    where = "" if own.num_layers == -1 else f" in its last {own.num_layers} layers"
+    return f"keys: the {_words(part)} has no linear named {key!r}{where}; {hint}."
+
+
+def _check_dora(path: str, module: nn.Module, own: PartTuning) -> None:
+    """Refuse what mlx-lm has no DoRA layer for."""
+    if own.how != "dora":
+        return
+    if isinstance(module, SwitchLinear | QuantizedSwitchLinear):
+        reason = "experts"
+    elif isinstance(module, nn.QuantizedEmbedding):
+        reason = "a packed table"
+    elif is_packed(module) and 32 % module.bits:
+        reason = f"weights of {module.bits} bits"
+    else:
+        return
+    raise ConfigError(f"{path} is {reason}, for which there is no dora; take lora, or leave it out by keys.")
+
+
+def _dims(module: nn.Module) -> tuple[int, int]:
+    """Outputs and inputs."""
+    outputs, inputs = module.weight.shape[-2:]
+    return outputs, inputs * 32 // module.bits if is_packed(module) else inputs
+
+
+def still_untrained(model: MM1) -> tuple[str, ...]:
+    """Parts with the random weights they began with, as the configuration names them."""
+    tuned = {part.replace("_", " ") for part in tuned_parts(model)}
+    return tuple(part for part in model.config.untrained if part not in tuned)

@@ -1,0 +1,305 @@
+"""The adapter folder: what tuning changed, kept apart from the model and put back into it.
+
+``adapters.safetensors`` holds LoRA and DoRA matrices, ``connector.safetensors`` and its like the parts trained in
+full, ``adapter_config.json`` how they were made and of which model. It speaks of the decoder in mlx-lm's names, and
+of the other parts in the same names one level down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.files.identity import described, model_identity
+from mm1_mlx.files.json_files import parse_json
+from mm1_mlx.files.tensor_files import check_weights, evaluate_weights, read_tensors
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.tuning import adapters
+from mm1_mlx.tuning.settings import PARTS, PartTuning, Tuning
+
+CONFIG = "adapter_config.json"
+ADAPTERS = "adapters.safetensors"
+AGAIN = "save or copy the adapter again."
+FILES = {ADAPTERS, *(f"{part}.safetensors" for part in PARTS)}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder's content, read and checked."""
+
+    folder: Path
+    tuning: Tuning
+    tensors: dict[str, mx.array]
+    weight: float  # how often its change of the model counts
+
+
+@dataclass(frozen=True)
+class Before:
+    """What parts trained in full were when the model was loaded."""
+
+    tensors: dict[str, mx.array]
+
+
+def save_adapters(
+    model: MM1,
+    tuning: Tuning,
+    folder: str | Path,
+    *,
+    base_identity: str,
+    weights: dict[str, mx.array] | None = None,
+) -> None:
+    """Write what ``tuning`` trained in ``model``; other files in ``folder`` stay.
+
+    Every file is written whole, and loading refuses files of different saves.
+
+    Args:
+        model: prepared with ``tuning``, or loaded with an adapter of it.
+        tuning: which parts are trained, and how.
+        folder: made where there is none.
+        base_identity: ``model_identity`` of the model before it was prepared.
+        weights: what is trained, by key, where the model holds a part of it alone.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+        ValueError: the model was tuned in another way, or not at all.
+    """
+    if adapters.tunings_of(model) != (tuning,):
+        raise ValueError("the model was not prepared with this tuning.")
+    folder, tensors = Path(folder), adapters.adapter_weights(model) if weights is None else weights
+    config = _part_to_config(tuning.decoder)
+    config |= {part: _part_to_config(getattr(tuning, part)) for part in PARTS if part != "decoder"}
+    config["base_model"] = {"identity": base_identity, "dtype": _dtype_name(model)}
+    config["weights"] = _digest(tensors)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as room:
+            for name in _file_names(tuning):
+                own = {key: value for key, value in tensors.items() if _file_name(tuning, key) == name}
+                mx.save_safetensors(f"{room}/{name}", own, metadata={"format": "mlx"})
+            Path(room, CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            for name in (*_file_names(tuning), CONFIG):  # last what vouches for the others
+                os.replace(Path(room, name), folder / name)
+        for name in FILES - _file_names(tuning):
+            (folder / name).unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"the adapter {folder} cannot be written: {reason}.") from None
+
+
+def load_adapters(model: MM1, folder: str | Path, *, weight: float = 1.0) -> None:
+    """Put a saved adapter into an untouched model; ``remove_adapters`` takes it off again.
+
+    A part trained in full is then in memory twice, so that it can be taken off; ``fuse_adapters`` lets go of it.
+
+    Args:
+        model: the one that it was tuned on.
+        folder: of the adapter.
+        weight: how often its change of the model counts.
+
+    Raises:
+        CheckpointError: the folder is incomplete, damaged, or of another model; the model is as it was.
+        ValueError: the model has been tuned or has adapters.
+    """
+    combine_adapters(model, {folder: weight})
+
+
+def combine_adapters(model: MM1, weights: Mapping[str | Path, float]) -> None:
+    """Put several adapters into an untouched model, by folder and weight.
+
+    The sum is exact: the ranks of one linear stand side by side, and of parts in full the differences are added.
+    DoRA rescales what it adapts, so nothing can be added to it: a part with DoRA must be of one adapter, weight 1.
+
+    Raises:
+        CheckpointError: as for ``load_adapters``, or they do not go together.
+        ValueError: as for ``load_adapters``.
+    """
+    if adapters.tunings_of(model):
+        raise ValueError("the model has been prepared or has adapters; remove_adapters takes them off.")
+    found = [_read(model, Path(folder), weight) for folder, weight in weights.items()]
+    _check_together(found)
+    base = dict(tree_flatten(model.parameters()))
+    layers: dict[str, list[nn.Module]] = {}
+    moved: dict[str, mx.array] = {}
+    for adapter in found:
+        for path, layer in _layers_of(model, adapter).items():
+            layers.setdefault(path, []).append(layer)
+        for key in adapter.tensors.keys() & base.keys():
+            moved[key] = _move(moved.get(key), base[key], adapter.tensors[key], adapter.weight)
+    model.load_weights(list(moved.items()), strict=False)
+    adapters.replace_modules(model, {path: _side_by_side(own) for path, own in layers.items()})
+    mx.eval(model.parameters())
+    model._tunings = tuple(adapter.tuning for adapter in found)
+    model._before = Before({key: base[key] for key in moved})
+
+
+def remove_adapters(model: MM1) -> None:
+    """Take all adapters off: the model is as it was loaded, bit for bit.
+
+    Raises:
+        ValueError: a part was trained in full here, over what it was before.
+    """
+    before = getattr(model, "_before", None)
+    gone = [part for t in adapters.tunings_of(model) for part, own in t.parts.items() if own.how == "full"]
+    if gone and before is None:
+        raise ValueError(f"the {gone[0]} was trained in full, over its first weights; load the model again.")
+    adapters.take_off(model)
+    if before is not None:
+        model.load_weights(list(before.tensors.items()), strict=False)
+        del model._before
+
+
+# What the folder says
+
+
+def _part_to_config(own: PartTuning) -> dict[str, Any]:
+    """In mlx-lm's names, which leave out ``keys`` where all linears are meant."""
+    config: dict[str, Any] = {"fine_tune_type": own.how, "num_layers": own.num_layers}
+    if own.has_adapters:
+        config["lora_parameters"] = {"rank": own.rank, "scale": own.scale, "dropout": own.dropout}
+        config["lora_parameters"] |= {"keys": list(own.keys)} if own.keys else {}
+    return config
+
+
+def _part_from_config(config: dict[str, Any]) -> dict[str, Any]:
+    how = {"how": config["fine_tune_type"], "num_layers": config["num_layers"]}
+    return how | config.get("lora_parameters", {})
+
+
+def _read(model: MM1, folder: Path, weight: float) -> Adapter:
+    """An adapter of this model, complete and as it was written."""
+    path = folder / CONFIG
+    config = parse_json(path, f"{folder} has no {CONFIG}; give an adapter folder.")
+    try:
+        parts = {part: _part_from_config(config if part == "decoder" else config[part]) for part in PARTS}
+        identity, dtype = config["base_model"]["identity"], config["base_model"]["dtype"]
+        digest = config["weights"]
+    except (KeyError, TypeError, AttributeError):
+        peft = isinstance(config, dict) and "peft_type" in config
+        hint = "python -m mm1_mlx.peft import reads PEFT's" if peft else "give a folder that mm1_mlx tuned"
+        raise CheckpointError(f"{path} does not say which model it is of; {hint}.") from None
+    try:
+        tuning = Tuning.from_dict(parts)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    _check_base(model, folder, identity, dtype)
+    if not math.isfinite(weight):
+        raise CheckpointError(f"the weight of {folder} is {weight}, expected a finite number.")
+    tensors = _read_tensors(folder, tuning)
+    if _digest(tensors) != digest:
+        raise CheckpointError(f"{folder} is damaged, or its files are of different saves; {AGAIN}")
+    return Adapter(folder, tuning, tensors, weight)
+
+
+def _check_base(model: MM1, folder: Path, identity: str, dtype: str) -> None:
+    if identity == model_identity(model):
+        return
+    if dtype != _dtype_name(model):
+        raise CheckpointError(
+            f"{folder} was tuned on a model in {dtype}, and this one is in {_dtype_name(model)}; load it with "
+            f"--dtype {dtype}."
+        )
+    raise CheckpointError(
+        f"{folder} was tuned on another model, or on other weights or another config.json of it; give the --model "
+        "that it was tuned on."
+    )
+
+
+def _read_tensors(folder: Path, tuning: Tuning) -> dict[str, mx.array]:
+    expected = _file_names(tuning)
+    missing = sorted(name for name in expected if not (folder / name).exists())
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {AGAIN}")
+    extra = sorted(name for name in FILES - expected if (folder / name).exists())
+    if extra:
+        raise CheckpointError(f"{folder} holds {', '.join(extra)}, which {CONFIG} does not speak of; {AGAIN}")
+    tensors: dict[str, mx.array] = {}
+    for name in expected:
+        tensors |= read_tensors(folder / name, again=AGAIN)
+    evaluate_weights(tensors, None, folder)
+    return tensors
+
+
+def _file_names(tuning: Tuning) -> set[str]:
+    return {_file_name(tuning, part) for part in tuning.parts}
+
+
+def _file_name(tuning: Tuning, key: str) -> str:
+    """Where the weights with ``key`` are kept."""
+    part = key.partition(".")[0]
+    return ADAPTERS if getattr(tuning, part).has_adapters else f"{part}.safetensors"
+
+
+def _dtype_name(model: MM1) -> str:
+    return str(model.image_encoder.dtype).removeprefix("mlx.core.")
+
+
+def _digest(tensors: dict[str, mx.array]) -> str:
+    """Of every value: a torn save or a damaged file has another."""
+    digest = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        digest.update(described(key, value))
+    return digest.hexdigest()
+
+
+# What becomes of the model
+
+
+def _check_together(found: list[Adapter]) -> None:
+    for part in PARTS:
+        owners = [adapter for adapter in found if part in adapter.tuning.parts]
+        for adapter in owners:
+            if getattr(adapter.tuning, part).how == "dora" and (len(owners) > 1 or adapter.weight != 1):
+                raise CheckpointError(
+                    f"{adapter.folder} has DoRA in the {part}, which rescales all weights there: it goes with weight 1 "
+                    "and with no other adapter of that part. Tune with LoRA to combine."
+                )
+
+
+def _layers_of(model: MM1, adapter: Adapter) -> dict[str, nn.Module]:
+    """The adapter's layers, weighted, beside the model's own; the model is left without them."""
+    try:
+        adapters.prepare(model, adapter.tuning)
+    except ConfigError as error:
+        raise CheckpointError(f"{adapter.folder / CONFIG}: {error}") from None
+    try:
+        check_weights(adapters.adapter_weights(model), adapter.tensors, adapter.folder, again=AGAIN)
+        beside = [item for item in adapter.tensors.items() if _file_name(adapter.tuning, item[0]) == ADAPTERS]
+        model.load_weights(beside, strict=False)
+        layers = adapters.adapter_layers(model)
+    finally:
+        adapters.take_off(model)
+    if adapter.weight != 1:
+        for layer in layers.values():
+            layer.lora_b = adapter.weight * layer.lora_b
+    return layers
+
+
+def _side_by_side(layers: list[nn.Module]) -> nn.Module:
+    """One layer whose rank is the sum of theirs, and whose change of its linear is too."""
+    first = layers[0]
+    if len(layers) > 1:
+        experts = first.lora_a.ndim == 3  # one pair of matrices each, the other way round
+        second = [layer.lora_b * (layer.scale / first.scale) for layer in layers]
+        first.lora_a = mx.concatenate([layer.lora_a for layer in layers], axis=1)
+        first.lora_b = mx.concatenate(second, axis=2 if experts else 0)
+    return first
+
+
+def _move(now: mx.array | None, base: mx.array, tuned: mx.array, weight: float) -> mx.array:
+    """What other adapters made of ``base``, moved by what this one changed."""
+    if now is None and weight == 1:
+        return tuned.astype(base.dtype)
+    change = weight * (tuned.astype(mx.float32) - base.astype(mx.float32))
+    return ((base if now is None else now).astype(mx.float32) + change).astype(base.dtype)

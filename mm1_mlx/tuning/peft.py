@@ -1,0 +1,172 @@
+"""The decoder's adapters in PEFT's layout, and back: alpha is scale x rank, the matrices are transposed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.files.json_files import parse_json
+from mm1_mlx.files.tensor_files import check_weights, evaluate_weights, read_tensors, some
+from mm1_mlx.files.writing import new_folder
+from mm1_mlx.model.decoder import Decoder
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.tuning import adapters
+from mm1_mlx.tuning.folder import AGAIN
+from mm1_mlx.tuning.settings import PartTuning, Tuning
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+START = "base_model.model."
+LEAVES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
+CHANGES = (  # what a configuration may hold empty only: it would change what the matrices mean
+    *("alpha_pattern", "rank_pattern", "fan_in_fan_out", "lora_bias", "modules_to_save", "layer_replication"),
+    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "use_bdlora"),
+)
+STARTS = (
+    True,
+    False,
+    None,
+    "gaussian",
+    "eva",
+    "orthogonal",
+)  # other ways to begin change the model's weights
+
+
+def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only: bool = False) -> None:
+    """Write the decoder's adapter for PEFT, beside the same decoder in transformers.
+
+    Linears keep their names, which are transformers' in our decoder and in most of mlx-lm's.
+
+    Args:
+        model: with an adapter in its decoder, loaded or trained.
+        folder: to be made.
+        base_model: folder or hub id of the decoder in transformers.
+        decoder_only: leave out other parts that were tuned, in place of refusing.
+
+    Raises:
+        CheckpointError: the folder exists, or PEFT has no place for what was tuned.
+    """
+    others = sorted(adapters.tuned_parts(model) - {"decoder"})
+    if others and not decoder_only:
+        raise CheckpointError(
+            f"the {' and the '.join(others)} was tuned too, and PEFT's layout of a decoder has no place for that; "
+            "--decoder-only leaves it out."
+        )
+    found = adapters.adapter_layers(model)
+    layers = {path: layer for path, layer in found.items() if path.startswith("decoder.")}
+    if not layers:
+        raise CheckpointError("the decoder has no LoRA or DoRA, and PEFT's layout holds nothing else.")
+    strange = [path for path, layer in layers.items() if "linear" not in layer or layer.lora_a.ndim != 2]
+    if strange:
+        raise CheckpointError(f"PEFT's layout holds adapters of linears, not of {some(strange)}.")
+    shapes = {(layer.lora_a.shape[1], layer.scale, "m" in layer) for layer in layers.values()}
+    if len(shapes) > 1:
+        raise CheckpointError("the ranks of the decoder's adapters differ; export one adapter at a time.")
+    (rank, scale, dora) = shapes.pop()
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": int(scale * rank) if float(scale * rank).is_integer() else scale * rank,
+        "lora_dropout": adapters.tunings_of(model)[-1].decoder.dropout,
+        "target_modules": sorted(_their_name(model, path) for path in layers),
+        "use_dora": dora,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    tensors = {
+        f"{START}{_their_name(model, path)}.{theirs}": layer[ours].T
+        for path, layer in layers.items()
+        for ours, theirs in LEAVES.items()
+        if ours in layer
+    }
+    with new_folder(Path(folder)) as made:
+        mx.save_safetensors(str(made / WEIGHTS), tensors, metadata={"format": "pt"})
+        (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def import_peft(model: MM1, folder: str | Path) -> Tuning:
+    """Put PEFT's LoRA or DoRA of the decoder into an untouched model.
+
+    It does not say which weights it was tuned on: keep ``model_identity(model)`` from before, and ``save_adapters``
+    makes it an adapter folder, which does.
+
+    Returns:
+        How the model is tuned now, for ``save_adapters``.
+
+    Raises:
+        CheckpointError: it is incomplete or damaged, does not fit the decoder, or uses more of PEFT than LoRA and
+            DoRA of linears; the model is as it was.
+        ValueError: the model has been tuned or has adapters.
+    """
+    folder = Path(folder)
+    config = parse_json(folder / CONFIG, f"{folder} has no {CONFIG}; give a folder of PEFT's.")
+    own = _read_config(folder / CONFIG, config)
+    theirs = read_tensors(folder / WEIGHTS, again=AGAIN)
+    evaluate_weights(theirs, None, folder)
+    tensors = dict(_ours(model, key, value, folder) for key, value in theirs.items())
+    paths = {key.rpartition(".")[0].removeprefix("decoder.") for key in tensors}
+    frozen = PartTuning("frozen")
+    try:
+        decoder = PartTuning.from_dict(own | {"keys": _keys(model, paths)})
+        tuning = Tuning(image_encoder=frozen, connector=frozen, decoder=decoder)
+        adapters.prepare(model, tuning)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} does not fit the decoder: {error}") from None
+    try:
+        check_weights(adapters.adapter_weights(model), tensors, folder, again=AGAIN)
+    except CheckpointError:
+        adapters.take_off(model)
+        raise
+    model.load_weights(list(tensors.items()), strict=False)
+    return tuning
+
+
+def _read_config(path: Path, config: Any) -> dict[str, Any]:
+    """What ``PartTuning`` is told."""
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        found = config.get("peft_type") if isinstance(config, dict) else config
+        raise CheckpointError(f"{path}: peft_type is {found!r}, expected 'LORA'.")
+    changes = [key for key in CHANGES if config.get(key)]
+    changes += ["bias"] if config.get("bias", "none") != "none" else []
+    changes += ["init_lora_weights"] if config.get("init_lora_weights") not in STARTS else []
+    if changes:
+        raise CheckpointError(
+            f"{path} sets {some(changes)}; LoRA and DoRA of linears are read, nothing beyond."
+        )
+    try:
+        rank, alpha = config["r"], config["lora_alpha"]
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        how = "dora" if config.get("use_dora") else "lora"
+        return {"how": how, "rank": rank, "scale": scale, "dropout": config.get("lora_dropout", 0.0)}
+    except (KeyError, TypeError, ZeroDivisionError):
+        raise CheckpointError(f"{path}: r and lora_alpha are not two numbers above 0.") from None
+
+
+def _ours(model: MM1, key: str, value: mx.array, folder: Path) -> tuple[str, mx.array]:
+    for ours, theirs in LEAVES.items():
+        path = key.removeprefix(START).removesuffix(f".{theirs}")
+        if key == f"{START}{path}.{theirs}":
+            if isinstance(model.decoder, Decoder):
+                path = path.removeprefix("model.")
+            return f"decoder.{path}.{ours}", value.T
+    raise CheckpointError(f"{folder / WEIGHTS} holds {key}, which is no matrix of LoRA or DoRA of a linear.")
+
+
+def _their_name(model: MM1, path: str) -> str:
+    """transformers has its layers under ``model``, its head beside it; so have mlx-lm's decoders."""
+    path = path.removeprefix("decoder.")
+    return f"model.{path}" if isinstance(model.decoder, Decoder) and path != "lm_head" else path
+
+
+def _keys(model: MM1, paths: set[str]) -> list[str]:
+    """As the layers call them, where every layer has them all."""
+    names = {path: re.sub(r"^(.*\.)?layers\.\d+\.", "", path) for path in paths}
+    inside = {path: name for path, name in names.items() if path != name}
+    whole = len(inside) == len(set(inside.values())) * len(model.decoder.layers)
+    return sorted(set(names.values()) if whole else paths)

@@ -1,0 +1,38 @@
+"""What every command does with an error."""
+
+import argparse
+
+import pytest
+
+from mm1_mlx.command import Subcommand, add_subcommands, in_words
+from mm1_mlx.errors import MM1Error, SamplingError
+
+
+@pytest.fixture
+def parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-n", "--max-tokens", type=int)
+    parser.add_argument("--image", action="append")
+    parser.add_argument("--adapter-path", dest="adapters", action="append")
+    add_subcommands(
+        parser, Subcommand("inner", "inner", lambda own: own.add_argument("--base-model"), lambda args: None)
+    )
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("`max_tokens` is 0,\n expected 1.", "--max-tokens is 0, expected 1."),
+        ("2 <image> but 1 of `images`.", "2 <image> but 1 of --image."),
+        ("`adapters` or `adapter_path`", "--adapter-path or --adapter-path"),
+        ("`base_model` of a subcommand", "--base-model of a subcommand"),
+        ("`seed` has no flag; run `hf auth login`.", "seed has no flag; run `hf auth login`."),
+    ],
+)
+def test_a_parameter_is_told_as_the_commands_flag(parser, message, line):
+    assert in_words(SamplingError(message), parser) == line
+
+
+def test_a_message_without_parameters_is_as_it_is(parser):
+    assert in_words(MM1Error("the disk is full."), parser) == "the disk is full."

@@ -1,0 +1,121 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+from mm1_mlx import tiny
+from mm1_mlx.files.identity import vision_identity
+from mm1_mlx.generation import stream_generate
+from mm1_mlx.vision.cache import VisionCache, entry_key
+from mm1_mlx.vision.encode import embed
+from mm1_mlx.vision.timing import Timing
+
+QUESTION = "What color is it?"
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [tiny.render(tiny.make_scene(tiny.TESTING_SEEDS + seed)) for seed in range(3)]
+
+
+def last(pieces):
+    return list(pieces)[-1]
+
+
+def test_a_picture_seen_before_is_not_encoded_again(mm1_tiny, pictures):
+    cache = VisionCache()
+    first = last(stream_generate(*mm1_tiny, QUESTION, images=pictures[:1], vision_cache=cache, max_tokens=2))
+    second = last(stream_generate(*mm1_tiny, QUESTION, images=pictures[:1], vision_cache=cache, max_tokens=2))
+    assert (first.timing.encoded_views, second.timing.encoded_views) == (1, 0)
+    assert (cache.hits, cache.misses) == (1, 1)
+
+
+def test_cached_embeddings_equal_uncached_ones(mm1_tiny, pictures):
+    model, processor = mm1_tiny
+    inputs = processor("<image><image>Compare.", pictures[:2])
+    cache = VisionCache()
+    embed(model, processor("Look.", pictures[1:2]), vision_cache=cache)  # one of the two is known
+    timing = Timing()
+    found = embed(model, inputs, timing, vision_cache=cache)
+    assert timing.encoded_views == 1
+    assert mx.array_equal(found, embed(model, inputs))
+
+
+def test_two_pictures_of_one_size_share_no_entry(mm1_tiny, pictures):
+    model, processor = mm1_tiny
+    digests = [processor("Look.", [picture]).digests[0] for picture in pictures]
+    assert len({entry_key(digest, model) for digest in digests}) == 3
+
+
+def test_one_picture_under_two_names_shares_an_entry(mm1_tiny, pictures, tmp_path):
+    _, processor = mm1_tiny
+    for name in ("a.png", "b.png"):
+        pictures[0].save(tmp_path / name)
+    digests = {processor("Look.", [tmp_path / name]).digests for name in ("a.png", "b.png")}
+    assert len(digests) == 1
+
+
+def test_one_changed_pixel_is_another_picture(mm1_tiny, pictures):
+    _, processor = mm1_tiny
+    changed = np.array(pictures[0])
+    changed[60, 60, 0] ^= 1
+    digests = {processor("Look.", [picture]).digests for picture in (pictures[0], Image.fromarray(changed))}
+    assert len(digests) == 2
+
+
+def test_other_weights_are_another_model(mm1_tiny, tiny_folder):
+    import mm1_mlx
+
+    model, _ = mm1_mlx.load(tiny_folder)
+    assert vision_identity(model) == vision_identity(mm1_tiny[0])
+    other, _ = mm1_mlx.load(tiny_folder)
+    other.connector.readout[0].weight[3, 5] = other.connector.readout[0].weight[3, 5] + 1e-3
+    assert vision_identity(other) != vision_identity(model)
+
+
+def test_the_least_recently_used_goes_first_and_the_bound_holds():
+    tokens = mx.zeros((4, 8))
+    cache = VisionCache(max_bytes=2 * tokens.nbytes)
+    cache.put("a", tokens)
+    cache.put("b", tokens)
+    assert cache.get("a") is not None
+    cache.put("c", tokens)
+    assert cache.nbytes == 2 * tokens.nbytes
+    assert cache.get("b") is None and cache.get("a") is not None and cache.get("c") is not None
+
+
+def test_an_entry_larger_than_the_bound_is_not_kept():
+    cache = VisionCache(max_bytes=10)
+    cache.put("a", mx.zeros((4, 8)))
+    assert cache.nbytes == 0
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+def test_entries_on_disk_outlive_the_cache(tmp_path, dtype):
+    tokens = mx.random.normal((4, 8)).astype(dtype)
+    VisionCache(folder=tmp_path).put("a", tokens)
+    found = VisionCache(folder=tmp_path).get("a")
+    assert found.dtype == dtype and mx.array_equal(found, tokens)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_entry_is_dropped_and_said(tmp_path, capsys, damage):
+    cache = VisionCache(folder=tmp_path)
+    cache.put("a", mx.random.normal((4, 8)))
+    path = tmp_path / "a.safetensors"
+    data = bytearray(path.read_bytes())
+    data = data[:-5] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1])
+    path.write_bytes(data)
+    assert VisionCache(folder=tmp_path).get("a") is None
+    assert "a.safetensors are damaged" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_the_disk_is_bounded_too(tmp_path):
+    tokens = mx.zeros((64, 64))
+    cache = VisionCache(max_bytes=3 * tokens.nbytes, folder=tmp_path)
+    for name in "abcdef":
+        cache.put(name, tokens)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * tokens.nbytes
+    assert (tmp_path / "f.safetensors").exists()
