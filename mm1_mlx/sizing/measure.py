@@ -1,15 +1,9 @@
 """Where the time goes from a picture's file to the last token: seconds, work and memory of each phase.
-
-The work of a phase is read off the graph that MLX builds for it, so it holds for any decoder. FLOPs are two
-for each multiply-add of the matrix products, attention (whole, not only its causal half) and convolutions.
-Bytes are what every operation reads and writes, weights included; views (transposes, slices) are free, but
-the reshape of a transposed array copies it, and a table lookup reads the rows that it finds.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +25,7 @@ from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import PREFILL_STEP_SIZE
+from mm1_mlx.sizing.work import Work, count_work
 
 
 @dataclass(frozen=True)
@@ -42,20 +37,6 @@ class Case:
     max_tokens: int  # of the answer
     batch_size: int  # views encoded together
     picture_size: tuple[int, int]  # width and height in pixels
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a computation has to do at least."""
-
-    flops: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.bytes + other.bytes)
-
-    def __sub__(self, other: Work) -> Work:
-        return Work(self.flops - other.flops, self.bytes - other.bytes)
 
 
 @dataclass(frozen=True)
@@ -101,7 +82,7 @@ class Measurement:
             raise PromptError(
                 f"{self.visual_tokens:,} visual tokens, {length - self.visual_tokens:,} of text and "
                 f"{self.case.max_tokens:,} of answer pass the model's context of {context:,}; "
-                "lower --num-images, --prompt-tokens or --max-tokens."
+                "lower `num_images`, `prompt_tokens` or `max_tokens`."
             )
 
     def repeat(self, repeats: int, *, warmup: int = 1) -> None:
@@ -223,64 +204,6 @@ def decode_work(model: MM1, length: int) -> Work:
     embeddings = mx.zeros((length, model.config.text_config.hidden_dims), model.embed_text(ids[:1]).dtype)
     both, before = (count_work(lambda x, step=step: fill(x, step=step), embeddings) for step in (True, False))
     return both - before
-
-
-VIEWS = ["Broadcast", "ExpandDims", "Slice", "Split", "Squeeze", "StopGradient", "Transpose", "Unflatten"]
-RESHAPES = ["Flatten", "Reshape"]
-PRODUCTS = ["AddMM", "GatherMM", "GatherQMM", "Matmul", "QuantizedMatmul"]
-
-Traced = tuple[str, tuple[int, ...], mx.Dtype]  # an array of the graph: name, shape, dtype
-
-
-def count_work(function: Callable[..., Any], *inputs: mx.array) -> Work:
-    """The work of ``function(*inputs)``, from its graph; nothing is computed. Evaluate weights before."""
-    works: list[Work] = []
-    held: dict[str, int] = {}  # bytes behind a view; a broadcast array takes no more than what it repeats
-    transposed: set[str] = set()
-
-    def size(array: Traced) -> int:
-        return held.get(array[0], math.prod(array[1]) * array[2].size)
-
-    def visit(entry: dict[str, Any]) -> None:
-        if entry["type"] != "primitive":
-            return
-        name, read, written = entry["name"], entry["inputs"], entry["outputs"]
-        if name in VIEWS or (name in RESHAPES and read[0][0] not in transposed):
-            held.update({array[0]: min(size(array), size(read[0])) for array in written})
-            if name == "Transpose" or read[0][0] in transposed:
-                transposed.update(array[0] for array in written)
-            return
-        flops = flops_of(name, [array[1] for array in read], written[0][1])
-        works.append(Work(flops, bytes_of(name, read, written, size)))
-
-    mx.export_function(visit, function, *inputs)
-    return sum(works, Work())
-
-
-def flops_of(name: str, read: list[tuple[int, ...]], written: tuple[int, ...]) -> int:
-    """FLOPs of one operation, from the shapes that it reads and writes."""
-    if name in PRODUCTS:
-        return 2 * math.prod(written) * read[0][-1]
-    if name == "Convolution":
-        return 2 * math.prod(written) * math.prod(read[1][1:])
-    if name == "ScaledDotProductAttention":
-        queries, keys, values = read[:3]
-        return 2 * math.prod(queries[:-1]) * keys[-2] * (queries[-1] + values[-1])
-    return 0
-
-
-def bytes_of(name: str, read: list[Traced], written: list[Traced], size: Callable[[Traced], int]) -> int:
-    """Bytes that one operation reads and writes."""
-    result = sum(map(size, written))
-    if name in PRODUCTS and name.startswith("Gather"):  # experts: those that are chosen
-        there = read[1][1][0]
-        chosen = min(math.prod(read[-1][1]), there)
-        return size(read[0]) + sum(map(size, read[1:-2])) * chosen // there + result
-    if name.startswith("Gather"):  # a table lookup
-        return 2 * result + sum(map(size, read[1:]))
-    if name.endswith("SliceUpdate"):  # in place, as in a KV cache
-        return 2 * size(read[1])
-    return sum(map(size, read)) + result
 
 
 def measure_limits(dtype: mx.Dtype) -> Limits:

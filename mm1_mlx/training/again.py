@@ -12,10 +12,6 @@ from mlx.utils import tree_flatten, tree_map
 ARRAY = object()  # stands where a result has an array
 
 
-class ComputedTwice:
-    """A kind of layer whose backward pass computes it again."""
-
-
 class Again:
     """A call that can be made twice, as a function of the arrays through which gradients flow.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import mlx.core as mx
 from PIL import Image
 
 from mm1_mlx.data.batches import Batches, Rows
@@ -15,7 +16,11 @@ from mm1_mlx.errors import DataError, TrainingError
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.estimate import Need, training_need
+from mm1_mlx.sizing.need import Need
+from mm1_mlx.sizing.training import training_need
+from mm1_mlx.training.objective import Seen, loss_sum
+from mm1_mlx.training.optimizer import clipped, make_optimizer
+from mm1_mlx.training.placeholders import encoding_bytes, unseen
 from mm1_mlx.tuning.adapters import prepare, trained_counts, trained_parts
 from mm1_mlx.tuning.settings import Tuning
 
@@ -101,12 +106,25 @@ def foreseen(
     keep: int = 0,
     num_rows: int | None = None,
 ) -> Need:
-    """What training takes with visual tokens kept, ``keep`` bytes of them at most.
+    """Return what training a prepared model takes, by the largest of an update's sequences.
+
+    Args:
+        keep: bytes of visual tokens to keep at most.
+        num_rows: in all; None: unknown, and many.
 
     Raises:
         TrainingError: the decoder has an operation that MLX does not show.
     """
-    need = training_need(model, sequences, settings)
+    largest = max(sequences, key=lambda packed: len(packed.ids))
+    need = training_need(
+        model,
+        lambda model, pictures: loss_sum(model, largest, Seen(**pictures)),
+        vars(unseen(model, largest, settings.vision_batch_size)),
+        optimizer=make_optimizer(settings),
+        clip=lambda gradients: clipped(gradients, settings.clip_norm, mx.array(1.0)),
+        several=len(sequences) > 1,
+        pictures=encoding_bytes(model, largest, settings.vision_batch_size),
+    )
     if not keep or trained_parts(model) & {"image_encoder", "connector"}:
         return need
     return replace(need, kept=kept_bytes(model, sequences, num_rows=num_rows, most=keep))

@@ -149,7 +149,8 @@ class Trainer:
         with self._leaving_well(), self._watch:
             self._begun()
             self._require_one_beginning()
-            with layers_checkpointed(self.model, on=self.settings.grad_checkpoint):
+            twice = self.settings.grad_checkpoint and not self.sharded  # sharded layers are computed twice anyway
+            with layers_checkpointed(self.model, on=twice):
                 self._train()
         self.batches.close()
         if self.validation is not None:

@@ -10,7 +10,8 @@ from mm1_mlx.config import ConnectorConfig
 from mm1_mlx.errors import PromptError
 from mm1_mlx.model.mixture_of_experts import MixtureOfExperts
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.sizing.measure import PHASES, Case, Measurement, count_work, decode_work, flops_of
+from mm1_mlx.sizing.measure import PHASES, Case, Measurement, decode_work
+from mm1_mlx.sizing.work import count_work, flops_of
 
 CASE = Case(num_images=2, prompt_tokens=5, max_tokens=4, batch_size=1, picture_size=(40, 30))
 

@@ -15,39 +15,25 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mm1_mlx.training.again import Again, ComputedTwice
+from mm1_mlx.model.layer_calls import Call
+from mm1_mlx.training.again import Again
 from mm1_mlx.training.distributed.processes import Processes
-from mm1_mlx.training.layer_calls import with_methods
 
 Arrays = dict[str, mx.array]
 
 
-def shard_layer(layer: nn.Module, rows: dict[str, int], processes: Processes) -> None:
-    """Make a layer, already cut, gather what it computes with. The object stays, and so do its keys.
+def gathering(rows: dict[str, int], processes: Processes) -> Call:
+    """Return a call of a layer, already cut, that has the whole matrices while it runs.
 
     Args:
-        layer: one that is called, or a vocabulary's table, which also serves as a head.
-        rows: how many rows its cut matrices have in all, by key.
+        rows: how many rows the layer's cut matrices have in all, by key.
         processes: that have them.
     """
-    own = type(layer)
-    methods = {
-        name: _gathering(getattr(own, name), rows, processes)
-        for name in ("__call__", "as_linear")
-        if hasattr(own, name)
-    }
-    layer.__class__ = with_methods(own, ComputedTwice, **methods)
 
-
-def _gathering(
-    function: Callable[..., Any], rows: dict[str, int], processes: Processes
-) -> Callable[..., Any]:
-    """A method that has the whole matrices while it runs."""
-
-    def call(self: nn.Module, *args: Any, **options: Any) -> Any:
-        here: Arrays = dict(tree_flatten(self.parameters()))
-        learned = [key for key, _ in tree_flatten(self.trainable_parameters())]
-        compute_again = Again(function, self, args, options)
+    def call(function: Callable[..., Any], layer: nn.Module, *args: Any, **options: Any) -> Any:
+        here: Arrays = dict(tree_flatten(layer.parameters()))
+        learned = [key for key, _ in tree_flatten(layer.trainable_parameters())]
+        compute_again = Again(function, layer, args, options)
 
         def gathered(values: Sequence[mx.array], after: Sequence[mx.array]) -> Arrays:
             parts = here | dict(zip(learned, values, strict=True))
@@ -55,9 +41,9 @@ def _gathering(
             return parts | dict(zip(rows, whole, strict=True))
 
         def compute(whole: Arrays, inputs: list[mx.array]) -> list[mx.array]:
-            self.update(tree_unflatten(list(whole.items())))
+            layer.update(tree_unflatten(list(whole.items())))
             found = compute_again(inputs)
-            self.update(tree_unflatten(list(here.items())))
+            layer.update(tree_unflatten(list(here.items())))
             return found
 
         @mx.custom_function

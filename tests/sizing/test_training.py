@@ -16,9 +16,9 @@ from mm1_mlx.data.examples import Example
 from mm1_mlx.data.packing import join
 from mm1_mlx.data.row_forms import Record
 from mm1_mlx.data.settings import TrainingSettings
+from mm1_mlx.sizing.graph import held_bytes, traced
 from mm1_mlx.training.checkpointing import layers_checkpointed
-from mm1_mlx.training.estimate import training_need
-from mm1_mlx.training.graph import peak_bytes, traced
+from mm1_mlx.training.dry_run import foreseen
 from mm1_mlx.training.objective import loss_sum, see
 from mm1_mlx.training.optimizer import make_optimizer
 from mm1_mlx.training.trainer import Trainer
@@ -73,6 +73,11 @@ def config_of(decoder):
     )
 
 
+def is_near(foreseen, taken):
+    """At most 5 % below and 20 % above."""
+    assert 0.95 <= foreseen / taken <= 1.2
+
+
 def prepared(decoder, how):
     mx.random.seed(0)
     model = MM1(config_of(decoder))
@@ -85,20 +90,20 @@ def prepared(decoder, how):
 @pytest.mark.parametrize("twice", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("how", ["lora", "dora", "full"])
 @pytest.mark.parametrize("decoder", [OURS, SPARSE, LLAMA], ids=["ours", "sparse", "llama"])
-def test_a_step_takes_what_was_foreseen_to_15_percent(decoder, how, twice):
+def test_a_step_takes_about_what_was_foreseen(decoder, how, twice):
     if how == "dora" and decoder is SPARSE:
         pytest.skip("mlx-lm has no DoRA of experts")
     model, packed = prepared(decoder, how)
     seen = see(model, packed, trained=frozenset({"decoder"}))
-    need = training_need(model, [packed], TrainingSettings())
+    need = foreseen(model, [packed], TrainingSettings())
     model.train()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     with layers_checkpointed(model, on=twice):
         mx.eval(nn.value_and_grad(model, loss_sum)(model, packed, seen))
     taken = mx.get_peak_memory() - before
-    foreseen = need.checkpointed if twice else need.activations
-    assert foreseen + need.gradients == pytest.approx(taken, rel=0.15)
+    step = need.checkpointed if twice else need.activations
+    is_near(step + need.gradients, taken)
 
 
 def rows(count, num_pictures):
@@ -127,7 +132,7 @@ RUNS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("twice", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_that_validates_and_saves_takes_what_was_foreseen_to_15_percent(
+def test_a_run_that_validates_and_saves_takes_about_what_was_foreseen(
     name, twice, make_small, tmp_path
 ):
     decoder, tuning, num_pictures, options = RUNS[name]
@@ -141,10 +146,10 @@ def test_a_run_that_validates_and_saves_takes_what_was_foreseen_to_15_percent(
     model, processor = make_small(config_of(decoder))
     splits = {"train": rows(4, num_pictures), "valid": rows(1, num_pictures)}
     trainer = Trainer(model, processor, splits, settings, tuning, tmp_path)
-    need = training_need(model, trainer.batches.unopened(0), settings)
+    need = foreseen(model, trainer.batches.unopened(0), settings)
     trainer.train()
     taken = mx.get_peak_memory() - before
-    assert need.total(grad_checkpoint=twice) == pytest.approx(taken, rel=0.15)
+    is_near(need.total(grad_checkpoint=twice), taken)
 
 
 def test_what_was_looked_at_is_not_held():
@@ -152,7 +157,7 @@ def test_what_was_looked_at_is_not_held():
     gc.collect()
     gc.disable()
     try:
-        training_need(model, [packed], TrainingSettings())
+        foreseen(model, [packed], TrainingSettings())
         before = mx.get_active_memory()
         mx.eval(model.apply(lambda array: array + 1).parameters())
         assert mx.get_active_memory() - before < 1e6
@@ -167,8 +172,7 @@ def test_the_optimizer_takes_what_was_foreseen(name):
     optimizer = make_optimizer(settings)
     optimizer.init(model.trainable_parameters())
     taken = sum(value.nbytes for _, value in tree_flatten(optimizer.state))
-    foreseen = training_need(model, [packed], settings).optimizer
-    assert foreseen == pytest.approx(taken, rel=0.02, abs=100)
+    assert foreseen(model, [packed], settings).optimizer == pytest.approx(taken, rel=0.02, abs=100)
 
 
 def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
@@ -176,7 +180,7 @@ def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
     before = dict(tree_flatten(model.parameters()))
     mx.reset_peak_memory()
     held = mx.get_active_memory()
-    training_need(model, [packed], TrainingSettings())
+    foreseen(model, [packed], TrainingSettings())
     assert mx.get_peak_memory() - held < 1e6
     after = dict(tree_flatten(model.parameters()))
     assert before.keys() == after.keys() and all(after[name] is value for name, value in before.items())
@@ -185,5 +189,5 @@ def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
 def test_the_peak_of_a_chain_is_all_of_it_while_it_is_shorter_than_what_mlx_hands_out_at_once():
     a, b = mx.zeros((64, 256)), mx.zeros((256, 512))
     mx.eval(a, b)
-    peak = peak_bytes(traced(lambda a, b: ((a @ b) @ b.T) @ b, a, b))
-    assert peak == 4 * 64 * (512 + 256 + 512)
+    held = held_bytes(traced(lambda a, b: ((a @ b) @ b.T) @ b, a, b))
+    assert max(held) == 4 * 64 * (512 + 256 + 512)

@@ -1,0 +1,71 @@
+"""The pictures of a sequence by their sizes alone, as they come into the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import groupby
+
+import mlx.core as mx
+
+from mm1_mlx.data.packing import Packed
+from mm1_mlx.inputs.inputs import PreparedPicture
+from mm1_mlx.inputs.preprocess import smart_resize_size
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.training.objective import Seen
+from mm1_mlx.tuning.adapters import trained_parts
+from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
+
+
+def unseen(model: MM1, packed: Packed, batch_size: int | None) -> Seen:
+    """Return what ``see`` would, in shape and type; no picture is decoded.
+
+    Args:
+        batch_size: views encoded together.
+    """
+    trained = trained_parts(model)
+    connector, dtype = model.config.connector_config, model.image_encoder.dtype
+    if not packed.pictures or not trained & {"image_encoder", "connector"}:
+        counts = [picture.layout.num_visual_tokens for picture in packed.pictures]
+        return Seen(visual_tokens=[mx.zeros((count, connector.output_dims), dtype) for count in counts])
+    at_once = connector.views_at_once
+    most = max((batch_size or LARGEST_BATCH) // at_once, 1) * at_once
+    sizes = [_view_size(picture) for picture in packed.pictures for _ in range(picture.num_views)]
+    pixels = [mx.zeros((count, *size, 3)) for count, size in _batches(sizes, most)]
+    if "image_encoder" in trained:
+        return Seen(pixels=pixels)
+    grids = [model.image_encoder.grid(batch) for batch in pixels]
+    features = [
+        mx.zeros((len(batch), math.prod(grid), connector.input_dims), dtype)
+        for batch, grid in zip(pixels, grids, strict=True)
+    ]
+    return Seen(patches=list(zip(features, grids, strict=True)))
+
+
+def encoding_bytes(model: MM1, packed: Packed, batch_size: int | None) -> int:
+    """Return the bytes that looking at the pictures takes outside of the loss."""
+    if "image_encoder" in trained_parts(model):
+        return 0  # it is part of the loss
+    num_views = sum(picture.num_views for picture in packed.pictures)
+    return view_bytes(model) * min(batch_size or LARGEST_BATCH, num_views)
+
+
+def _view_size(picture: PreparedPicture) -> tuple[int, int]:
+    """Return the height and width, in pixels, of each of its views."""
+    config = picture.image_config
+    if config.resize != "smart":
+        return config.image_size, config.image_size
+    width, height = smart_resize_size(
+        *picture.picture.size,
+        multiple=config.size_multiple,
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+    )
+    return height, width
+
+
+def _batches(sizes: list[tuple[int, int]], most: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield consecutive views of one size, at most ``most`` together, as they are encoded."""
+    for size, views in groupby(sizes):
+        count = len(list(views))
+        yield from ((min(most, count - start), size) for start in range(0, count, most))
