@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1_mlx.command import exit_process, number_of, run_command
+from mm1_mlx.command import entry_points, number_of
 from mm1_mlx.config import DecoderConfig, MM1Config
 from mm1_mlx.errors import ConfigError, PictureError
 from mm1_mlx.flags import SUB_IMAGES
@@ -282,14 +282,7 @@ def table(case: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

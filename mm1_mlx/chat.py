@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, number_of, run_command, say
+from mm1_mlx.command import entry_points, number_of, say
 from mm1_mlx.errors import MM1Error, PromptError
 from mm1_mlx.settings import EMBEDDED_MODEL
 
@@ -298,14 +298,7 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, number_of, peak_resident_memory, read_stdin, run_command
+from mm1_mlx.command import entry_points, number_of, peak_resident_memory, read_stdin
 from mm1_mlx.errors import PromptError, UsageError
 from mm1_mlx.settings import BATCH_SIZE, EMBEDDED_MODEL
 
@@ -294,14 +294,7 @@ def _print_numbers(args: argparse.Namespace, timing: Timing, numbers: dict[str, 
             print(f"{label}: {numbers[name] * 1000:.1f} ms", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

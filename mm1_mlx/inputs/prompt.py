@@ -29,7 +29,7 @@ def messages_of(
         prompt = [{"role": "user", "content": prompt}]
     messages = [{"role": _role(m), "content": _text(m)} for m in prompt]
     if not any(m["content"].strip() for m in messages):
-        raise PromptError("the prompt is empty; ask something with --prompt.")
+        raise PromptError("the prompt is empty; ask something with `prompt`.")
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     places = sum(m["content"].count(IMAGE) for m in messages)
@@ -47,7 +47,7 @@ def plain_text(prompt: str, num_images: int) -> str:
         PromptError: as ``messages_of``.
     """
     if not prompt.strip():
-        raise PromptError("the prompt is empty; ask something with --prompt.")
+        raise PromptError("the prompt is empty; ask something with `prompt`.")
     places = prompt.count(IMAGE)
     check_places(places, num_images)
     return prompt if places else IMAGE * num_images + prompt
@@ -72,7 +72,7 @@ def check_places(places: int, num_images: int) -> None:
     """Refuse a prompt whose ``<image>`` and pictures differ in number; no place at all is fine."""
     if places and places != num_images:
         was = "was" if num_images == 1 else "were"
-        raise PromptError(f"the prompt has {places} {IMAGE} but {num_images} --image {was} given.")
+        raise PromptError(f"the prompt has {places} {IMAGE} but {num_images} `image` {was} given.")
 
 
 def _role(message: Message) -> str:

@@ -253,12 +253,12 @@ def test_anyres_views_and_tokens_go_by_the_size_of_each_picture(tokenizer):
 
 def test_more_places_than_pictures_are_refused(processor):
     message = refusal(processor, "<image> or <image>?", [noise(0)])
-    assert message == "the prompt has 2 <image> but 1 --image was given."
+    assert message == "the prompt has 2 <image> but 1 `image` was given."
 
 
 def test_pictures_are_counted_before_they_are_opened(processor):
     message = refusal(processor, "What is <image>?", ["no-such.png", "no-such.png"])
-    assert message == "the prompt has 1 <image> but 2 --image were given."
+    assert message == "the prompt has 1 <image> but 2 `image` were given."
 
 
 def test_an_image_token_typed_in_the_text_is_refused(tokenizer):
