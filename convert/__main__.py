@@ -56,11 +56,12 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> None:
-    from convert.conversion import convert
-    from convert.recipe import Options
     from mm1_mlx.checkpoint.quantize import Packing
     from mm1_mlx.checkpoint.upload import check_login, check_repo_id, upload
     from mm1_mlx.errors import CheckpointError
+
+    from .conversion import convert
+    from .recipe import Options
 
     if args.upload_repo is not None:
         check_repo_id(args.upload_repo)
@@ -116,7 +117,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from convert.check import check, keep
+    from .check import check, keep
 
     report = check(
         args.folder,
@@ -139,7 +140,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    from convert.export import export
+    from .export import export
 
     print(export(args.folder, args.output, overwrite=args.overwrite))
 
