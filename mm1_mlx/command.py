@@ -48,7 +48,7 @@ def run_command(
     0: done. 1: something the user can put right. 2: usage, flags that do not go together included. 130: Ctrl-C.
     141: the reader went away.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=module_doc, formatter_class=Help)
+    parser = argparse.ArgumentParser(prog=prog or called_as(), description=module_doc, formatter_class=Help)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
@@ -71,6 +71,14 @@ def run_command(
         print(f"mm1: {where}{error.strerror or error}.", file=sys.stderr)
         return 1
     return 0
+
+
+def called_as() -> str:
+    """Return the name that the running command was called by: of its module, or of its script."""
+    module = sys.modules["__main__"].__spec__
+    if module is None:
+        return os.path.basename(sys.argv[0])
+    return f"python -m {module.name.removesuffix('.__main__')}"
 
 
 def in_words(error: MM1Error, parser: argparse.ArgumentParser) -> str:
