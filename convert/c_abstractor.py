@@ -9,7 +9,10 @@ import math
 import re
 from collections.abc import Mapping
 
-from convert.key_table import (
+from mm1_mlx.config import ConnectorConfig
+from mm1_mlx.errors import CheckpointError
+
+from .key_table import (
     BATCH_OF_ONE,
     DEPTHWISE,
     POINTWISE,
@@ -18,9 +21,7 @@ from convert.key_table import (
     Move,
     after_first_row,
 )
-from convert.source_config import SourceConfig
-from mm1_mlx.config import ConnectorConfig
-from mm1_mlx.errors import CheckpointError
+from .source_config import SourceConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 

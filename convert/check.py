@@ -13,12 +13,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from convert.card import replace_parity
-from convert.divergence import divergence, kl_divergence
-from convert.hub import find_source, public_name
-from convert.reference import Reference, place_pictures, read_reference
-from convert.stages import image_stages
-from convert.torch_reference import torch_reference
 from mm1_mlx.checkpoint.load import load
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.inputs.layout import layout
@@ -27,6 +21,13 @@ from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.model.mlx_lm_parts import create_attention_mask
 from mm1_mlx.model.mm1 import MM1
+
+from .card import replace_parity
+from .divergence import divergence, kl_divergence
+from .hub import find_source, public_name
+from .reference import Reference, place_pictures, read_reference
+from .stages import image_stages
+from .torch_reference import torch_reference
 
 PARITY = "parity.json"
 TOLERANCES = {  # float32, largest absolute difference

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from convert.key_table import SAME, KeyTable, Move, patches, rows, thirds
-from convert.source_config import SourceConfig
 from mm1_mlx.config import ImageEncoderConfig
 from mm1_mlx.errors import CheckpointError
+
+from .key_table import SAME, KeyTable, Move, patches, rows, thirds
+from .source_config import SourceConfig
 
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",

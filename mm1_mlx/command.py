@@ -58,7 +58,7 @@ def run_command(
         prog: the name that the help shows.
         take_defaults: sets defaults of flags by the words themselves, such as those of a configuration file.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=module_doc, formatter_class=Help)
+    parser = argparse.ArgumentParser(prog=prog or called_as(), description=module_doc, formatter_class=Help)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
@@ -101,6 +101,14 @@ def entry_points(
         exit_process(main())
 
     return main, script
+
+
+def called_as() -> str:
+    """Return the name that the running command was called by: of its module, or of its script."""
+    module = sys.modules["__main__"].__spec__
+    if module is None:
+        return os.path.basename(sys.argv[0])
+    return f"python -m {module.name.removesuffix('.__main__')}"
 
 
 def in_words(error: MM1Error, parser: argparse.ArgumentParser) -> str:

@@ -198,7 +198,7 @@ def _encoder_of(folder: Path, config: MM1Config) -> dict[str, Any]:
         return {}
     from mlx_lm.tokenizer_utils import load as load_tokenizer
 
-    from mm1_mlx.checkpoint.load import reading_tokenizer
+    from mm1_mlx.checkpoint.tokenizer import reading_tokenizer
 
     with reading_tokenizer(folder):
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False})

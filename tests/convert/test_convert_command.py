@@ -12,10 +12,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from convert.shards import ShardWriter
 from stand_in import HONEYBEE, NO_UNPAD, copy_of, model_folder, source_folder, stand_in_tokenizer
 
 from convert.__main__ import main
-from convert.shards import ShardWriter
 
 SECOND = "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
