@@ -18,11 +18,11 @@ from mm1_mlx.settings import BATCH_SIZE, EMBEDDED_MODEL
 
 if TYPE_CHECKING:
     from mm1_mlx.generation.batch import Request
+    from mm1_mlx.generation.timing import Timing
     from mm1_mlx.inputs.few_shot import Shot
     from mm1_mlx.inputs.inputs import Inputs
     from mm1_mlx.inputs.picture import Source
     from mm1_mlx.inputs.processor import Processor
-    from mm1_mlx.vision.timing import Timing
 
 PHASES = {
     "imports": "Imports",

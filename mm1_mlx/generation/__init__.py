@@ -2,7 +2,7 @@
 
 from mm1_mlx.generation.batch import Answer, Request, batch_generate, stream_batch
 from mm1_mlx.generation.stream import Piece, generate, stream_generate
-from mm1_mlx.vision.timing import Timing
+from mm1_mlx.generation.timing import Timing
 
 __all__ = [
     "Answer",

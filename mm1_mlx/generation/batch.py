@@ -17,6 +17,7 @@ from mm1_mlx.errors import MM1Error, SamplingError
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.stops import Stops
 from mm1_mlx.generation.stream import make_token_sampler, require_at_least_1, room_for, stream_generate
+from mm1_mlx.generation.timing import Timing
 from mm1_mlx.inputs.content import content_of, shared_length
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Source
@@ -26,7 +27,6 @@ from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import BATCH_SIZE, MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
 from mm1_mlx.vision.cache import VisionCache
 from mm1_mlx.vision.encode import embed
-from mm1_mlx.vision.timing import Timing
 
 WINDOW = 8  # times the batch: so many prompts are looked at together for what they share
 

@@ -12,6 +12,7 @@ from mm1_mlx.errors import SamplingError
 from mm1_mlx.generation.caches import kv_group_size, make_cache
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.stops import Stops
+from mm1_mlx.generation.timing import Timing
 from mm1_mlx.inputs.content import content_of
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Source
@@ -21,7 +22,6 @@ from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
 from mm1_mlx.vision.cache import VisionCache
 from mm1_mlx.vision.encode import embed
-from mm1_mlx.vision.timing import Timing
 
 
 @dataclass(frozen=True)
