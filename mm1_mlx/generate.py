@@ -45,8 +45,20 @@ PHASES = {
 }
 
 ANSWERS_DEPEND_ON = (  # an answer made with others is not taken up by --resume
-    *("model", "adapters", "dtype", "template", "max_tokens", "temp", "top_p", "min_p", "top_k", "seed"),
-    *("shots", "num_shots", "shot_seed", "low_resolution_shots"),
+    "model",
+    "adapters",
+    "dtype",
+    "template",
+    "max_tokens",
+    "temp",
+    "top_p",
+    "min_p",
+    "top_k",
+    "seed",
+    "shots",
+    "num_shots",
+    "shot_seed",
+    "low_resolution_shots",
 )
 
 COUNTS = {
