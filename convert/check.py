@@ -235,8 +235,7 @@ def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx
 
     features = []
     for number, (pixels, order) in enumerate(zip(run.pictures, orders, strict=True)):
-        tokens = model.encode_images(pixels).flatten(0, 1)
-        features.append(tokens if order is None else model.arrange(tokens, order))
+        features.append(model.arrange(model.encode_images(pixels).flatten(0, 1), order))
         yield from paired(f"image_features_{number}", features[-1])
     used = 0
     for suffix, ids in run.prompts.items():
@@ -256,12 +255,11 @@ def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx
     report.not_compared = sorted(waiting)
 
 
-def _orders(model: MM1, run: Reference) -> list[mx.array | None]:
+def _orders(model: MM1, run: Reference) -> list[list[int] | None]:
     """How the visual tokens of each picture are arranged, from its size where that matters."""
     if run.sizes is None:
         return [None] * len(run.pictures)
-    orders = [layout(tuple(size), model.config).order for size in run.sizes]
-    return [None if order is None else mx.array(order) for order in orders]
+    return [layout(tuple(size), model.config).order for size in run.sizes]
 
 
 def _first_layer(model: MM1, embeddings: mx.array) -> mx.array:

@@ -51,8 +51,7 @@ def torch_reference(source: Path, model: MM1) -> Reference:
         for name, value in _encoder_states(encoder_tensors, encoder_config, model, pixels):
             stages[f"vision.{name}"] = value
         order = layout(picture.size, model.config).order
-        visual = model.encode_images(mx.array(pixels)).flatten(0, 1)
-        visual = visual if order is None else model.arrange(visual, mx.array(order))
+        visual = model.arrange(model.encode_images(mx.array(pixels)).flatten(0, 1), order)
         token = model.config.image_token_id
         rng = np.random.default_rng(0)
         text = [

@@ -29,7 +29,7 @@ from mm1_mlx.training.distributed.lost_process import Watch
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.distributed.sharding import Shards, shard
 from mm1_mlx.training.meter import Meter, forget_after
-from mm1_mlx.training.objective import Seen, objective, see
+from mm1_mlx.training.objective import objective
 from mm1_mlx.training.optimizer import clipped, make_optimizer
 from mm1_mlx.training.run_folder import (
     Progress,
@@ -43,6 +43,7 @@ from mm1_mlx.tuning.adapters import prepare, trained_parts
 from mm1_mlx.tuning.folder import save_adapters
 from mm1_mlx.tuning.settings import Tuning
 from mm1_mlx.vision.cache import VisionCache, entry_key
+from mm1_mlx.vision.look import Seen, see
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -271,8 +272,10 @@ class Trainer:
         """At the pictures of a sequence."""
         self._watch.progress()
         batch_size = self.settings.vision_batch_size
-        seen = see(self.model, packed, trained=self.trained, cache=self.vision_cache, batch_size=batch_size)
-        return equally_often(self.model, seen, self.trained, self.processes) if self.sharded else seen
+        seen = see(
+            self.model, packed.pictures, trained=self.trained, cache=self.vision_cache, batch_size=batch_size
+        )
+        return equally_often(self.model, seen, self.processes) if self.sharded else seen
 
     def _known(self, digest: str) -> bool:
         return self.vision_cache is not None and entry_key(digest, self.model) in self.vision_cache

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 from mm1_mlx.data.batches import Batches, Rows
 from mm1_mlx.data.packing import Packed, can_pack
 from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.objective import Seen, loss_sum, see
+from mm1_mlx.training.objective import loss_sum
+from mm1_mlx.vision.look import Seen, see
 
 
 def losses(
@@ -39,7 +39,10 @@ def mean_loss(model: MM1, processor: Processor, rows: Rows, settings: TrainingSe
         DataError: a row cannot be used.
     """
     batches = Batches(rows, processor, settings, packing=settings.pack and can_pack(model))
-    look = partial(see, model, trained=frozenset(), batch_size=settings.vision_batch_size)
+
+    def look(packed: Packed) -> Seen:
+        return see(model, packed.pictures, trained=frozenset(), batch_size=settings.vision_batch_size)
+
     try:
         total, learned = losses(model, batches.in_order(len(rows)), look)
     finally:
