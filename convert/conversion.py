@@ -188,13 +188,15 @@ def _write_origin(recipe: Recipe, folder: Path) -> None:
 
 
 def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
-    """The model card of a recipe's folder."""
+    """Return the model card of a recipe's folder."""
     config = recipe.config
     vision, connector, text = config.vision_config, config.connector_config, config.text_config
     tokens = connector.num_visual_tokens
     return model_card(
         CardFacts(
-            **facts,
+            name=facts["name"],
+            source=facts["source"],
+            checked_with=facts["checked_with"],
             base_models=list(recipe.base_models),
             license=_license(recipe),
             encoder=f"ViT, {vision.num_layers} layers of {vision.hidden_dims}, patches of {vision.patch_size} pixels",

@@ -173,10 +173,10 @@ def _connector_config(
 def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageConfig, Tensors, KeyTable]:
     """The image encoder of a CLIP or SigLIP checkpoint, its preprocessing, tensors and table."""
     tensors = open_tensors(folder)
-    chosen = {} if options.feature_layer is None else {"feature_layer": options.feature_layer}
+    layer = -1 if options.feature_layer is None else options.feature_layer
     if any(name.startswith("visual.") for name in tensors.infos):
         values = read_json(folder / "open_clip_config.json")
-        encoder = open_clip_config(values.section("model_cfg"), **chosen)
+        encoder = open_clip_config(values.section("model_cfg"), feature_layer=layer)
         preprocess = values.section("preprocess_cfg") if "preprocess_cfg" in values else values
         mode = preprocess.get("resize_mode", str, "shortest")
         if mode not in ("shortest", "squash"):
@@ -197,10 +197,10 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
     vision = values.section("vision_config") if "vision_config" in values else values
     kind = str(vision.get("model_type", str, values.get("model_type", str, "")))
     if "siglip" in kind and "siglip2" not in kind:
-        encoder = siglip_config(vision, **chosen, final_norm=options.feature_layer in (None, -1))
+        encoder = siglip_config(vision, feature_layer=layer, final_norm=layer == -1)
         mean = std = HALF
     elif "clip" in kind and "siglip" not in kind:
-        encoder = clip_config(vision, **chosen)
+        encoder = clip_config(vision, feature_layer=layer)
         mean, std = CLIP_MEAN, CLIP_STD
     else:
         raise CheckpointError(

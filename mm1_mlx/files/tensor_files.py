@@ -183,4 +183,6 @@ def _checked(path: Path, again: str) -> Iterator[safe_open]:
             yield file
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
-        raise CheckpointError(f"{path} is damaged ({reason}; it has {size} bytes); {again}") from None
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({reason}; it has {size} bytes); {again}"
+        ) from None

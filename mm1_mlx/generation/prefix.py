@@ -97,7 +97,7 @@ class Prefix:
             "kv_bits": json.dumps(self.kv_bits),
         }
         try:
-            with new_file(path) as temporary:
+            with new_file(path, suffix=".safetensors") as temporary:
                 save_prompt_cache(str(temporary), self.cache, metadata)
         except (OSError, RuntimeError) as error:  # MLX's own is a RuntimeError
             reason = getattr(error, "strerror", None) or error

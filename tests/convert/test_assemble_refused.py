@@ -31,7 +31,7 @@ def refused(llama, tmp_path, capfd):
 @pytest.mark.parametrize("key", ["quantization", "quantization_config"])
 def test_a_quantized_decoder_is_refused(key, refused, llama, tmp_path):
     folder = edit(copy_of(llama, tmp_path / "in"), **{key: {"group_size": 64, "bits": 4}})
-    assert "in/config.json: the decoder is quantized; take the original and give -q." in refused(
+    assert "in/config.json: the decoder is quantized; take the original and --quantize it." in refused(
         decoder=folder
     )
 
