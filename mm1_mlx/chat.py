@@ -18,8 +18,8 @@ from mm1_mlx.settings import EMBEDDED_MODEL
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
+    from mm1_mlx.generation.answering import Piece
     from mm1_mlx.generation.conversation import Conversation
-    from mm1_mlx.generation.writing import Piece
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mm1_mlx.errors import MM1Error, PromptError
+from mm1_mlx.generation.answering import Piece
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.request import Request
 from mm1_mlx.generation.saved_conversation import VERSION, SavedConversation, SavedMessage, SavedPicture
 from mm1_mlx.generation.stream import require_usable, stream_answer
-from mm1_mlx.generation.writing import Piece
 from mm1_mlx.inputs.few_shot import Shot
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Picture, find_picture

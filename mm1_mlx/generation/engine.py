@@ -14,11 +14,11 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.errors import MM1Error, SamplingError
+from mm1_mlx.generation.answering import Answering, Piece
 from mm1_mlx.generation.decoding import Decoding, require_at_least_1
 from mm1_mlx.generation.prefix import Prefix
-from mm1_mlx.generation.request import Prepared, Request
+from mm1_mlx.generation.request import Request
 from mm1_mlx.generation.stream import answer_alone
-from mm1_mlx.generation.writing import Piece, Writing
 from mm1_mlx.inputs.content import shared_length
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
@@ -43,7 +43,7 @@ class _Running:
     """An answer that is written with others."""
 
     id: int
-    writing: Writing
+    answering: Answering
     detokenizer: Any
 
     def add(self, response: Any) -> Piece:
@@ -52,7 +52,7 @@ class _Running:
             self.detokenizer.add_token(response.token)
         if response.finish_reason is not None:
             self.detokenizer.finalize()
-        return self.writing.add(self.detokenizer.last_segment, response.token, response.finish_reason)
+        return self.answering.add(self.detokenizer.last_segment, response.token, response.finish_reason)
 
 
 class Engine:
@@ -104,7 +104,7 @@ class Engine:
         )
         self._num_added = 0
         self._waiting: dict[int, Request] = {}  # by id, as they came
-        self._lined_up: dict[int, Prepared] = {}  # neighbours share the most
+        self._lined_up: dict[int, Answering] = {}  # neighbours share the most
         self._running: dict[int, _Running] = {}  # by mlx-lm's number
         self._alone: dict[int, Iterator[Piece]] = {}  # by id; those that mlx-lm cannot batch
         if decoding.sampling.seed is not None:
@@ -145,8 +145,12 @@ class Engine:
         while self.num_waiting and self.num_running < self._batch_size:
             if not self._lined_up:
                 events += self._line_up()
-            elif (error := self._begin_next()) is not None:
-                events.append(error)
+                continue
+            id = next(iter(self._lined_up))
+            try:
+                self._begin(id, self._lined_up.pop(id))
+            except MM1Error as error:
+                events.append(Event(id, error=error))
         return [*events, *self._write_alone(), *self._write_together()]
 
     def close(self) -> None:
@@ -158,62 +162,53 @@ class Engine:
         found = {}
         for id in list(self._waiting)[: self.window]:
             try:
-                found[id] = Prepared.of(self._waiting.pop(id), self._processor)
+                found[id] = Answering(self._waiting.pop(id), self._processor, self._decoding.stop)
             except MM1Error as error:
                 yield Event(id, error=error)
         self._lined_up = dict(sorted(found.items(), key=lambda item: item[1].content))
 
-    def _begin_next(self) -> Event | None:
-        """Begin the first in line; returns an event where that cannot be."""
-        id, *others = self._lined_up
-        prompt = self._lined_up.pop(id)
-        following = self._lined_up[others[0]].content if others else []
-        try:
-            self._begin(id, prompt, shared_length(prompt.content, following))
-        except MM1Error as error:
-            return Event(id, error=error)
-        return None
-
-    def _begin(self, id: int, prompt: Prepared, shared: int) -> None:
-        """Read a prompt up to its last token; of it, ``shared`` positions begin the next prompt too."""
-        last = len(prompt.content) - 1
-        if min(shared, last) > shared_length(self._trunk.content, prompt.content):
-            self._read(self._trunk, prompt, min(shared, last))
+    def _begin(self, id: int, answering: Answering) -> None:
+        """Read a prompt up to its last token: first, if it is to be shared, what begins the next prompt too."""
+        content, last = answering.content, len(answering.content) - 1
+        following = next((other.content for other in self._lined_up.values()), [])
+        shared = min(shared_length(content, following), last)
+        if shared > shared_length(self._trunk.content, content):
+            self._read(self._trunk, answering, shared)
         own, tokenizer = self._trunk.fork(), self._processor.tokenizer
-        if prompt.content[last] < 0:  # a picture ends the prompt; mlx-lm's batches begin with text
+        if content[last] < 0:  # a picture ends the prompt; mlx-lm's batches begin with text
             self._alone[id] = answer_alone(
-                self._model, tokenizer, prompt, self._decoding, own, self._vision_cache
+                self._model, tokenizer, answering, self._decoding, own, self._vision_cache
             )
             return
-        self._read(own, prompt, last)
-        prompt.timing.prefilled_tokens += 1
-        ids = prompt.inputs.input_ids.tolist()
-        room = self._decoding.room(self._model, len(ids))
+        self._read(own, answering, last)
+        answering.timing.prefilled_tokens += 1
+        ids, room = answering.inputs.input_ids.tolist(), self._decoding.room(self._model, len(content))
         (uid,) = self._generator.insert([ids[last:]], [room], caches=[own.cache], all_tokens=[ids[:last]])
-        self._running[uid] = _Running(id, Writing(prompt, self._decoding.stop), tokenizer.detokenizer)
+        self._running[uid] = _Running(id, answering, tokenizer.detokenizer)
 
-    def _read(self, prefix: Prefix, prompt: Prepared, stop: int) -> None:
+    def _read(self, prefix: Prefix, answering: Answering, stop: int) -> None:
         """Read a prompt into ``prefix``, from what they share to position ``stop``."""
-        start, step_size = prefix.keep_shared(prompt.content[: stop + 1]), self._decoding.prefill_step_size
+        inputs, timing, decoding = answering.inputs, answering.timing, self._decoding
+        start = prefix.keep_shared(answering.content[: stop + 1])
         if start == stop:
             return
         embeddings = embed(
             self._model,
-            prompt.inputs,
-            prompt.timing,
+            inputs,
+            timing,
             vision_cache=self._vision_cache,
-            vision_batch_size=self._decoding.vision_batch_size,
+            vision_batch_size=decoding.vision_batch_size,
             start=start,
             stop=stop,
         )
-        with prompt.timing.phase("prefill"):
-            for begin in range(start, stop, step_size):
-                end = min(begin + step_size, stop)
-                ids, own = prompt.inputs.input_ids[begin:end], embeddings[begin - start : end - start]
+        with timing.phase("prefill"):
+            for begin in range(start, stop, decoding.prefill_step_size):
+                end = min(begin + decoding.prefill_step_size, stop)
+                ids, own = inputs.input_ids[begin:end], embeddings[begin - start : end - start]
                 self._model(ids[None], cache=prefix.cache, input_embeddings=own[None])
                 mx.eval([entry.state for entry in prefix.cache])
-        prompt.timing.prefilled_tokens += stop - start
-        prefix.extend(prompt.content[:stop], prompt.inputs)
+        timing.prefilled_tokens += stop - start
+        prefix.extend(answering.content[:stop], inputs)
 
     def _write_alone(self) -> Iterator[Event]:
         """Write a token of each answer that is written alone."""

@@ -1,15 +1,12 @@
-"""What is asked: a prompt with its pictures, and what the model reads of it."""
+"""What is asked: a prompt with its pictures, alone or behind worked examples."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mm1_mlx.errors import PromptError
-from mm1_mlx.generation.timing import Timing
-from mm1_mlx.inputs.content import content_of
 from mm1_mlx.inputs.few_shot import CAPTION, STOP, Shot, few_shot
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Source
@@ -61,24 +58,3 @@ class Request:
         few = few_shot(shots, Shot(image=image, question=None if captions else self.prompt))
         low = few.num_low_resolution if low_resolution else 0
         return Request(few.text, few.images, self.system, "plain", STOP[few.kind], low)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request as the model reads it, and the timing of its answer."""
-
-    inputs: Inputs
-    content: list[int]  # ids, and below 0 for visual tokens; equal where what is shown is
-    stop: tuple[str, ...]
-    begun: float  # when it was asked, by ``time.perf_counter``
-    timing: Timing
-
-    @classmethod
-    def of(cls, request: Request, processor: Processor) -> Prepared:
-        """Prepare a request; errors are the processor's."""
-        begun, timing = time.perf_counter(), Timing()
-        with timing.phase("preprocess"):
-            inputs = request.prepare(processor)
-            content = content_of(inputs, processor.config.image_token_id)
-        timing.prompt_tokens, timing.visual_tokens = len(content), inputs.num_visual_tokens
-        return cls(inputs, content, tuple(request.stop), begun, timing)

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from mm1_mlx.errors import SamplingError
+from mm1_mlx.generation.answering import Answering, Piece
 from mm1_mlx.generation.caches import kv_group_size
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.prefix import Prefix
-from mm1_mlx.generation.request import Prepared, Request
-from mm1_mlx.generation.writing import Piece, Writing
+from mm1_mlx.generation.request import Request
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
@@ -139,8 +139,8 @@ def stream_answer(
     mx.reset_peak_memory()
     if decoding.sampling.seed is not None:
         mx.random.seed(decoding.sampling.seed)
-    prompt = Prepared.of(request, processor)
-    yield from answer_alone(model, processor.tokenizer, prompt, decoding, prefix, vision_cache)
+    answering = Answering(request, processor, decoding.stop)
+    yield from answer_alone(model, processor.tokenizer, answering, decoding, prefix, vision_cache)
 
 
 def require_usable(model: MM1, decoding: Decoding, prefix: Prefix) -> None:
@@ -156,7 +156,7 @@ def require_usable(model: MM1, decoding: Decoding, prefix: Prefix) -> None:
 def answer_alone(
     model: MM1,
     tokenizer: Any,
-    prompt: Prepared,
+    answering: Answering,
     decoding: Decoding,
     prefix: Prefix,
     vision_cache: VisionCache | None,
@@ -164,21 +164,21 @@ def answer_alone(
     """Read what ``prefix`` does not hold of a prompt, and yield the answer; both are in ``prefix`` afterwards."""
     from mlx_lm.generate import stream_generate as stream_text
 
-    content, timing, start = list(prompt.content), prompt.timing, prefix.keep_shared(prompt.content)
+    content, inputs, timing = list(answering.content), answering.inputs, answering.timing
+    start = prefix.keep_shared(content)
     timing.prefilled_tokens += len(content) - start
     embeddings = embed(
         model,
-        prompt.inputs,
+        inputs,
         timing,
         vision_cache=vision_cache,
         vision_batch_size=decoding.vision_batch_size,
         start=start,
     )
-    writing = Writing(prompt, decoding.stop)
     responses = stream_text(
         model,
         tokenizer,
-        prompt.inputs.input_ids[start:],
+        inputs.input_ids[start:],
         max_tokens=decoding.room(model, len(content)),
         sampler=decoding.sampler(model),
         prompt_cache=prefix.cache,
@@ -194,10 +194,10 @@ def answer_alone(
                 response = next(responses)
             while True:
                 content.append(response.token)
-                piece = writing.add(response.text, response.token, response.finish_reason)
+                piece = answering.add(response.text, response.token, response.finish_reason)
                 yield piece
                 if piece.finish_reason is not None:
                     return
                 response = next(responses)
     finally:  # also where the answer is cut short: the cache holds what it read
-        prefix.extend(content, prompt.inputs)
+        prefix.extend(content, inputs)
