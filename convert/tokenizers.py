@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from mm1_mlx.errors import CheckpointError
 
 from .hub import find_source
 from .recipe import Options
+from .source_config import read_json
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -84,10 +84,7 @@ def end_token_ids(
     ends: list[int] = []
     path = folder / "generation_config.json"
     if path.exists():
-        try:
-            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}).") from None
+        value = read_json(path).values.get("eos_token_id")
         ends += value if isinstance(value, list) else [value]
         if any(end is not None and type(end) is not int for end in ends):
             raise CheckpointError(

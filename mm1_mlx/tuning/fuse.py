@@ -9,15 +9,7 @@ import mlx.nn as nn
 
 from mm1_mlx.model.mlx_lm_parts import SwitchLinear
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.tuning.adapters import (
-    TABLES,
-    adapter_layers,
-    inner_name,
-    is_packed,
-    replace_modules,
-    still_untrained,
-    take_off,
-)
+from mm1_mlx.tuning import adapters
 
 
 def fuse_adapters(model: MM1, *, dequantize: bool = False) -> None:
@@ -28,15 +20,17 @@ def fuse_adapters(model: MM1, *, dequantize: bool = False) -> None:
         dequantize: unpack all packed weights. Else what was packed is packed again, which rounds.
     """
     dtype = model.image_encoder.dtype
-    layers = adapter_layers(model)
-    replace_modules(model, {path: fused(layer, dtype, pack=not dequantize) for path, layer in layers.items()})
-    model.config = replace(model.config, untrained=still_untrained(model))
+    layers = adapters.adapter_layers(model)
+    adapters.replace_modules(
+        model, {path: fused(layer, dtype, pack=not dequantize) for path, layer in layers.items()}
+    )
+    model.config = replace(model.config, untrained=adapters.still_untrained(model))
     if dequantize:
-        packed = {path: module for path, module in model.named_modules() if is_packed(module)}
-        replace_modules(model, {path: unpacked(module, dtype) for path, module in packed.items()})
+        packed = {path: module for path, module in model.named_modules() if adapters.is_packed(module)}
+        adapters.replace_modules(model, {path: unpacked(module, dtype) for path, module in packed.items()})
         model.config = replace(model.config, quantization=None, quantization_config=None)
     mx.eval(model.parameters())
-    take_off(model)
+    adapters.take_off(model)
     if hasattr(model, "_before"):
         del model._before
 
@@ -49,13 +43,13 @@ def fused(layer: nn.Module, dtype: mx.Dtype, *, pack: bool) -> nn.Module:
         dtype: of what was packed and is not to be packed again.
         pack: pack again what was packed.
     """
-    name = inner_name(layer)
+    name = adapters.inner_name(layer)
     own = layer[name]
     layer[name] = unpacked(own, mx.float32)
     made = layer.fuse()
     layer[name] = own
-    made.weight = made.weight.astype(dtype if is_packed(own) else own.weight.dtype)
-    if is_packed(own) and pack:
+    made.weight = made.weight.astype(dtype if adapters.is_packed(own) else own.weight.dtype)
+    if adapters.is_packed(own) and pack:
         return made.to_quantized(group_size=own.group_size, bits=own.bits, mode=own.mode)
     return made
 
@@ -63,7 +57,7 @@ def fused(layer: nn.Module, dtype: mx.Dtype, *, pack: bool) -> nn.Module:
 def unpacked(module: nn.Module, dtype: mx.Dtype) -> nn.Module:
     """Return the same linear or table with a plain weight."""
     weight = module.weight
-    if is_packed(module):
+    if adapters.is_packed(module):
         weight = mx.dequantize(
             weight,
             module.scales,
@@ -73,7 +67,7 @@ def unpacked(module: nn.Module, dtype: mx.Dtype) -> nn.Module:
             mode=module.mode,
             dtype=dtype,
         )
-    if isinstance(module, TABLES):
+    if isinstance(module, adapters.TABLES):
         plain = nn.Embedding(*weight.shape)
     else:
         kind = SwitchLinear if weight.ndim == 3 else nn.Linear
