@@ -290,7 +290,7 @@ run.train()
 """
 IN_A_STEP = "clip = t.clipped\nt.clipped = lambda *a: os.kill(os.getpid(), 9) if run.progress.update == 3 else clip(*a)"
 IN_A_SAVE = (
-    "from mm1_mlx.training import state\nsave = state.write_tensors\nstate.write_tensors = lambda p, *a: "
+    "from mm1_mlx.training import run_folder as state\nsave = state.write_tensors\nstate.write_tensors = lambda p, *a: "
     "os.kill(os.getpid(), 9) if '00000004' in str(p) and 'optimizer' in str(p) else save(p, *a)"
 )
 
