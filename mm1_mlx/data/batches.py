@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -55,17 +56,12 @@ class Batches:
         Raises:
             DataError: a row cannot be used, and ``skip_bad`` is off.
         """
-        for futures in self._begun(map(self._sampler.rows_of, range(first, stop))):
-            start = time.perf_counter()
-            examples = self._finish(futures)
-            self.waited += time.perf_counter() - start
-            yield self.packed(examples)
+        return self._sequences(map(self._sampler.rows_of, range(first, stop)))
 
     def in_order(self, num_rows: int) -> Iterator[list[Packed]]:
         """Yield the sequences of the first rows as they stand in the data, a batch at a time: for validation."""
         mine, step = self._sampler.first(num_rows), self._settings.batch_size
-        batches = (mine[start : start + step] for start in range(0, len(mine), step))
-        yield from (self.packed(self._finish(futures)) for futures in self._begun(batches))
+        return self._sequences(mine[start : start + step] for start in range(0, len(mine), step))
 
     def unopened(self, update: int) -> list[Packed]:
         """Return the sequences of an update, to ask for their sizes: no picture is opened.
@@ -85,21 +81,22 @@ class Batches:
             return pack(examples, width=width, most=self._settings.max_seq_length)
         return [join([example], pad_to=1) for example in examples]
 
-    def _begun(self, groups: Iterable[Sequence[int]]) -> Iterator[list[Future[Example]]]:
-        """Yield each group of rows once the next one is begun too; the threads end when nothing more is asked for."""
-        pool, upcoming = ThreadPoolExecutor(WORKERS), None
+    def _sequences(self, groups: Iterable[Sequence[int]]) -> Iterator[list[Packed]]:
+        """Yield the sequences of each group of rows; the threads end when no more are asked for."""
+        pool, begun = ThreadPoolExecutor(WORKERS), deque()
         try:
             for numbers in groups:
-                current, upcoming = upcoming, [pool.submit(self._prepare, number) for number in numbers]
-                if current is not None:
-                    yield current
-            if upcoming is not None:
-                yield upcoming
+                begun.append([pool.submit(self._prepare, number) for number in numbers])
+                if len(begun) > 1:
+                    yield self.packed(self._finish(begun.popleft()))
+            if begun:
+                yield self.packed(self._finish(begun.popleft()))
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _finish(self, futures: Sequence[Future[Example]]) -> list[Example]:
-        examples = []
+        """Wait for rows; those that cannot be used are left out where that is asked for."""
+        start, examples = time.perf_counter(), []
         for future in futures:
             try:
                 examples.append(future.result())
@@ -111,6 +108,7 @@ class Batches:
                 self.left_out.append(str(error))
                 if len(self.left_out) <= NAMED:
                     print(f"mm1: left out: {error}", file=sys.stderr)
+        self.waited += time.perf_counter() - start
         return examples
 
     def _prepare(self, number: int) -> Example:
