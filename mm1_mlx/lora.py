@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_mlx import flags, training_flags
-from mm1_mlx.command import exit_process, number_of, run_command, say
+from mm1_mlx.command import entry_points, number_of, say
 from mm1_mlx.errors import DataError, TrainingError, UsageError
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import RATE_TIMES_WIDTH, Recipe, tuning_rate
@@ -34,12 +34,7 @@ MM1_SFT = {  # Source: MM1, "Supervised Fine-Tuning"
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
-    """Add all flags; what ``--mm1-sft`` and the file of ``-c`` in ``argv`` say become their defaults.
-
-    Raises:
-        ConfigError: the file cannot be read, or has a key that is no flag.
-    """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser, adapters=False)
     flags.add_large_pictures(parser)
     parser.add_argument(
@@ -79,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None
     rate = f"the highest; by default {RATE_TIMES_WIDTH} / the decoder's width"
     training_flags.add_how(parser, DEFAULT, rate=rate)
     training_flags.add_run(parser, RunOptions())
+
+
+def _take_defaults(parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
+    """Make defaults of what ``--mm1-sft`` and the file of ``-c`` say."""
     training_flags.take_defaults(parser, argv, {"mm1_sft": MM1_SFT})
 
 
@@ -244,14 +243,7 @@ def _check_data(args: argparse.Namespace) -> None:
         )
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, lambda parser: add_arguments(parser, argv), run, argv)
-
-
-def script() -> None:
-    """Be the console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run, take_defaults=_take_defaults)
 
 if __name__ == "__main__":
     script()

@@ -5,14 +5,15 @@ import argparse
 import pytest
 
 from mm1_mlx.errors import ConfigError, UsageError
-from mm1_mlx.lora import DEFAULT, add_arguments
+from mm1_mlx.lora import DEFAULT, _take_defaults, add_arguments
 from mm1_mlx.training_flags import tuning_of, with_flags
 
 
 def parsed(*argv):
     words = [str(word) for word in argv]
     parser = argparse.ArgumentParser()
-    add_arguments(parser, words)
+    add_arguments(parser)
+    _take_defaults(parser, words)
     return parser.parse_args(words)
 
 

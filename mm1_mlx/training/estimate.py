@@ -20,12 +20,12 @@ from mm1_mlx.inputs.inputs import PreparedPicture
 from mm1_mlx.inputs.preprocess import smart_resize_size
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.graph import arrays_in, peak_bytes, traced
-from mm1_mlx.training.objective import Seen
 from mm1_mlx.training.optimizer import clipped, make_optimizer
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.step_graph import step_graph
 from mm1_mlx.tuning.adapters import trained_parts, tunings_of
 from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
+from mm1_mlx.vision.look import Seen
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from mm1_mlx.data.packing import Packed
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.graph import Graph, arrays_in, traced, with_arrays
 from mm1_mlx.training.layer_calls import called_by, layers_of, with_methods
-from mm1_mlx.training.objective import Seen, loss_sum
+from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.tuning.adapters import replace_modules
+from mm1_mlx.vision.look import Seen
 
 
 @dataclass(frozen=True, eq=False)

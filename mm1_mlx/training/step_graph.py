@@ -14,8 +14,9 @@ import mlx.nn as nn
 from mm1_mlx.data.packing import Packed
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.graph import Graph, Step, arrays_in, traced
-from mm1_mlx.training.objective import Seen, loss_sum
+from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.stand_ins import Call, calls_of, one_expert, same_parameters, stood_in_for
+from mm1_mlx.vision.look import Seen
 
 
 def step_graph(model: MM1, packed: Packed, seen: Seen, *, checkpointed: bool = False) -> Graph:

@@ -21,13 +21,14 @@ from mm1_mlx.training.causality import require_causality
 from mm1_mlx.training.distributed.in_step import equally_many, equally_often
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.dry_run import foreseen, require_room
-from mm1_mlx.training.objective import Seen, objective, see
+from mm1_mlx.training.objective import objective
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.task import Look, Measured, Task
 from mm1_mlx.tuning.adapters import prepare, trained_parts
 from mm1_mlx.tuning.folder import save_adapters
 from mm1_mlx.tuning.settings import Tuning
 from mm1_mlx.vision.cache import VisionCache, entry_key
+from mm1_mlx.vision.look import Seen, see
 
 
 class TuningTask(Task):
@@ -106,9 +107,11 @@ class TuningTask(Task):
     def look(self, packed: Packed) -> Seen:
         """Look at the pictures of a sequence."""
         batch_size = self.recipe.vision_batch_size
-        seen = see(self.model, packed, trained=self.trained, cache=self.vision_cache, batch_size=batch_size)
+        seen = see(
+            self.model, packed.pictures, trained=self.trained, cache=self.vision_cache, batch_size=batch_size
+        )
         if self._in_step:
-            return equally_often(self.model, seen, self.trained, self._processes)
+            return equally_often(self.model, seen, self._processes)
         return seen
 
     def _known(self, digest: str) -> bool:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import mlx.core as mx
 
 from mm1_mlx.data.batches import Batches
-from mm1_mlx.data.packing import can_pack
+from mm1_mlx.data.packing import Packed, can_pack
 from mm1_mlx.data.records import Records
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.objective import loss_sum, see
+from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.task import MicroBatch
+from mm1_mlx.vision.look import see
 
 
 def losses(
@@ -36,8 +36,11 @@ def mean_loss(model: MM1, processor: Processor, rows: Records, recipe: Recipe) -
         DataError: a row cannot be used.
     """
     batches = Batches(rows, processor, recipe, packing=recipe.pack and can_pack(model))
-    look = partial(see, model, trained=frozenset(), batch_size=recipe.vision_batch_size)
+
+    def loss(packed: Packed) -> mx.array:
+        seen = see(model, packed.pictures, trained=frozenset(), batch_size=recipe.vision_batch_size)
+        return loss_sum(model, packed, seen)
 
     model.eval()
-    total, learned = losses(batches.in_order(len(rows)), lambda packed: loss_sum(model, packed, look(packed)))
+    total, learned = losses(batches.in_order(len(rows)), loss)
     return total / max(learned, 1), learned

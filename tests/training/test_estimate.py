@@ -18,7 +18,7 @@ from mm1_mlx.data.row_forms import Record
 from mm1_mlx.training.checkpointing import layers_checkpointed
 from mm1_mlx.training.estimate import training_need
 from mm1_mlx.training.graph import peak_bytes, traced
-from mm1_mlx.training.objective import loss_sum, see
+from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.optimizer import make_optimizer
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import Recipe
@@ -26,6 +26,7 @@ from mm1_mlx.training.trainer import Trainer
 from mm1_mlx.training.tuning_task import TuningTask
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
+from mm1_mlx.vision.look import see
 
 FROZEN, LORA, FULL = (PartTuning(how=how) for how in ("frozen", "lora", "full"))
 LENGTH, WIDTH, LAYERS = 512, 256, 6
@@ -91,7 +92,7 @@ def test_a_step_takes_what_was_foreseen_to_15_percent(decoder, how, twice):
     if how == "dora" and decoder is SPARSE:
         pytest.skip("mlx-lm has no DoRA of experts")
     model, packed = prepared(decoder, how)
-    seen = see(model, packed, trained=frozenset({"decoder"}))
+    seen = see(model, packed.pictures, trained=frozenset({"decoder"}))
     need = training_need(model, [packed], Recipe())
     model.train()
     before = mx.get_active_memory()

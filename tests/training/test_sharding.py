@@ -20,9 +20,9 @@ from mm1_mlx.errors import TrainingError
 from mm1_mlx.training.distributed import sharding
 from mm1_mlx.training.distributed.adafactor import ShardedAdafactor
 from mm1_mlx.training.distributed.processes import Processes, _rows_of_each
-from mm1_mlx.training.distributed.turns import in_turn
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.folder import load_adapters
+from mm1_mlx.vision.turns import in_turn
 
 FEW = ("lora", "full", "qlora", "sparse full", "llama lora", "eyes", "checkpointed", "adafactor")
 EVEN = tuple(CASES) if os.environ.get("ALL_SHARDED_CASES") else FEW  # all of them take many minutes
