@@ -55,5 +55,5 @@ def _require_same(
     if not worst <= TOLERANCE.get(plain.dtype, 1e-4) * max(largest, 1.0):
         raise TrainingError(
             f"the {model.config.text_config.model_type} decoder looks where it must not: a logit moved by {worst:.3g} "
-            f"when {what} changed. It cannot be trained like this; try --no-pack, and report it."
+            f"when {what} changed. It cannot be trained like this; try it without `pack`, and report it."
         )

@@ -7,15 +7,16 @@ from dataclasses import replace
 
 from PIL import Image
 
-from mm1_mlx.data.batches import Batches, Rows
+from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import Packed, can_pack
+from mm1_mlx.data.records import Records
 from mm1_mlx.data.row_forms import Record, Turn
-from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import DataError, TrainingError
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.estimate import Need, training_need
+from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.tuning.adapters import prepare, trained_counts, trained_parts
 from mm1_mlx.tuning.settings import Tuning
 
@@ -27,8 +28,8 @@ LARGE_MAC = 36  # GB; from there on macOS lets the GPU have three quarters, else
 def dry_run(
     model: MM1,
     processor: Processor,
-    rows: Mapping[str, Rows],
-    settings: TrainingSettings,
+    rows: Mapping[str, Records],
+    settings: Recipe,
     tuning: Tuning,
     *,
     keep: int = 0,
@@ -61,7 +62,6 @@ def dry_run(
     yield from learning(model)
     batches = Batches(train, processor, settings, packing=settings.pack and can_pack(model))
     sequences = batches.unopened(0)
-    batches.close()
     if not sequences:
         raise DataError("no row of the first update can be used; --check-data DIR says why.")
     longest = max(len(packed.ids) for packed in sequences)
@@ -96,7 +96,7 @@ def memory_of_mac(gigabytes: float) -> int:
 def foreseen(
     model: MM1,
     sequences: Sequence[Packed],
-    settings: TrainingSettings,
+    settings: Recipe,
     *,
     keep: int = 0,
     num_rows: int | None = None,
@@ -128,7 +128,7 @@ def kept_bytes(model: MM1, sequences: Sequence[Packed], *, num_rows: int | None,
     return min(most, num_rows * tokens * size // max(sum(len(packed.names) for packed in sequences), 1))
 
 
-def told(need: Need, there: int, settings: TrainingSettings) -> list[str]:
+def told(need: Need, there: int, settings: Recipe) -> list[str]:
     """The memory, line by line, and whether it fits what is there."""
     names = {
         "weights": need.weights,
@@ -150,7 +150,7 @@ def told(need: Need, there: int, settings: TrainingSettings) -> list[str]:
     ]
 
 
-def require_room(need: Need, there: int, settings: TrainingSettings) -> None:
+def require_room(need: Need, there: int, settings: Recipe) -> None:
     """Refuse a run that will not fit.
 
     Raises:

@@ -16,12 +16,12 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.data.packing import Packed
-from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.inputs.inputs import PreparedPicture
 from mm1_mlx.inputs.preprocess import smart_resize_size
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.graph import arrays_in, peak_bytes, traced
 from mm1_mlx.training.optimizer import clipped, make_optimizer
+from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.step_graph import step_graph
 from mm1_mlx.tuning.adapters import trained_parts, tunings_of
 from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
@@ -49,7 +49,7 @@ class Need:
         return self.weights + self.adapters + self.optimizer + self.kept + max(step, self.updating)
 
 
-def training_need(model: MM1, sequences: Sequence[Packed], settings: TrainingSettings) -> Need:
+def training_need(model: MM1, sequences: Sequence[Packed], settings: Recipe) -> Need:
     """What training a prepared model takes, by the largest of an update's packed sequences.
 
     Raises:
@@ -98,7 +98,7 @@ def _in_training(model: MM1) -> Iterator[None]:
         model.train(before)
 
 
-def _optimizer_bytes(model: MM1, settings: TrainingSettings) -> tuple[int, int]:
+def _optimizer_bytes(model: MM1, settings: Recipe) -> tuple[int, int]:
     """What the optimizer keeps, and what it takes beside weights and state to make new ones of gradients."""
     optimizer, trained = make_optimizer(settings), model.trainable_parameters()
     optimizer.init(trained)
@@ -115,14 +115,14 @@ def _optimizer_bytes(model: MM1, settings: TrainingSettings) -> tuple[int, int]:
     return state, _bytes(arrays_in(trained)) + peak_bytes(graph, freed)
 
 
-def _picture_bytes(model: MM1, packed: Packed, settings: TrainingSettings) -> int:
+def _picture_bytes(model: MM1, packed: Packed, settings: Recipe) -> int:
     if "image_encoder" in trained_parts(model):
         return 0  # it is part of the step
     batch = settings.vision_batch_size or LARGEST_BATCH
     return view_bytes(model) * min(batch, sum(picture.num_views for picture in packed.pictures))
 
 
-def _placeholders(model: MM1, packed: Packed, settings: TrainingSettings) -> Seen:
+def _placeholders(model: MM1, packed: Packed, settings: Recipe) -> Seen:
     """Pictures as they come into the loss, by their sizes alone."""
     trained = trained_parts(model)
     connector, dtype = model.config.connector_config, model.image_encoder.dtype

@@ -15,13 +15,15 @@ from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.data.examples import Example
 from mm1_mlx.data.packing import join
 from mm1_mlx.data.row_forms import Record
-from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.training.checkpointing import layers_checkpointed
 from mm1_mlx.training.estimate import training_need
 from mm1_mlx.training.graph import peak_bytes, traced
 from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.optimizer import make_optimizer
+from mm1_mlx.training.options import RunOptions
+from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.trainer import Trainer
+from mm1_mlx.training.tuning_task import TuningTask
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
 from mm1_mlx.vision.look import see
@@ -91,7 +93,7 @@ def test_a_step_takes_what_was_foreseen_to_15_percent(decoder, how, twice):
         pytest.skip("mlx-lm has no DoRA of experts")
     model, packed = prepared(decoder, how)
     seen = see(model, packed.pictures, trained=frozenset({"decoder"}))
-    need = training_need(model, [packed], TrainingSettings())
+    need = training_need(model, [packed], Recipe())
     model.train()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
@@ -133,17 +135,16 @@ def test_a_run_that_validates_and_saves_takes_what_was_foreseen_to_15_percent(
 ):
     decoder, tuning, num_pictures, options = RUNS[name]
     options = {"batch_size": 1, "max_seq_length": LENGTH, "truncate": True, "pack": False} | options
-    settings = TrainingSettings(
-        iters=3, steps_per_eval=1, save_every=1, val_batches=1, grad_checkpoint=twice, **options
-    )
+    recipe = Recipe(iters=3, grad_checkpoint=twice, **options)
+    watched = RunOptions(steps_per_eval=1, save_every=1, val_batches=1)
     gc.collect()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     model, processor = make_small(config_of(decoder))
     splits = {"train": rows(4, num_pictures), "valid": rows(1, num_pictures)}
-    trainer = Trainer(model, processor, splits, settings, tuning, tmp_path)
-    need = training_need(model, trainer.batches.unopened(0), settings)
-    trainer.train()
+    task = TuningTask(model, processor, splits, recipe, tuning)
+    need = training_need(model, task.batches.unopened(0), recipe)
+    Trainer(task, watched, tmp_path).train()
     taken = mx.get_peak_memory() - before
     assert need.total(grad_checkpoint=twice) == pytest.approx(taken, rel=0.15)
 
@@ -153,7 +154,7 @@ def test_what_was_looked_at_is_not_held():
     gc.collect()
     gc.disable()
     try:
-        training_need(model, [packed], TrainingSettings())
+        training_need(model, [packed], Recipe())
         before = mx.get_active_memory()
         mx.eval(model.apply(lambda array: array + 1).parameters())
         assert mx.get_active_memory() - before < 1e6
@@ -163,7 +164,7 @@ def test_what_was_looked_at_is_not_held():
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "adafactor", "lion", "muon", "sgd"])
 def test_the_optimizer_takes_what_was_foreseen(name):
-    settings = TrainingSettings(optimizer=name)
+    settings = Recipe(optimizer=name)
     model, packed = prepared(OURS, "full")
     optimizer = make_optimizer(settings)
     optimizer.init(model.trainable_parameters())
@@ -177,7 +178,7 @@ def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
     before = dict(tree_flatten(model.parameters()))
     mx.reset_peak_memory()
     held = mx.get_active_memory()
-    training_need(model, [packed], TrainingSettings())
+    training_need(model, [packed], Recipe())
     assert mx.get_peak_memory() - held < 1e6
     after = dict(tree_flatten(model.parameters()))
     assert before.keys() == after.keys() and all(after[name] is value for name, value in before.items())

@@ -176,8 +176,8 @@ def test_an_adapter_can_be_loaded_where_nothing_is_cut(many):
 def test_refusals_are_the_same_in_all_processes(many):
     _, (first, second) = many(2)
     assert first["refusals"]["muon"] == second["refusals"]["muon"]
-    assert re.search(r"--optimizer muon .*with --shard no process has one", first["refusals"]["muon"])
-    assert "--batch-size is 5, expected a multiple of the 2 processes" in first["refusals"]["batch"]
+    assert re.search(r"`optimizer` muon .*with `shard` no process has one", first["refusals"]["muon"])
+    assert "`batch_size` is 5, expected a multiple of the 2 processes" in first["refusals"]["batch"]
     for found in (first, second):
         assert re.search(
             r"the mm1_decoder decoder cannot be cut: .*without --shard", found["refusals"]["around"]
