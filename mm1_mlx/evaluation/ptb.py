@@ -1,7 +1,7 @@
 """Cut captions into the tokens that the published caption scores count, without Java.
 
-``pycocoevalcap`` runs the Stanford tokenizer 3.4.1 with ``-preserveLines -lowerCase`` and drops 19 tokens of
-punctuation. The rules stand in ``ptb_rules``.
+``pycocoevalcap`` runs the Stanford tokenizer 3.4.1 with ``-preserveLines -lowerCase`` and drops the tokens of
+punctuation listed here. Lower case comes after the tokenizer, so ``-lrb-`` stays. The rules are in ``ptb_rules``.
 """
 
 from functools import cache
@@ -11,7 +11,9 @@ from mm1_mlx.evaluation.longest import Longest
 from mm1_mlx.evaluation.ptb_characters import SETS
 from mm1_mlx.evaluation.ptb_rules import RULES, Rule
 
-PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+PUNCTUATION = frozenset(
+    ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";")
+)
 
 
 class Lexer(NamedTuple):
@@ -33,15 +35,21 @@ def lexer() -> Lexer:
     )
 
 
-def ptb_tokens(caption: str) -> list[str]:
-    """Return the lower-case Penn Treebank tokens of a caption, without punctuation.
+def ptb_tokens(caption: str, following: str = "") -> list[str]:
+    """Return the Penn Treebank tokens of a caption, small and without punctuation.
 
-    A token may hold blanks that do not break, as in ``3 1/2``. Line breaks are read as blanks.
+    Line breaks in a caption are read as blanks. A token may hold blanks that do not break, as ``3 1/2`` does.
+
+    Args:
+        caption: The caption as a person or a model wrote it.
+        following: The caption in the next line of the file that the original program would read. It looks there to
+            tell whether the period in a final ``b.`` or ``no.`` ends a sentence.
     """
-    text = caption.replace("\n", " ") + "\n"  # a caption a line, so a line break follows each
+    line, next_line = caption.replace("\n", " "), following.replace("\n", " ")
+    text = f"{line}\n{next_line}\n"
     tokens = []
     start = 0
-    while start < len(text):
+    while start < len(line):
         rule, end = _next(text, start)
         token = rule.write(text[start:end])
         if token is not None:

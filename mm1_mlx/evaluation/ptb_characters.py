@@ -73,10 +73,10 @@ def membership(table: str) -> Callable[[str], bool]:
 
 
 SETS = {
-    "b": membership(BREAKS),
     "d": membership(DIGITS),
     "l": membership(LETTERS),
     "m": membership(MARKS),
     "s": membership(BLANKS),
+    "v": membership(BREAKS),
     "y": membership(SYMBOLS),
 }

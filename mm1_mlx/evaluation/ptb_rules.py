@@ -4,8 +4,11 @@ They describe the tokens of ``PTBLexer`` 3.4.1, which is what the published capt
 notation of ``longest``: of all the rules, that which describes the longest beginning of the text makes the next token;
 of equally long ones, the first. A rule with ``ahead`` counts what must follow, but leaves it in the text.
 
-Some things there are accidents, and are kept because the scores depend on them: ``U.S`` is one word, ``and.Then`` too,
-``pt.`` before a blank keeps no period, ``cannot`` is two tokens and ``dunno`` one.
+The sets of characters are those of ``ptb_characters``: ``\\l`` letters, ``\\m`` what else a word may hold, ``\\d`` digits,
+``\\s`` blanks, ``\\v`` line breaks, ``\\y`` signs.
+
+Some rules are accidents, kept because the scores depend on them: ``end.Next`` is one word but ``so,so`` are two,
+``cannot`` is two tokens and ``dunno`` one, and a single letter before a period and ``The`` loses the period.
 """
 
 from collections.abc import Callable
@@ -22,8 +25,7 @@ class Rule(NamedTuple):
     ahead: str = ""
 
 
-BREAK = r"(\b|\r\n)"
-GAP = rf"(\s|{BREAK})"
+GAP = r"(\s|\v|\r\n)"
 ENTITY = "&[aeiouAEIOU](acute|grave|uml);"  # an accented letter
 AMP = "&amp;"
 APOSTROPHE = r"(['\u0092\u2019]|&apos;)"
@@ -119,13 +121,13 @@ ADDRESS = rf"({WITH_WWW}|{WITHOUT_WWW})(\/{no('()')}+{PATH_END})?"
 MAIL_START = no(r"(){}\u00a0")
 MAIL_PART = no(r"(){}.\u00a0")
 MAIL = rf"(&lt;|<)?[a-zA-Z0-9]{MAIL_START}*@({MAIL_PART}+\.)*{MAIL_PART}+(&gt;|>)?"
-FILE = "|".join(
+EXTENSION = "|".join(
     (
         "bat|bmp|c|class|cgi|cpp|dll|doc|docx|exe|gif|gz|h|htm|html|jar|java|jpeg|jpg|mov|mp3|pdf|php|pl|png|ppt|ps",
         "py|sql|tar|txt|wav|x|xml|zip",
     )
 )
-FILE = rf"({LETTER}|\d)+(\.({LETTER}|\d)+)*\.({FILE})"
+FILE = rf"({LETTER}|\d)+(\.({LETTER}|\d)+)*\.({EXTENSION})"
 TAG_NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
 ATTRIBUTE = rf" +{TAG_NAME}( *= *('[^']*'|" + r'"[^"]*"))?'
 TAG = rf"<([!?][A-Za-z-][^>\r\n]*|{TAG_NAME}({ATTRIBUTE})* *\/?|\/{TAG_NAME}) *>"

@@ -7,7 +7,17 @@ import re
 
 FRACTIONS = str.maketrans({"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"})
 CURRENCIES = str.maketrans({"¢": "cents", "£": "#", "¤": "$", "₠": "$", "€": "$", "\x80": "$"})
-BRACKETS = str.maketrans({"(": "-LRB-", ")": "-RRB-"})
+ROUND_BRACKETS = str.maketrans({"(": "-LRB-", ")": "-RRB-"})
+NAMES = {
+    "(": "-LRB-",
+    ")": "-RRB-",
+    "[": "-LSB-",
+    "]": "-RSB-",
+    "{": "-LCB-",
+    "}": "-RCB-",
+    "&lt;": "<",
+    "&gt;": ">",
+}
 QUOTES = str.maketrans(
     dict.fromkeys("\x91‘‛‹", "`")
     | dict.fromkeys("\x92’›", "'")
@@ -62,7 +72,7 @@ def currencies(text: str) -> str:
 
 def round_brackets(text: str) -> str:
     """Write the brackets of a smiley by name."""
-    return text.translate(BRACKETS)
+    return text.translate(ROUND_BRACKETS)
 
 
 def phone(text: str) -> str:
@@ -73,18 +83,6 @@ def phone(text: str) -> str:
 def dashes(text: str) -> str:
     """Write three or four hyphens as a dash."""
     return "--" if 3 <= len(text) <= 4 else text
-
-
-NAMES = {
-    "(": "-LRB-",
-    ")": "-RRB-",
-    "[": "-LSB-",
-    "]": "-RSB-",
-    "{": "-LCB-",
-    "}": "-RCB-",
-    "&lt;": "<",
-    "&gt;": ">",
-}
 
 
 def named(text: str) -> str:
