@@ -4,6 +4,7 @@
 punctuation listed here. Lower case comes after the tokenizer, so ``-lrb-`` stays. The rules are in ``ptb_rules``.
 """
 
+import re
 from functools import cache
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from mm1_mlx.evaluation.ptb_rules import RULES, Rule
 PUNCTUATION = frozenset(
     ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";")
 )
+WORD_BREAK = re.compile(r"[^\w\-'\".\xad]|[\u3040-\u9fff]")  # inside a token, by Java's rules
 
 
 class Lexer(NamedTuple):
@@ -63,7 +65,8 @@ def lower(token: str) -> str:
     before, sigma, after = token.rpartition("Σ")
     if not sigma:
         return token.lower()
-    last = "ς" if cased(before) and not cased(after) else "σ"
+    final = cased(WORD_BREAK.split(before)[-1]) and not cased(WORD_BREAK.split(after)[0])
+    last = "ς" if final else "σ"
     return before.replace("Σ", "σ").lower() + last + after.lower()
 
 
