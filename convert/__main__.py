@@ -1,6 +1,7 @@
 """Turn a PyTorch checkpoint into a model folder; check one; write one back.
 
-``python -m convert SOURCE --output DIR``, ``python -m convert check DIR …``, ``python -m convert export DIR …``.
+``python -m mm1_mlx.convert SOURCE --output DIR``, or ``check DIR …`` or ``export DIR …`` in the place of SOURCE. In a
+checkout that is not installed, ``python -m convert``.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ import signal
 import sys
 from pathlib import Path
 
-from mm1_mlx.command import exit_process, run_command
+from mm1_mlx.command import called_as, exit_process, run_command
 from mm1_mlx.settings import BITS, DTYPES
 
 CONVERT = """Turn a PyTorch checkpoint of MM1's architecture into a model folder.
 
 SOURCE is a folder or a hub id; its layout is found out from its config.json. Without SOURCE, --encoder and
---decoder put together a new model, whose connector must then be trained. `python -m convert check --help` and
-`python -m convert export --help` tell of the other two commands."""
+--decoder put together a new model, whose connector must then be trained. Two other commands stand in the place of
+SOURCE: `check --help` and `export --help` tell of them."""
 
-PROG = "python -m convert"
 SOURCE_NAMES = ("honeybee", "hyperclovax", "qh360vl", "kanana", "mm1")
 CONNECTORS = ("c_abstractor", "average_pool", "attention_pool")
 MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
@@ -56,11 +56,12 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> None:
-    from convert.conversion import convert
-    from convert.recipe import Options
     from mm1_mlx.checkpoint.quantize import Packing
     from mm1_mlx.checkpoint.upload import check_login, check_repo_id, upload
     from mm1_mlx.errors import CheckpointError
+
+    from .conversion import convert
+    from .recipe import Options
 
     if args.upload_repo is not None:
         check_repo_id(args.upload_repo)
@@ -109,20 +110,27 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="model folder to check")
     against = parser.add_mutually_exclusive_group(required=True)
     against.add_argument("--reference", metavar="FILE", help="safetensors of a reference run")
-    against.add_argument("--against-torch", metavar="SOURCE", help="run encoder and decoder of it in PyTorch")
-    against.add_argument("--against", metavar="DIR", help="model folder of the same model: KL and top-1")
+    against.add_argument(
+        "--against-torch",
+        dest="torch_source",
+        metavar="SOURCE",
+        help="run encoder and decoder of it in PyTorch",
+    )
+    against.add_argument(
+        "--against", dest="original", metavar="DIR", help="model folder of the same model: KL and top-1"
+    )
     parser.add_argument("--num-questions", type=int, default=64, help="of the tiny world, for --against")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="to compute in")
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from convert.check import check, keep
+    from .check import check, keep
 
     report = check(
         args.folder,
         reference=args.reference,
-        torch_source=args.against_torch,
-        original=args.against,
+        torch_source=args.torch_source,
+        original=args.original,
         num_questions=args.num_questions,
         dtype=args.dtype,
     )
@@ -139,7 +147,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    from convert.export import export
+    from .export import export
 
     print(export(args.folder, args.output, overwrite=args.overwrite))
 
@@ -154,8 +162,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written goes, as with Ctrl-C
     if argv[:1] and argv[0] in COMMANDS and not Path(argv[0]).is_dir():
-        return run_command(*COMMANDS[argv[0]], argv[1:], prog=f"{PROG} {argv[0]}")
-    return run_command(CONVERT, add_convert_arguments, run_convert, argv, prog=PROG)
+        return run_command(*COMMANDS[argv[0]], argv[1:], prog=f"{called_as()} {argv[0]}")
+    return run_command(CONVERT, add_convert_arguments, run_convert, argv)
 
 
 def script() -> None:

@@ -9,7 +9,10 @@ import math
 import re
 from collections.abc import Mapping
 
-from convert.key_table import (
+from mm1_mlx.config import ConnectorConfig
+from mm1_mlx.errors import CheckpointError
+
+from .key_table import (
     BATCH_OF_ONE,
     DEPTHWISE,
     POINTWISE,
@@ -18,15 +21,23 @@ from convert.key_table import (
     Move,
     after_first_row,
 )
-from convert.source_config import SourceConfig
-from mm1_mlx.config import ConnectorConfig
-from mm1_mlx.errors import CheckpointError
+from .source_config import SourceConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def connector_config(shapes: Shapes, *, num_visual_tokens: int | None, **options) -> ConnectorConfig:
-    """The sizes of a C-Abstractor, from its tensors' ``shapes`` by their names below the prefix.
+def connector_config(
+    shapes: Shapes,
+    *,
+    num_visual_tokens: int | None,
+    type: str = "c_abstractor",
+    merge_size: int = 0,
+    row_end: bool = False,
+    position_antialias: bool = False,
+) -> ConnectorConfig:
+    """Return the sizes of a C-Abstractor, from its tensors' ``shapes`` by their names below the prefix.
+
+    What the tensors do not tell is given as ``ConnectorConfig`` has it.
 
     Raises:
         CheckpointError: the tensors are not those of a C-Abstractor.
@@ -57,6 +68,7 @@ def connector_config(shapes: Shapes, *, num_visual_tokens: int | None, **options
         hidden_dims, input_dims = 0, shapes["readout.0.weight"][1]
     readouts = [key for key in shapes if re.fullmatch(r"readout\.\d+\.weight", key)]
     return ConnectorConfig(
+        type=type,
         num_visual_tokens=num_visual_tokens,
         input_dims=input_dims,
         hidden_dims=hidden_dims,
@@ -66,7 +78,9 @@ def connector_config(shapes: Shapes, *, num_visual_tokens: int | None, **options
         position_grid=_position_grid(shapes["pos_emb"][1]) if "pos_emb" in shapes else None,
         pre_norm="prenorm.weight" in shapes,
         num_extra_tokens=shapes["eos_tokens"][1] if "eos_tokens" in shapes else 0,
-        **{"type": "c_abstractor"} | options,
+        merge_size=merge_size,
+        row_end=row_end,
+        position_antialias=position_antialias,
     )
 
 

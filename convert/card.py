@@ -133,7 +133,7 @@ def _parity(facts: CardFacts) -> str:
         return _checked(facts.parity)
     if facts.untrained:
         return f"{HEADING}\n\nThe model is new: there is nothing to compare it with."
-    check = f"python -m convert check DIR --against-torch {shlex.quote(facts.checked_with)}"
+    check = f"python -m mm1_mlx.convert check DIR --against-torch {shlex.quote(facts.checked_with)}"
     return f"""\
 {HEADING}
 

@@ -13,12 +13,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from convert.card import replace_parity
-from convert.divergence import divergence, kl_divergence
-from convert.hub import find_source, public_name
-from convert.reference import Reference, place_pictures, read_reference
-from convert.stages import image_stages
-from convert.torch_reference import torch_reference
 from mm1_mlx.checkpoint.load import load
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.inputs.layout import layout
@@ -27,6 +21,13 @@ from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.model.mlx_lm_parts import create_attention_mask
 from mm1_mlx.model.mm1 import MM1
+
+from .card import replace_parity
+from .divergence import divergence, kl_divergence
+from .hub import find_source, public_name
+from .reference import Reference, place_pictures, read_reference
+from .stages import image_stages
+from .torch_reference import torch_reference
 
 PARITY = "parity.json"
 TOLERANCES = {  # float32, largest absolute difference
@@ -234,8 +235,7 @@ def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx
 
     features = []
     for number, (pixels, order) in enumerate(zip(run.pictures, orders, strict=True)):
-        tokens = model.encode_images(pixels).flatten(0, 1)
-        features.append(tokens if order is None else model.arrange(tokens, order))
+        features.append(model.arrange(model.encode_images(pixels).flatten(0, 1), order))
         yield from paired(f"image_features_{number}", features[-1])
     used = 0
     for suffix, ids in run.prompts.items():
@@ -255,12 +255,11 @@ def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx
     report.not_compared = sorted(waiting)
 
 
-def _orders(model: MM1, run: Reference) -> list[mx.array | None]:
+def _orders(model: MM1, run: Reference) -> list[list[int] | None]:
     """How the visual tokens of each picture are arranged, from its size where that matters."""
     if run.sizes is None:
         return [None] * len(run.pictures)
-    orders = [layout(tuple(size), model.config).order for size in run.sizes]
-    return [None if order is None else mx.array(order) for order in orders]
+    return [layout(tuple(size), model.config).order for size in run.sizes]
 
 
 def _first_layer(model: MM1, embeddings: mx.array) -> mx.array:

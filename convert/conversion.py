@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import mlx.core as mx
 
-from convert.card import CardFacts, model_card, source_license
-from convert.hub import find_source, public_name
-from convert.recipe import ORIGIN, PREPROCESSOR, Options, Recipe, shapes_of
-from convert.source_config import SourceConfig, read_json
-from convert.sources import SOURCES
-from convert.sources.assemble import assemble
-from convert.tokenizers import FILES, load_tokenizer
-from convert.writer import Plan, make_plan, require_room, write_weights
 from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
 from mm1_mlx.checkpoint.save import COMPANIONS
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error
+from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.writing import new_folder
+
+from .card import CardFacts, model_card, source_license
+from .hub import find_source, public_name
+from .recipe import ORIGIN, PREPROCESSOR, Options, Recipe, shapes_of
+from .source_config import SourceConfig, read_json
+from .sources import SOURCES
+from .sources.assemble import assemble
+from .tokenizers import FILES, load_tokenizer
+from .writer import Plan, make_plan, require_room, write_weights
 
 FOR_A_NEW_MODEL = ("decoder", "connector", "num_visual_tokens", "feature_layer", "seed")
 UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}
@@ -72,7 +72,7 @@ def convert(
     options = options or Options()
     if source is None:
         if kind is not None:
-            raise CheckpointError("--source names the layout of SOURCE, and there is none; drop it.")
+            raise CheckpointError("`kind` names the layout of SOURCE, and there is none; drop it.")
         recipe = assemble(options)
         label = f"{public_name(options.encoder)} + {public_name(options.decoder)}"
     else:
@@ -89,9 +89,7 @@ def _require_used(options: Options, unused: tuple[str, ...]) -> None:
     """Refuse what has no say in this conversion."""
     for name in unused:
         if getattr(options, name) != getattr(Options, name):
-            raise CheckpointError(
-                f"--{name.replace('_', '-')} has no say in the conversion of this SOURCE; drop it."
-            )
+            raise CheckpointError(f"`{name}` has no say in the conversion of this SOURCE; drop it.")
 
 
 def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:
@@ -114,15 +112,15 @@ def _module(config: SourceConfig, kind: str | None, folder: Path) -> ModuleType:
     for name, module in SOURCES.items():
         if module.matches(config):
             if kind not in (None, name):
-                raise CheckpointError(f"{folder}: config.json is {name}'s, not {kind}'s; drop --source.")
+                raise CheckpointError(f"{folder}: config.json is {name}'s, not {kind}'s; drop `kind`.")
             return module
     if kind is not None:
         return SOURCES[kind]
     raise CheckpointError(
         f"{folder}: this layout is not known: model_type is {config.values.get('model_type')!r}, architectures "
         f"{config.values.get('architectures')}, keys {', '.join(sorted(config.values)[:8])}. Known are "
-        f"{', '.join(SOURCES)} (--source names one); an encoder and a decoder of their own go together with "
-        "--encoder and --decoder."
+        f"{', '.join(SOURCES)} (`kind` names one); an encoder and a decoder of their own go together with "
+        "`encoder` and `decoder`."
     )
 
 
@@ -154,7 +152,7 @@ def write(
         if packing is not None:
             described = quantization_config(packing, plan.packing)
             config = replace(config, quantization=described, quantization_config=described)
-        _write_json(folder / "config.json", config.to_dict())
+        write_json(folder / "config.json", config.to_dict())
         _write_origin(recipe, folder)
         write_weights(plan, folder, progress_bar)
         (folder / "README.md").write_text(_card(recipe, plan, facts), encoding="utf-8")
@@ -171,7 +169,7 @@ def keep_apart(source: Path, output: Path) -> None:
         what = (
             "is the source itself" if source.resolve() == output.resolve() else f"holds the source {source}"
         )
-        raise CheckpointError(f"{output} {what}; choose another --output.")
+        raise CheckpointError(f"{output} {what}; choose another `output`.")
 
 
 def _write_origin(recipe: Recipe, folder: Path) -> None:
@@ -184,19 +182,21 @@ def _write_origin(recipe: Recipe, folder: Path) -> None:
     for part in recipe.parts:
         shapes = {name: shape for name, shape in shapes_of(part.tensors).items() if name in part.table.moves}
         parts.append({"subfolder": part.subfolder, "config": dict(part.source_config), "shapes": shapes})
-    _write_json(
+    write_json(
         folder / ORIGIN, {"source": recipe.source, "base_models": list(recipe.base_models), "parts": parts}
     )
 
 
 def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
-    """The model card of a recipe's folder."""
+    """Return the model card of a recipe's folder."""
     config = recipe.config
     vision, connector, text = config.vision_config, config.connector_config, config.text_config
     tokens = connector.num_visual_tokens
     return model_card(
         CardFacts(
-            **facts,
+            name=facts["name"],
+            source=facts["source"],
+            checked_with=facts["checked_with"],
             base_models=list(recipe.base_models),
             license=_license(recipe),
             encoder=f"ViT, {vision.num_layers} layers of {vision.hidden_dims}, patches of {vision.patch_size} pixels",
@@ -224,9 +224,9 @@ def _license(recipe: Recipe) -> dict[str, str | list[str]]:
 def _stored_dtype(plan: Plan) -> mx.Dtype:
     """The type that most numbers are stored in."""
     sizes: dict[mx.Dtype, int] = {}
-    for entry in plan.entries:
-        if mx.issubdtype(entry.dtype, mx.floating):
-            sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.nbytes
+    for form in plan.forms.values():
+        if mx.issubdtype(form.dtype, mx.floating):
+            sizes[form.dtype] = sizes.get(form.dtype, 0) + form.nbytes
     return max(sizes, key=sizes.get)
 
 
@@ -252,11 +252,7 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
             values = read_json(settings).values
             if recipe.config.eos_token_id is not None:
                 values = {**values, "eos_token_id": recipe.config.to_dict()["eos_token_id"]}
-            _write_json(folder / settings.name, values)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(folder / settings.name, values)
 
 
 def progress_bar(shard: str, names: list[str]) -> Iterator[str]:

@@ -37,7 +37,7 @@ def divergence(model: MM1, original: MM1, processor: Processor, num_questions: i
             f"the vocabularies have {sizes[0]} and {sizes[1]} tokens: these are two models."
         )
     if num_questions < 1:
-        raise CheckpointError(f"--num-questions is {num_questions}, expected at least 1.")
+        raise CheckpointError(f"`num_questions` is {num_questions}, expected at least 1.")
     divergences, differ = [], []
     for number in range(num_questions):
         scene = tiny.make_scene(tiny.TESTING_SEEDS + number)

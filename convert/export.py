@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,20 +9,23 @@ from typing import Any
 
 import mlx.core as mx
 
-from convert.conversion import keep_apart, progress_bar, require_room
-from convert.key_table import KeyTable
-from convert.recipe import ORIGIN, PREPROCESSOR
-from convert.shards import Entry, ShardWriter
-from convert.source_config import read_json
-from convert.sources import SOURCES, honeybee
-from convert.tensors import Tensors, open_tensors
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.checkpoint.load import read_config
 from mm1_mlx.checkpoint.save import COMPANIONS
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.tensor_files import some
+from mm1_mlx.files.json_files import write_json
+from mm1_mlx.files.shards import write_shards
+from mm1_mlx.files.tensor_files import Form
+from mm1_mlx.files.weights import some
 from mm1_mlx.files.writing import new_folder
+
+from .conversion import keep_apart, progress_bar, require_room
+from .key_table import KeyTable
+from .recipe import ORIGIN, PREPROCESSOR
+from .source_config import read_json
+from .sources import SOURCES, honeybee
+from .tensors import Tensors, open_tensors
 
 TAKEN_ALONG = {*COMPANIONS, PREPROCESSOR} - {"README.md"}  # the card speaks of the model folder
 
@@ -51,8 +53,7 @@ def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -
             for values, subfolder, table, names in parts:
                 place = temporary / subfolder
                 place.mkdir(exist_ok=True)
-                text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-                (place / "config.json").write_text(text, encoding="utf-8")
+                write_json(place / "config.json", values)
                 _write(table, names, tensors, place, label=f"{output.name}/{subfolder}".rstrip("/"))
             for path in folder.iterdir():
                 if path.name in TAKEN_ALONG or path.name.startswith("LICENSE"):
@@ -93,7 +94,5 @@ def _write(table: KeyTable, names: list[str], tensors: Tensors, folder: Path, *,
         return mx.zeros(tensors.infos[target].shape, tensors.infos[target].dtype)
 
     made = {name: back(name, blank) for name in names}
-    entries = [Entry(name, value.shape, value.dtype) for name, value in made.items()]
-    with ShardWriter(folder, entries) as writer:
-        for name in progress_bar(label, names):
-            writer.add(name, back(name, tensors.read))
+    forms = {name: Form(value.shape, value.dtype) for name, value in made.items()}
+    write_shards(folder, forms, ((name, back(name, tensors.read)) for name in progress_bar(label, names)))

@@ -10,10 +10,11 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from convert.tensors import NOT_WEIGHTS, PATTERNS
 from mm1_mlx.checkpoint.upload import LOG_IN, in_users_words, is_hub_id
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.tensor_files import some
+from mm1_mlx.files.weights import some
+
+from .tensors import NOT_WEIGHTS, PATTERNS
 
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 INNER = "vision_tower/"  # where an exported 360VL keeps its image encoder
@@ -24,7 +25,7 @@ def find_source(name: str, *, weights: bool = True) -> Path:
     """The folder or file that ``name`` is here, or the hub's copy of it, downloaded once, then cached.
 
     Of a hub repository only configurations, tokenizer, card and licence are fetched, and the weights that
-    ``convert.tensors`` would read there: one format, never two. Folders inside it are left alone, but for the
+    ``tensors.py`` would read there: one format, never two. Folders inside it are left alone, but for the
     image encoder of an exported 360VL.
 
     Args:
@@ -106,7 +107,7 @@ def _is_near(file: str) -> bool:
 
 
 def _choose_weights(repo_id: str, files: list[str]) -> list[str]:
-    """The files that ``convert.tensors`` would read: those of the first pattern that matches any."""
+    """The files that ``tensors.py`` would read: those of the first pattern that matches any."""
     for pattern in PATTERNS:
         found = [file for file in files if fnmatchcase(file, pattern) and not _matches(file, NOT_WEIGHTS)]
         if len(found) > 1 and pattern.startswith("*"):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from convert.key_table import SAME, KeyTable, Move, patches, rows, thirds
-from convert.source_config import SourceConfig
 from mm1_mlx.config import ImageEncoderConfig
 from mm1_mlx.errors import CheckpointError
+
+from .key_table import SAME, KeyTable, Move, patches, rows, thirds
+from .source_config import SourceConfig
 
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -29,8 +30,10 @@ def _activation(config: SourceConfig, default: str) -> str:
     return ACTIVATIONS[name]
 
 
-def clip_config(config: SourceConfig, *, patch_size: int | None = None, **options) -> ImageEncoderConfig:
-    """transformers' CLIP vision encoder. ``patch_size``, from its tensors, serves where the file has none."""
+def clip_config(
+    config: SourceConfig, *, feature_layer: int = -1, patch_size: int | None = None
+) -> ImageEncoderConfig:
+    """Return the sizes of transformers' CLIP vision encoder. ``patch_size``, from its tensors, serves where the file has none."""
     return ImageEncoderConfig(
         image_size=config.need("image_size", int),
         patch_size=config.get("patch_size", int, patch_size)
@@ -45,7 +48,8 @@ def clip_config(config: SourceConfig, *, patch_size: int | None = None, **option
         class_token=True,
         pre_norm=True,
         patch_bias=False,
-        **{"final_norm": False} | options,
+        final_norm=False,
+        feature_layer=feature_layer,
     )
 
 
@@ -65,8 +69,10 @@ def clip_values(config: ImageEncoderConfig) -> dict[str, Any]:
     }
 
 
-def siglip_config(config: SourceConfig, **options) -> ImageEncoderConfig:
-    """transformers' SigLIP vision encoder; unlike CLIP's its last hidden state is normalised."""
+def siglip_config(
+    config: SourceConfig, *, feature_layer: int = -1, final_norm: bool = True
+) -> ImageEncoderConfig:
+    """Return the sizes of transformers' SigLIP vision encoder; unlike CLIP's its last hidden state is normalised."""
     return ImageEncoderConfig(
         image_size=config.need("image_size", int),
         patch_size=config.need("patch_size", int),
@@ -79,12 +85,13 @@ def siglip_config(config: SourceConfig, **options) -> ImageEncoderConfig:
         class_token=False,
         pre_norm=False,
         patch_bias=True,
-        **{"final_norm": True} | options,
+        final_norm=final_norm,
+        feature_layer=feature_layer,
     )
 
 
-def open_clip_config(config: SourceConfig, **options) -> ImageEncoderConfig:
-    """open_clip's own ViT, from the ``model_cfg`` of its ``open_clip_config.json``."""
+def open_clip_config(config: SourceConfig, *, feature_layer: int = -1) -> ImageEncoderConfig:
+    """Return the sizes of open_clip's own ViT, from the ``model_cfg`` of its ``open_clip_config.json``."""
     vision = config.section("vision_cfg")
     if "timm_model_name" in vision:
         name = vision.values["timm_model_name"]
@@ -105,12 +112,13 @@ def open_clip_config(config: SourceConfig, **options) -> ImageEncoderConfig:
         class_token=True,
         pre_norm=True,
         patch_bias=False,
-        **{"final_norm": False} | options,
+        final_norm=False,
+        feature_layer=feature_layer,
     )
 
 
-def qwen2_vl_config(config: SourceConfig, *, image_size: int, **options) -> ImageEncoderConfig:
-    """Qwen2-VL's vision encoder, without its merger."""
+def qwen2_vl_config(config: SourceConfig, *, image_size: int, feature_layer: int) -> ImageEncoderConfig:
+    """Return the sizes of Qwen2-VL's vision encoder, without its merger."""
     width = config.need("embed_dim", int)
     return ImageEncoderConfig(
         image_size=image_size,
@@ -128,7 +136,7 @@ def qwen2_vl_config(config: SourceConfig, *, image_size: int, **options) -> Imag
         pre_norm=False,
         final_norm=False,
         patch_bias=False,
-        **options,
+        feature_layer=feature_layer,
     )
 
 

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import mlx.core as mx
 
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.tensor_files import some
+from mm1_mlx.files.weights import some
 
 Arrays = tuple[mx.array, ...]
 Shape = tuple[int, ...]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from convert.key_table import SAME, KeyTable, Move, first_rows
-from convert.source_config import SourceConfig
 from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.errors import CheckpointError
+
+from .key_table import SAME, KeyTable, Move, first_rows
+from .source_config import SourceConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from convert.key_table import KeyTable
-from convert.tensors import TensorInfo, Tensors
 from mm1_mlx.config import MM1Config
+
+from .key_table import KeyTable
+from .tensors import TensorInfo, Tensors
 
 PREPROCESSOR = "preprocessor_config.json"  # in a source: how pictures become pixels
 ORIGIN = "conversion.json"  # in a model folder: what leads back to its source's layout

@@ -15,6 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.tensor_files import read_tensors
 from mm1_mlx.model.mm1 import MM1
 
 PIXELS = ("pixel_values", "windows_pixel_values")
@@ -40,10 +41,7 @@ def read_reference(path: Path, model: MM1) -> Reference:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; give the safetensors file of a reference run.")
-    try:
-        tensors = mx.load(str(path), format="safetensors")
-    except (RuntimeError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file ({error}).") from None
+    tensors = read_tensors(path, again="give the safetensors file of a reference run.")
     stages = {name: value for name, value in tensors.items() if not NO_STAGE.fullmatch(name)}
     if not any(name.startswith(("vision.", "lm.", "connector.", "ctt.")) for name in stages):
         stages = {f"vision.{name}": value for name, value in stages.items()}  # of an image encoder alone

@@ -64,7 +64,7 @@ def image_stages(model: MM1, pixels: mx.array) -> Iterator[Stage]:
     """From pixels of views of one size to their visual tokens."""
     for name, value in encoder_stages(model.image_encoder, pixels):
         yield f"vision.{name}", value
-    patches, grid = model.image_encoder(pixels), model.image_encoder.grid(pixels)
+    patches, grid = model.patch_features(pixels)
     connector = model.connector
     if isinstance(connector, CAbstractorPair):
         views = mx.unflatten(patches, 0, (-1, 5))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.hub import find_source
-from convert.recipe import Options
-from mm1_mlx.checkpoint.load import reading_tokenizer
+from mm1_mlx.checkpoint.tokenizer import reading_tokenizer
 from mm1_mlx.errors import CheckpointError
+
+from .hub import find_source
+from .recipe import Options
+from .source_config import read_json
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -30,7 +31,7 @@ def tokenizer_folder(folder: Path, options: Options, named: str | None = None) -
     if _has_tokenizer(folder):
         return folder
     hint = f" Its configuration names {named!r}." if named else ""
-    raise CheckpointError(f"{folder} has no tokenizer; give one with --tokenizer (a folder or hub id).{hint}")
+    raise CheckpointError(f"{folder} has no tokenizer; give one with `tokenizer` (a folder or hub id).{hint}")
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -71,7 +72,7 @@ def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], 
     if found is None:
         raise CheckpointError(
             f"the tokenizer has no token {' or '.join(map(repr, wanted))} to stand for a picture within the decoder's "
-            f"{vocab_size}; name one of its tokens that text never holds with --image-token."
+            f"{vocab_size}; name one of its tokens that text never holds with `image_token`."
         )
     return found
 
@@ -83,10 +84,7 @@ def end_token_ids(
     ends: list[int] = []
     path = folder / "generation_config.json"
     if path.exists():
-        try:
-            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}).") from None
+        value = read_json(path).values.get("eos_token_id")
         ends += value if isinstance(value, list) else [value]
         if any(end is not None and type(end) is not int for end in ends):
             raise CheckpointError(

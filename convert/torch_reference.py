@@ -12,22 +12,20 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from convert.reference import Reference
-from convert.source_config import SourceConfig, read_json
-from convert.sources import hyperclovax, kanana, qh360vl
-from convert.tensors import Tensors, open_tensors
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.inputs.layout import layout
 from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.model.mm1 import MM1
 
+from .reference import Reference
+from .source_config import SourceConfig, read_json
+from .sources import hyperclovax, kanana, qh360vl
+from .tensors import Tensors, open_tensors
+
 PROMPT_LENGTH = 12
 PICTURE_SIZE = (230, 150)  # neither square nor a multiple of a patch
-ENCODER_PREFIXES = (
-    *(qh360vl.INNER_ENCODER, hyperclovax.ENCODER, kanana.ENCODER),  # longest first
-    "",
-)
+ENCODER_PREFIXES = (qh360vl.INNER_ENCODER, hyperclovax.ENCODER, kanana.ENCODER, "")  # longest first
 
 
 def torch_reference(source: Path, model: MM1) -> Reference:
@@ -41,7 +39,7 @@ def torch_reference(source: Path, model: MM1) -> Reference:
         import transformers  # noqa: F401
     except ImportError as error:
         raise CheckpointError(
-            f"--against-torch needs torch: pip install 'mm1-mlx[torch]' ({error})."
+            f"`torch_source` needs torch: pip install 'mm1-mlx[torch]' ({error})."
         ) from None
     picture = _picture()
     cut = views(picture, model.config.image_config)
@@ -53,8 +51,7 @@ def torch_reference(source: Path, model: MM1) -> Reference:
         for name, value in _encoder_states(encoder_tensors, encoder_config, model, pixels):
             stages[f"vision.{name}"] = value
         order = layout(picture.size, model.config).order
-        visual = model.encode_images(mx.array(pixels)).flatten(0, 1)
-        visual = visual if order is None else model.arrange(visual, mx.array(order))
+        visual = model.arrange(model.encode_images(mx.array(pixels)).flatten(0, 1), order)
         token = model.config.image_token_id
         rng = np.random.default_rng(0)
         text = [

@@ -10,12 +10,14 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from convert.recipe import Part, Recipe
-from convert.shards import Entry, ShardWriter
 from mm1_mlx.checkpoint.quantize import Packing, packing_plan
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.tensor_files import some
+from mm1_mlx.files.shards import write_shards
+from mm1_mlx.files.tensor_files import Form
+from mm1_mlx.files.weights import some
 from mm1_mlx.model.mm1 import MM1, count_parameters
+
+from .recipe import Part, Recipe
 
 ROOM = 50_000_000  # bytes beside the weights: tokenizer, configuration, card
 
@@ -25,15 +27,15 @@ class Plan:
     """What will be written, in order, and how it is packed."""
 
     recipe: Recipe
-    entries: list[Entry]
+    forms: dict[str, Form]
     dtype: mx.Dtype | None  # of floating-point tensors; None keeps the stored one
     packing: dict[str, dict]  # by module path
     num_weights: int  # numbers of the unpacked model
-    fills: dict[str, float]  # keys that no tensor has, the last of the entries, and what fills them
+    fills: dict[str, float]  # keys that no tensor has, the last of all, and what fills them
 
     @property
     def nbytes(self) -> int:
-        return sum(entry.nbytes for entry in self.entries)
+        return sum(form.nbytes for form in self.forms.values())
 
     @property
     def bits_per_weight(self) -> float:
@@ -54,7 +56,7 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
     stored = [info.dtype for part in recipe.parts for info in part.tensors.infos.values()]
     if packing and dtype is None and mx.float32 in stored:
         dtype = mx.float16
-    entries: list[Entry] = []
+    forms: dict[str, Form] = {}
     waiting = dict(expected)
     for part in recipe.parts:
         folder = next(iter(part.tensors.shards), Path("the decoder")).parent
@@ -66,14 +68,14 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
                     f"{folder}: {name} is {part.tensors.infos[name].shape}, which gives {key} {value.shape}, but "
                     f"config.json asks for {expected.get(key, 'none')}: it belongs to another model."
                 )
-            entries += [Entry(k, v.shape, v.dtype) for k, v in _packed(key, value, dtype, plan)]
+            forms |= {k: Form(v.shape, v.dtype) for k, v in _packed(key, value, dtype, plan)}
     fills = {key: number for key, number in _absent(recipe).items() if key in waiting}
     missing = [key for key in waiting if key not in fills]
     if missing:
         raise CheckpointError(f"the checkpoint has nothing for {some(missing)}.")
     filled = dtype or next((d for d in stored if mx.issubdtype(d, mx.floating)), mx.float32)
-    entries += [Entry(key, expected[key], filled) for key in fills]
-    return Plan(recipe, entries, dtype, plan, count_parameters(model), fills)
+    forms |= {key: Form(expected[key], filled) for key in fills}
+    return Plan(recipe, forms, dtype, plan, count_parameters(model), fills)
 
 
 def _require_whole(part: Part, folder: Path) -> None:
@@ -111,15 +113,18 @@ def write_weights(plan: Plan, folder: Path, progress: Callable[[str, Iterator], 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
     """
-    with ShardWriter(folder, plan.entries) as writer:
-        for part in plan.recipe.parts:
-            for name, key, value in _moves(part, part.tensors.read, progress):
-                if not mx.all(mx.isfinite(value)).item():
-                    raise CheckpointError(f"{name} holds NaN or infinity: the checkpoint is damaged.")
-                for packed_key, packed in _packed(key, value, plan.dtype, plan.packing):
-                    writer.add(packed_key, packed)
-        for entry in plan.entries[len(plan.entries) - len(plan.fills) :]:
-            writer.add(entry.name, mx.full(entry.shape, plan.fills[entry.name], dtype=entry.dtype))
+    write_shards(folder, plan.forms, _tensors(plan, progress))
+
+
+def _tensors(plan: Plan, progress: Callable[[str, Iterator], Iterator]) -> Iterator[tuple[str, mx.array]]:
+    """Give the tensors of ``plan`` as they are stored, in its order."""
+    for part in plan.recipe.parts:
+        for name, key, value in _moves(part, part.tensors.read, progress):
+            if not mx.all(mx.isfinite(value)).item():
+                raise CheckpointError(f"{name} holds NaN or infinity: the checkpoint is damaged.")
+            yield from _packed(key, value, plan.dtype, plan.packing)
+    for key, number in plan.fills.items():
+        yield key, mx.full(plan.forms[key].shape, number, dtype=plan.forms[key].dtype)
 
 
 def require_room(folder: Path, nbytes: int) -> None:

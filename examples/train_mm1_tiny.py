@@ -13,46 +13,25 @@ by hand: mlx.launch keeps a core busy of its own.
 3. joint: everything is unfrozen and learns to answer, as in MM1's pre-training.
 
 Every scene and every order of scenes follows from --seed and the step, so a run that was stopped goes on
-where it was: call it again with the same --run.
+where it was: call it again with the same --run, where each stage has a folder with checkpoints and metrics.jsonl.
 """
 
+from __future__ import annotations
+
 import argparse
-import itertools
-import math
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
 
-from mm1_mlx import MM1, preset, save, tiny
+from mm1_mlx import MM1, Recipe, RunOptions, Task, Trainer, preset, save, tiny
 
 GRID = 9
 WORLD = mx.distributed.init()
-
-
-@dataclass
-class Stage:
-    name: str
-    steps: int
-    batch_size: int
-    learning_rate: float
-    trained: tuple[Callable, ...]  # the parts that are not frozen
-    dense: float = 0.0  # share of the sequences that describe the picture place by place
-    first_scene: int = 0  # seeds run on from stage to stage, so no scene comes twice
-
-
-PARTS = (
-    lambda trainer: trainer.model.image_encoder,
-    lambda trainer: trainer.model.connector,
-    lambda trainer: trainer.model.decoder,
-)
 
 
 class RegionHeads(nn.Module):
@@ -67,113 +46,8 @@ class RegionHeads(nn.Module):
         return [head(patch_features) for head in self.heads]
 
 
-def pixels_of(scenes, seeds):
-    pictures = [np.asarray(tiny.render(s, jitter_seed=seed)) for s, seed in zip(scenes, seeds, strict=True)]
-    return mx.array((np.stack(pictures).astype(np.float32) / 255 - 0.5) / 0.5)
-
-
-def scenes_of(step, args, stage):
-    """This process's scenes of one step, with their seeds."""
-    share = stage.batch_size // WORLD.size()
-    first = args.seed * 100_000_000 + stage.first_scene + step * stage.batch_size + WORLD.rank() * share
-    seeds = range(tiny.TRAINING_SEEDS + first, tiny.TRAINING_SEEDS + first + share)
-    return [tiny.make_scene(seed) for seed in seeds], list(seeds)
-
-
-def region_batch(step, args, stage, _encode):
-    scenes, seeds = scenes_of(step, args, stage)
-    labels = np.stack([tiny.region_labels(scene, GRID) for scene in scenes])
-    return pixels_of(scenes, seeds), mx.array(labels)
-
-
-def region_loss(model, heads, pixels, labels):
-    """Cross-entropy over patches; kind and size count where a thing stands, its presence everywhere."""
-    logits = heads(model.image_encoder(pixels))
-    present = labels[:, 0] > 0
-    weight = mx.where(present, 1.0, 0.25)
-    total = sum(
-        (nn.losses.cross_entropy(out, labels[:, i]) * weight).sum() / weight.sum()
-        for i, out in enumerate(logits)
-    )
-    right = [
-        ((out.argmax(-1) == labels[:, i]) * present).sum() / present.sum() for i, out in enumerate(logits)
-    ]
-    return total, mx.stack(right)
-
-
-def word_batch(step, args, stage, encode):
-    """For each visual token a target over the vocabulary: the words of its region, alike likely."""
-    scenes, seeds = scenes_of(step, args, stage)
-    config = preset("mm1-tiny")
-    targets = np.zeros((len(scenes), config.connector_config.num_visual_tokens, tiny.VOCAB_SIZE), np.float32)
-    empty = np.zeros(targets.shape[:2], dtype=bool)
-    for i, scene in enumerate(scenes):
-        for cell, words in enumerate(tiny.region_words(scene, config.connector_config.side)):
-            empty[i, cell] = "nothing" in words
-            for word in words:
-                for ids in (encode(word), encode(" " + word)):  # at the start of an answer, and within
-                    if len(ids) == 1:
-                        targets[i, cell, ids[0]] = 1
-    targets /= targets.sum(axis=-1, keepdims=True)
-    return pixels_of(scenes, seeds), mx.array(targets), mx.array(empty)
-
-
-def word_loss(model, _heads, pixels, targets, empty):
-    """Each visual token, read by the decoder's head as it is, names what its region shows."""
-    visual = model.decoder.norm(model.encode_images(pixels))
-    logits = model.decoder.embed_tokens.as_linear(visual)
-    losses = -(targets * (logits - mx.logsumexp(logits, axis=-1, keepdims=True))).sum(axis=-1)
-    weight = mx.where(empty, 0.3, 1.0)
-    right = mx.take_along_axis(targets, logits.argmax(-1, keepdims=True), axis=-1).squeeze(-1) > 0
-    shown = mx.where(empty, 0.0, 1.0)
-    return (losses * weight).sum() / weight.sum(), ((right * shown).sum() / shown.sum())[None]
-
-
-def language_batch(step, args, stage, encode):
-    """Sequences padded to one length, with the number of each position's visual token or -1."""
-    scenes, seeds = scenes_of(step, args, stage)
-    rows, pictured, pictured_seeds = [], [], []
-    for scene, seed in zip(scenes, seeds, strict=True):
-        sequence = tiny.make_sequence(
-            scene, encode, random.Random(~seed), max_ids=args.max_ids, dense=stage.dense
-        )
-        pictured += sequence.scenes
-        pictured_seeds += [seed] * len(sequence.scenes)
-        rows.append(sequence)
-    config = preset("mm1-tiny")
-    visual = config.connector_config.num_tokens(*config.patch_grid)
-    length = max(len(row.ids) + (visual - 1) * len(row.scenes) for row in rows)
-    ids = np.full((len(rows), length), tiny.PAD_ID, dtype=np.int32)
-    supervised = np.zeros((len(rows), length), dtype=bool)
-    for i, row in enumerate(rows):
-        expanded = np.repeat(row.ids, [visual if t == tiny.IMAGE_ID else 1 for t in row.ids])
-        ids[i, : len(expanded)] = expanded
-        supervised[i, : len(expanded)] = np.repeat(
-            row.supervised, [visual if t == tiny.IMAGE_ID else 1 for t in row.ids]
-        )
-    return pixels_of(pictured, pictured_seeds), mx.array(ids), mx.array(supervised)
-
-
-def language_loss(model, _heads, pixels, ids, supervised):
-    """Next-token loss on the answers, end of turn included."""
-    logits = model(ids, pixel_values=pixels)[:, :-1]
-    weight = supervised[:, 1:].astype(mx.float32)
-    losses = nn.losses.cross_entropy(logits, ids[:, 1:])
-    right = ((logits.argmax(-1) == ids[:, 1:]) * weight).sum() / weight.sum()
-    return (losses * weight).sum() / weight.sum(), right[None]
-
-
-def learning_rate(step, stage):
-    """Warm-up, then cosine to a tenth."""
-    warmup = min(200, stage.steps // 10)
-    if step < warmup:
-        return stage.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, stage.steps - warmup)
-    return stage.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
-
-
-class Trainer(nn.Module):
-    """Model and heads as one tree, so that one optimizer and one file hold all that is trained."""
+class Everything(nn.Module):
+    """Model and heads as one tree, for the stage that trains both."""
 
     def __init__(self):
         super().__init__()
@@ -181,68 +55,178 @@ class Trainer(nn.Module):
         self.heads = RegionHeads(self.model.config.vision_config.hidden_dims)
 
 
-def run_stage(trainer, stage, args, encode):
-    make_batch, loss_function = {
-        "encoder": (region_batch, region_loss),
-        "words": (word_batch, word_loss),
-    }.get(stage.name, (language_batch, language_loss))
-    trainer.freeze()
-    for part in stage.trained:
-        part(trainer).unfreeze()
-    optimizer = optim.AdamW(learning_rate=stage.learning_rate, betas=[0.9, 0.95], weight_decay=0.05)
-    start = load_state(args.run, stage, trainer, optimizer)
-    loss_and_grad = nn.value_and_grad(
-        trainer, lambda *batch: loss_function(trainer.model, trainer.heads, *batch)
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of a step."""
+
+    arrays: tuple[mx.array, ...]  # pixels first
+    num_learned: int  # scenes
+    names: tuple[str, ...] = ()
+    num_tokens: int = 0
+    num_places: int = 0
+
+    @property
+    def num_pictures(self):
+        return len(self.arrays[0])
+
+
+class Stage(Task):
+    """A task on scenes that are made when their step comes. A kind of it has ``batch`` and ``means``."""
+
+    def __init__(self, everything, recipe, *, first_scene, encode, max_ids):
+        super().__init__(everything, recipe)
+        self.first_scene, self.encode, self.max_ids = first_scene, encode, max_ids
+
+    @property
+    def run(self):
+        return {"first_scene": self.first_scene, "max_ids": self.max_ids}
+
+    def updates(self, first, stop):
+        share = self.recipe.batch_size // WORLD.size()
+        for step in range(first, stop):
+            start = self.first_scene + step * self.recipe.batch_size + WORLD.rank() * share
+            start += tiny.TRAINING_SEEDS + self.recipe.seed * 100_000_000
+            seeds = range(start, start + share)
+            yield [Batch(self.batch([tiny.make_scene(seed) for seed in seeds], seeds), share)]
+
+    def loss(self, everything, batch, _):
+        """Means over the batch; the trainer wants sums, for it divides by the scenes of all processes."""
+        means = [batch.num_learned * mean for mean in self.means(everything, *batch.arrays)]
+        return means[0], tuple(means)
+
+
+class EncoderStage(Stage):
+    measures = ("loss", "kinds right", "colors right", "sizes right")
+
+    def batch(self, scenes, seeds):
+        labels = np.stack([tiny.region_labels(scene, GRID) for scene in scenes])
+        return pixels_of(scenes, seeds), mx.array(labels)
+
+    def means(self, everything, pixels, labels):
+        """Cross-entropy over patches; kind and size count where a thing stands, its presence everywhere."""
+        logits = everything.heads(everything.model.image_encoder(pixels))
+        present = labels[:, 0] > 0
+        weight = mx.where(present, 1.0, 0.25)
+        total = sum(
+            (nn.losses.cross_entropy(out, labels[:, i]) * weight).sum() / weight.sum()
+            for i, out in enumerate(logits)
+        )
+        right = [
+            ((out.argmax(-1) == labels[:, i]) * present).sum() / present.sum() for i, out in enumerate(logits)
+        ]
+        return [total, *right]
+
+
+class WordsStage(Stage):
+    measures = ("loss", "words right")
+
+    def batch(self, scenes, seeds):
+        """For each visual token a target over the vocabulary: the words of its region, alike likely."""
+        config = preset("mm1-tiny").connector_config
+        targets = np.zeros((len(scenes), config.num_visual_tokens, tiny.VOCAB_SIZE), np.float32)
+        empty = np.zeros(targets.shape[:2], dtype=bool)
+        for i, scene in enumerate(scenes):
+            for cell, words in enumerate(tiny.region_words(scene, config.side)):
+                empty[i, cell] = "nothing" in words
+                for word in words:
+                    for ids in (
+                        self.encode(word),
+                        self.encode(" " + word),
+                    ):  # beginning an answer, and within
+                        if len(ids) == 1:
+                            targets[i, cell, ids[0]] = 1
+        targets /= targets.sum(axis=-1, keepdims=True)
+        return pixels_of(scenes, seeds), mx.array(targets), mx.array(empty)
+
+    def means(self, everything, pixels, targets, empty):
+        """Each visual token, read by the decoder's head as it is, names what its region shows."""
+        model = everything.model
+        visual = model.decoder.norm(model.encode_images(pixels))
+        logits = model.decoder.embed_tokens.as_linear(visual)
+        losses = -(targets * (logits - mx.logsumexp(logits, axis=-1, keepdims=True))).sum(axis=-1)
+        weight = mx.where(empty, 0.3, 1.0)
+        right = mx.take_along_axis(targets, logits.argmax(-1, keepdims=True), axis=-1).squeeze(-1) > 0
+        shown = mx.where(empty, 0.0, 1.0)
+        return [(losses * weight).sum() / weight.sum(), (right * shown).sum() / shown.sum()]
+
+
+class JointStage(Stage):
+    measures = ("loss", "tokens right")
+    dense = 0.15  # share of the sequences that describe the picture place by place
+
+    def batch(self, scenes, seeds):
+        """Sequences padded to one length, and which of their ids are learned."""
+        rows, pictured, pictured_seeds = [], [], []
+        for scene, seed in zip(scenes, seeds, strict=True):
+            row = tiny.make_sequence(
+                scene, self.encode, random.Random(~seed), max_ids=self.max_ids, dense=self.dense
+            )
+            pictured += row.scenes
+            pictured_seeds += [seed] * len(row.scenes)
+            rows.append(row)
+        config = preset("mm1-tiny")
+        visual = config.connector_config.num_tokens(*config.patch_grid)
+        length = max(len(row.ids) + (visual - 1) * len(row.scenes) for row in rows)
+        ids = np.full((len(rows), length), tiny.PAD_ID, dtype=np.int32)
+        supervised = np.zeros((len(rows), length), dtype=bool)
+        for i, row in enumerate(rows):
+            repeats = [visual if t == tiny.IMAGE_ID else 1 for t in row.ids]
+            ids[i, : sum(repeats)] = np.repeat(row.ids, repeats)
+            supervised[i, : sum(repeats)] = np.repeat(row.supervised, repeats)
+        return pixels_of(pictured, pictured_seeds), mx.array(ids), mx.array(supervised)
+
+    def means(self, everything, pixels, ids, supervised):
+        """Next-token loss on the answers, end of turn included."""
+        logits = everything.model(ids, pixel_values=pixels)[:, :-1]
+        weight = supervised[:, 1:].astype(mx.float32)
+        losses = nn.losses.cross_entropy(logits, ids[:, 1:])
+        right = ((logits.argmax(-1) == ids[:, 1:]) * weight).sum() / weight.sum()
+        return [(losses * weight).sum() / weight.sum(), right]
+
+
+def pixels_of(scenes, seeds):
+    pictures = [np.asarray(tiny.render(s, jitter_seed=seed)) for s, seed in zip(scenes, seeds, strict=True)]
+    return mx.array((np.stack(pictures).astype(np.float32) / 255 - 0.5) / 0.5)
+
+
+def train(name, stage, trained, args):
+    """Train the modules that a stage is for."""
+    stage.model.freeze()
+    for module in trained:
+        module.unfreeze()
+    iters = stage.recipe.iters
+
+    def report(line):
+        shares = ", ".join(f"{measure} {line.get(measure, 0):.4f}" for measure in stage.measures)
+        print(
+            f"{name} {line['update']}/{iters}: {shares}, {line['pictures_per_second']:.0f} pictures/s",
+            flush=True,
+        )
+
+    options = RunOptions(steps_per_report=args.steps_per_report, save_every=args.save_every)
+    trainer = Trainer(stage, options, args.run / name, report=report)
+    if trainer.resume():
+        print(f"{name}: goes on at step {trainer.progress.update}", flush=True)
+    trainer.train()
+    if trainer.stopped_by:
+        raise SystemExit(f"{name}: stopped after step {trainer.progress.update}; call again to go on.")
+
+
+def recipe_of(steps, batch_size, learning_rate, seed):
+    return Recipe(
+        iters=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule="cosine_decay",
+        warmup=min(200, steps // 10),
+        final_rate=0.1,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        seed=seed,
     )
-    report, began = [], time.perf_counter()
-    for step in range(start, stage.steps):
-        (loss, right), grads = loss_and_grad(*make_batch(step, args, stage, encode))
-        grads = nn.average_gradients(grads)
-        grads, _ = optim.clip_grad_norm(grads, 1.0)
-        optimizer.learning_rate = learning_rate(step, stage)
-        optimizer.update(trainer, grads)
-        mx.eval(trainer.parameters(), optimizer.state, loss, right)
-        report.append([loss.item(), *right.tolist()])
-        if not math.isfinite(report[-1][0]):
-            raise SystemExit(f"step {step} of {stage.name}: the loss is not finite; lower the learning rate.")
-        if (step + 1) % args.steps_per_report == 0 or step + 1 == stage.steps:
-            numbers = " ".join(f"{v:.4f}" for v in np.mean(report, axis=0))
-            rate_of = len(report) * stage.batch_size / (time.perf_counter() - began)
-            if WORLD.rank() == 0:
-                print(
-                    f"{stage.name} {step + 1}/{stage.steps}: loss and shares right {numbers}, {rate_of:.0f} pictures/s",
-                    flush=True,
-                )
-            report, began = [], time.perf_counter()
-        if (step + 1) % args.save_every == 0 or step + 1 == stage.steps:
-            save_state(args.run, stage, step + 1, trainer, optimizer)
 
 
-def save_state(run, stage, step, trainer, optimizer):
-    """Weights, optimizer and position, in one file that appears whole."""
-    if WORLD.rank():
-        return
-    arrays = {f"weights.{k}": v for k, v in tree_flatten(trainer.parameters())}
-    arrays |= {f"optimizer.{k}": v for k, v in tree_flatten(optimizer.state)}
-    partial = run / "partial.safetensors"
-    mx.save_safetensors(str(partial), arrays, {"stage": stage.name, "step": str(step)})
-    partial.rename(run / f"{stage.name}.safetensors")
-
-
-def load_state(run, stage, trainer, optimizer):
-    path = run / f"{stage.name}.safetensors"
-    if not path.exists():
-        return 0
-    arrays, metadata = mx.load(str(path), return_metadata=True)
-    weights = {k.removeprefix("weights."): v for k, v in arrays.items() if k.startswith("weights.")}
-    trainer.load_weights(list(weights.items()), strict=True)
-    state = [(k.removeprefix("optimizer."), v) for k, v in arrays.items() if k.startswith("optimizer.")]
-    optimizer.state = tree_unflatten(state)
-    print(f"{stage.name}: goes on at step {metadata['step']}", flush=True)
-    return int(metadata["step"])
-
-
-def main():
+def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -260,36 +244,42 @@ def main():
     args = parser.parse_args()
     if not 0 <= args.seed < tiny.TESTING_SEEDS // 100_000_000 - 1:
         parser.error("--seed must be 0 to 10994: later ones reach the scenes that the tests measure on")
+    return args
 
+
+def encoder_of_text(run):
+    """Train the tokenizer, or take the one that is there."""
     from tokenizers import Tokenizer
 
-    args.run.mkdir(parents=True, exist_ok=True)
-    if WORLD.rank() == 0 and not (args.run / "tokenizer.json").exists():
-        tiny.train_tokenizer(args.run)
+    run.mkdir(parents=True, exist_ok=True)
+    if WORLD.rank() == 0 and not (run / "tokenizer.json").exists():
+        tiny.train_tokenizer(run)
     mx.eval(mx.distributed.all_sum(mx.zeros(1)))  # wait for the tokenizer
-    tokenizer = Tokenizer.from_file(str(args.run / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
-    def encode(text):
-        return tokenizer.encode(text, add_special_tokens=False).ids
 
+def main():
+    args = arguments()
+    encode = encoder_of_text(args.run)
     mx.random.seed(args.seed)
-    trainer = Trainer()
-    encoder, connector, _ = PARTS
-    words = (encoder, connector, lambda trainer: trainer.model.decoder.embed_tokens)
-    stages = [
-        Stage("encoder", args.encoder_steps, 32, 1.0e-3, (encoder, lambda trainer: trainer.heads)),
-        Stage("words", args.words_steps, 32, 1.0e-3, words),
-        Stage("joint", args.joint_steps, 16, 8e-4, PARTS, dense=0.15),
-    ]
-    for before, stage in itertools.pairwise(stages):
-        stage.first_scene = before.first_scene + before.steps * before.batch_size
-    started = time.time()
-    for stage in stages:
-        run_stage(trainer, stage, args, encode)
-    scenes = sum(stage.steps * stage.batch_size for stage in stages)
+    everything = Everything()
+    model = everything.model
+    words = (model.image_encoder, model.connector, model.decoder.embed_tokens)
+    stages = {
+        "encoder": (EncoderStage, (model.image_encoder, everything.heads), args.encoder_steps, 32, 1e-3),
+        "words": (WordsStage, words, args.words_steps, 32, 1e-3),
+        "joint": (JointStage, (model,), args.joint_steps, 16, 8e-4),
+    }
+    started, scenes = time.time(), 0
+    for name, (kind, trained, steps, batch_size, rate) in stages.items():
+        recipe = recipe_of(steps, batch_size, rate, args.seed)
+        stage = kind(everything, recipe, first_scene=scenes, encode=encode, max_ids=args.max_ids)
+        train(name, stage, trained, args)
+        scenes += steps * batch_size  # seeds run on from stage to stage, so no scene comes twice
     print(f"{scenes} scenes, {(time.time() - started) / 60:.1f} minutes")
     if WORLD.rank() == 0:
-        save(trainer.model, args.output, companions=args.run, dtype=mx.float16)
+        save(model, args.output, companions=args.run, dtype=mx.float16)
 
 
 if __name__ == "__main__":

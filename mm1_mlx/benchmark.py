@@ -11,15 +11,13 @@ import itertools
 import json
 import statistics
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm1_mlx.command import exit_process, number_of, run_command
-from mm1_mlx.config import DecoderConfig, MM1Config
+from mm1_mlx.command import entry_points, number_of
 from mm1_mlx.errors import ConfigError, PictureError
 from mm1_mlx.flags import SUB_IMAGES
-from mm1_mlx.presets import DECODERS, IMAGE_ENCODERS, VOCAB_SIZE, preset
+from mm1_mlx.presets import IMAGE_ENCODERS, preset
 from mm1_mlx.settings import DTYPES, EMBEDDED_MODEL, MAX_PICTURE_PIXELS
 
 if TYPE_CHECKING:
@@ -148,12 +146,11 @@ def check(args: argparse.Namespace) -> None:
 
 
 def make_model(args: argparse.Namespace) -> MM1:
-    """The model that the flags ask for, its weights in memory."""
+    """Make or load the model that the flags ask for, its weights in memory."""
     import mlx.core as mx
-    from mlx.utils import tree_flatten
 
     from mm1_mlx.checkpoint.load import load, read_config
-    from mm1_mlx.model.mm1 import MM1
+    from mm1_mlx.sizing.variant import Variant, random_model
 
     if args.model is not None:
         return load(args.model, dtype=args.dtype)[0]
@@ -164,72 +161,20 @@ def make_model(args: argparse.Namespace) -> MM1:
         config = preset(args.preset)
     if config.quantization is not None:
         raise ConfigError(f"{args.config} is of a quantized model; measure its folder with --model.")
-    model = MM1(changed(config, args))
-    model.set_dtype(getattr(mx, args.dtype or ("float32" if mx.default_device() == mx.cpu else "bfloat16")))
-    for _, weight in tree_flatten(model.parameters()):
-        mx.eval(weight)  # one at a time: they are drawn in float32
-    model.eval()
-    return model
-
-
-def changed(config: MM1Config, args: argparse.Namespace) -> MM1Config:
-    """``config`` with the parts, depths and rule of sub-images that the flags ask for."""
-    encoder, connector = config.vision_config, config.connector_config
-    decoder, image, token = config.text_config, config.image_config, config.image_token_id
-    if args.encoder is not None:
-        if args.encoder not in IMAGE_ENCODERS:
-            known = ", ".join(IMAGE_ENCODERS)
-            raise ConfigError(f"no image encoder is named {args.encoder!r}; there are {known}.")
-        encoder = IMAGE_ENCODERS[args.encoder]
-        grid = encoder.grid_side if connector.position_grid else None
-        connector = replace(connector, input_dims=encoder.hidden_dims, position_grid=grid)
-        image = replace(image, image_size=encoder.image_size)
-    if args.encoder_layers is not None:
-        require_layers("--encoder-layers", args.encoder_layers, encoder.num_layers, "image encoder")
-        encoder = replace(encoder, num_layers=args.encoder_layers)
-    if args.decoder_dims is not None:
-        decoder, token = plain_decoder(args.decoder_dims), VOCAB_SIZE - 1
-        connector = replace(connector, output_dims=args.decoder_dims)
-        config = replace(config, eos_token_id=None)
-    if args.layers is not None:
-        decoder = first_layers(decoder, args.layers)
-    rule = {name: getattr(args, name) for name in ("sub_images", "max_sub_images")}
-    image = image.changed(**{name: value for name, value in rule.items() if value is not None})
-    parts = {"vision_config": encoder, "connector_config": connector, "text_config": decoder}
-    return replace(config, **parts, image_config=image, image_token_id=token)
-
-
-def plain_decoder(dims: int) -> DecoderConfig:
-    """A dense decoder in the proportions of MM1's 3B: heads of 128, 8 / 3 as wide inside."""
-    plain = DECODERS["mm1-3b"]
-    if dims % plain.head_dims:
-        raise ConfigError(f"--decoder-dims is {dims}, expected a multiple of {plain.head_dims}.")
-    heads = dims // plain.head_dims
-    sizes = {"hidden_dims": dims, "feed_forward_dims": 8 * dims // 3}
-    return replace(plain, **sizes, num_heads=heads, num_kv_heads=heads)
-
-
-def first_layers(decoder: Any, layers: int) -> Any:
-    """Ours or mlx-lm's; lists with one entry for each layer are cut too."""
-    if isinstance(decoder, DecoderConfig):
-        require_layers("--layers", layers, decoder.num_layers, "decoder")
-        dense = {"num_experts": 0, "sparse_every": 0} if decoder.sparse_every > layers else {}
-        return replace(decoder, num_layers=layers, **dense)
-    there = decoder.values.get("num_hidden_layers")
-    if there is None:
-        raise ConfigError(f"--layers: a {decoder.model_type} decoder names no num_hidden_layers to lower.")
-    require_layers("--layers", layers, there, "decoder")
-    cut = {k: v[:layers] for k, v in decoder.values.items() if isinstance(v, list) and len(v) == there}
-    return replace(decoder, values=decoder.values | cut | {"num_hidden_layers": layers})
-
-
-def require_layers(flag: str, layers: int, there: int, part: str) -> None:
-    if layers > there:
-        raise ConfigError(f"{flag} is {layers}, but the {part} has {there}.")
+    variant = Variant(
+        encoder=args.encoder,
+        encoder_layers=args.encoder_layers,
+        decoder_dims=args.decoder_dims,
+        layers=args.layers,
+        sub_images=args.sub_images,
+        max_sub_images=args.max_sub_images,
+    )
+    dtype = args.dtype or ("float32" if mx.default_device() == mx.cpu else "bfloat16")
+    return random_model(variant.of(config), getattr(mx, dtype))
 
 
 def numbers(measurement: Measurement, limits: Limits) -> dict[str, Any]:
-    """One case as plain numbers, each with its unit in its name."""
+    """Return one case as plain numbers, each with its unit in its name."""
     phases = {name: _phase(phase, limits) for name, phase in measurement.phases.items()}
     return vars(measurement.case) | {
         "views": measurement.num_views,
@@ -242,7 +187,7 @@ def numbers(measurement: Measurement, limits: Limits) -> dict[str, Any]:
 
 
 def _phase(phase: Phase, limits: Limits) -> dict[str, Any]:
-    """A share is of the machine's measured limit; phases outside MLX have no work."""
+    """Return one phase as plain numbers; a share is of the machine's measured limit; phases outside MLX have no work."""
     median = statistics.median(phase.seconds)
     found = {"seconds": phase.seconds, "median_seconds": median}
     found |= {"min_seconds": min(phase.seconds), "max_seconds": max(phase.seconds)}
@@ -255,7 +200,7 @@ def _phase(phase: Phase, limits: Limits) -> dict[str, Any]:
 
 
 def table(case: dict[str, Any]) -> str:
-    """One case as people read it."""
+    """Return one case as people read it."""
     pictures, seen = number_of(case["num_images"], "picture"), number_of(case["views"], "view")
     lines = [
         f"{pictures} of {case['picture_size'][0]} x {case['picture_size'][1]} pixels "
@@ -282,14 +227,7 @@ def table(case: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

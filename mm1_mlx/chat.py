@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, number_of, run_command, say
+from mm1_mlx.command import entry_points, in_words, number_of, say
 from mm1_mlx.errors import MM1Error, PromptError
 from mm1_mlx.settings import EMBEDDED_MODEL
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
+    from mm1_mlx.generation.answering import Piece
     from mm1_mlx.generation.conversation import Conversation
-    from mm1_mlx.generation.stream import Piece
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from mm1_mlx.generation.conversation import Conversation
+    from mm1_mlx.generation.decoding import Decoding
 
-    sampling, shots = flags.sampling_of(args), flags.shots_of(args)
-    model, processor = flags.load_model(args)
-    conversation = Conversation(
-        model,
-        processor,
-        model_name=args.model,
-        vision_cache=flags.vision_cache_of(args),
-        kv_bits=args.kv_bits,
+    decoding = Decoding(
         max_tokens=args.max_tokens,
-        sampling=sampling,
+        sampling=flags.sampling_of(args),
+        kv_bits=args.kv_bits,
         prefill_step_size=args.prefill_step_size,
         vision_batch_size=args.vision_batch_size,
+    )
+    shots = flags.shots_of(args)
+    model, processor = flags.load_model(args)
+    cache = flags.vision_cache_of(args)
+    conversation = Conversation(
+        model, processor, model_name=args.model, decoding=decoding, vision_cache=cache
     )
     if args.load is not None:
         _load(conversation, args.load)
@@ -131,11 +132,13 @@ def _session() -> PromptSession:
 
 
 def _turn(conversation: Conversation, line: str) -> None:
-    """What one line asks for. Whatever is wrong with it is said, and the chat goes on."""
+    """Do what one line asks for. Whatever is wrong with it is said, and the chat goes on."""
     try:
         _obey(conversation, line.replace("\0", "").strip())
     except MM1Error as error:
-        say(f"mm1: {' '.join(str(error).split())}")
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        say(f"mm1: {in_words(error, parser)}")
 
 
 def _obey(conversation: Conversation, line: str) -> None:
@@ -200,7 +203,7 @@ def _on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
 
 
 def _summary(piece: Piece, context: int | None) -> str:
-    """What was encoded, read and written, and whether there is an end in sight."""
+    """Say what was encoded, read and written, and whether there is an end in sight."""
     timing = piece.timing
     parts = [
         f"{number_of(timing.encoded_views, 'picture view')} encoded",
@@ -298,14 +301,7 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mm1_mlx.errors import MM1Error, PromptError, UsageError
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + the signal's number, as shells count
+OTHER_NAMES = {"max_pixels": "max_image_pixels"}  # parameters whose flags are called otherwise
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,29 @@ def run_command(
     argv: list[str] | None = None,
     *,
     prog: str | None = None,
+    take_defaults: Callable[[argparse.ArgumentParser, list[str] | None], None] | None = None,
 ) -> int:
     """Parse, run, and turn what went wrong into a line on stderr and an exit code.
 
     0: done. 1: something the user can put right. 2: usage, flags that do not go together included. 130: Ctrl-C.
     141: the reader went away.
+
+    Args:
+        module_doc: what the command does, for its help.
+        add_arguments: puts the flags into a parser.
+        run: does the work.
+        argv: the command's words; those of this process by default.
+        prog: the name that the help shows.
+        take_defaults: sets defaults of flags by the words themselves, such as those of a configuration file.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=module_doc, formatter_class=Help)
+    parser = argparse.ArgumentParser(prog=prog or called_as(), description=module_doc, formatter_class=Help)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
     try:
         add_arguments(parser)
+        if take_defaults is not None:
+            take_defaults(parser, argv)
         run(parser.parse_args(argv))
         sys.stdout.flush()
     except MM1Error as error:
@@ -73,12 +85,38 @@ def run_command(
     return 0
 
 
+def entry_points(
+    module_doc: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], None],
+    *,
+    take_defaults: Callable[[argparse.ArgumentParser, list[str] | None], None] | None = None,
+) -> tuple[Callable[..., int], Callable[[], None]]:
+    """Return a command's ``main``, which gives an exit code, and its console script, which ends the process."""
+
+    def main(argv: list[str] | None = None) -> int:
+        return run_command(module_doc, add_arguments, run, argv, take_defaults=take_defaults)
+
+    def script() -> None:
+        exit_process(main())
+
+    return main, script
+
+
+def called_as() -> str:
+    """Return the name that the running command was called by: of its module, or of its script."""
+    module = sys.modules["__main__"].__spec__
+    if module is None:
+        return os.path.basename(sys.argv[0])
+    return f"python -m {module.name.removesuffix('.__main__')}"
+
+
 def in_words(error: MM1Error, parser: argparse.ArgumentParser) -> str:
     """Return an error as one line, in which a parameter in backticks, `max_tokens`, is its flag, --max-tokens."""
     names = _flags_of(parser)
 
     def flag(match: re.Match[str]) -> str:
-        name = match[1]
+        name = OTHER_NAMES.get(match[1], match[1])
         return names.get(name) or names.get(name.removesuffix("s")) or name
 
     return re.sub(r"`(\w+)`", flag, " ".join(str(error).split()))

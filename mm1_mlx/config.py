@@ -40,8 +40,15 @@ class ImageEncoderConfig(Config):
 
     def __post_init__(self) -> None:
         self._require_positive(
-            *("image_size", "patch_size", "hidden_dims", "feed_forward_dims", "num_layers", "num_heads"),
-            *("norm_eps", "temporal_patch_size", "patch_block"),
+            "image_size",
+            "patch_size",
+            "hidden_dims",
+            "feed_forward_dims",
+            "num_layers",
+            "num_heads",
+            "norm_eps",
+            "temporal_patch_size",
+            "patch_block",
         )
         self._require(
             self.image_size >= self.patch_size,
@@ -201,8 +208,16 @@ class DecoderConfig(Config):
 
     def __post_init__(self) -> None:
         self._require_positive(
-            *("vocab_size", "hidden_dims", "feed_forward_dims", "num_layers", "num_heads"),
-            *("num_kv_heads", "head_dims", "max_positions", "rope_theta", "norm_eps"),
+            "vocab_size",
+            "hidden_dims",
+            "feed_forward_dims",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dims",
+            "max_positions",
+            "rope_theta",
+            "norm_eps",
         )
         self._require(
             self.num_heads % self.num_kv_heads == 0,

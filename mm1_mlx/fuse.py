@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, run_command
+from mm1_mlx.command import entry_points
 from mm1_mlx.errors import CheckpointError, UsageError
 
 
@@ -58,14 +58,7 @@ def _tell_in_card(card: Path, model: str) -> None:
     card.write_text(f"{text[:end]}\n{note}\n{text[end:].lstrip()}", encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

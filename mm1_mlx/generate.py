@@ -9,20 +9,22 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mm1_mlx import flags
-from mm1_mlx.command import exit_process, number_of, peak_resident_memory, read_stdin, run_command
+from mm1_mlx.command import entry_points, in_words, number_of, peak_resident_memory, read_stdin
 from mm1_mlx.errors import PromptError, UsageError
 from mm1_mlx.settings import BATCH_SIZE, EMBEDDED_MODEL
 
 if TYPE_CHECKING:
-    from mm1_mlx.generation.batch import Request
+    from mm1_mlx.generation import Answer, Request, Timing
+    from mm1_mlx.generation.batch_file import AnswerFile
+    from mm1_mlx.generation.prefix import Prefix
     from mm1_mlx.inputs.few_shot import Shot
     from mm1_mlx.inputs.inputs import Inputs
     from mm1_mlx.inputs.picture import Source
     from mm1_mlx.inputs.processor import Processor
-    from mm1_mlx.vision.timing import Timing
+    from mm1_mlx.model.mm1 import MM1
 
 PHASES = {
     "imports": "Imports",
@@ -36,8 +38,20 @@ PHASES = {
 }
 
 ANSWERS_DEPEND_ON = (  # an answer made with others is not taken up by --resume
-    *("model", "adapters", "dtype", "template", "max_tokens", "temp", "top_p", "min_p", "top_k", "seed"),
-    *("shots", "num_shots", "shot_seed", "low_resolution_shots"),
+    "model",
+    "adapters",
+    "dtype",
+    "template",
+    "max_tokens",
+    "temp",
+    "top_p",
+    "min_p",
+    "top_k",
+    "seed",
+    "shots",
+    "num_shots",
+    "shot_seed",
+    "low_resolution_shots",
 )
 
 COUNTS = {
@@ -84,24 +98,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
+    if args.batch:
+        _answer_file(args)
+    else:
+        _answer_one(args)
+
+
+def _answer_one(args: argparse.Namespace) -> None:
+    """Stream the answer to stdout, then say on stderr what it took; or print both as one JSON object."""
     start = time.perf_counter()
     from mm1_mlx.generation import stream_generate
-    from mm1_mlx.generation.prefix import Prefix
 
     sampling = flags.sampling_of(args)
     imported = time.perf_counter()
-    prompt = read_stdin() if args.prompt == "-" else args.prompt
-    shots = flags.shots_of(args)
-    if args.batch:
-        _run_batch(args, prompt, shots)
-        return
+    prompt, shots = _prompt_of(args), flags.shots_of(args)
     model, processor = flags.load_model(args)
     loaded = time.perf_counter()
-    prefix = None
-    if args.prompt_cache_file:
-        prefix = Prefix.load(Path(args.prompt_cache_file), model)
-    elif args.save_prompt_cache:
-        prefix = Prefix(model, kv_bits=args.kv_bits)
+    prefix = _prefix_of(args, model)
     request = _request(args, prompt, args.image, args.system, shots)
     inputs = request.prepare(processor)
     preprocessed = time.perf_counter()
@@ -172,33 +185,37 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--max-kv-size does not go with a saved prompt cache, which keeps all positions.")
 
 
+def _prompt_of(args: argparse.Namespace) -> str | None:
+    return read_stdin() if args.prompt == "-" else args.prompt
+
+
+def _prefix_of(args: argparse.Namespace, model: MM1) -> Prefix | None:
+    """Return the prompt that was read before, or where this one is to be kept."""
+    from mm1_mlx.generation.prefix import Prefix
+
+    if args.prompt_cache_file:
+        return Prefix.load(Path(args.prompt_cache_file), model)
+    return Prefix(model, kv_bits=args.kv_bits) if args.save_prompt_cache else None
+
+
 def _request(
     args: argparse.Namespace, prompt: str, images: Sequence[Source], system: str | None, shots: list[Shot]
 ) -> Request:
-    """One prompt as it goes to the processor: as it stands, or behind the worked examples."""
-    from mm1_mlx.generation.batch import Request
-    from mm1_mlx.inputs.few_shot import CAPTION, STOP, Shot, few_shot
+    """Return one prompt as it goes to the processor: as it stands, or behind the worked examples."""
+    from mm1_mlx.generation import Request
 
-    if not args.shots:
-        return Request(prompt, images, system, args.template)
-    if len(images) > 1:
-        raise PromptError(f"{len(images)} pictures were given; with --shots the question is about one.")
-    captions = bool(shots) and shots[0].caption is not None
-    if captions and prompt.strip() != CAPTION:
-        raise PromptError(f"the shots are captions; ask for one with --prompt {CAPTION!r}.")
-    query = Shot(image=images[0] if images else None, question=None if captions else prompt)
-    few = few_shot(shots, query)
-    low = few.num_low_resolution if args.low_resolution_shots else 0
-    return Request(few.text, few.images, system, "plain", STOP[few.kind], low)
+    request = Request(prompt, images, system, args.template)
+    return request.behind(shots, low_resolution=args.low_resolution_shots) if args.shots else request
 
 
-def _run_batch(args: argparse.Namespace, prompt: str | None, shots: list[Shot]) -> None:
-    """Answer a file of prompts; ``prompt`` is for rows without one."""
+def _answer_file(args: argparse.Namespace) -> None:
+    """Answer a file of prompts."""
     from tqdm import tqdm
 
-    from mm1_mlx.generation.batch import stream_batch
+    from mm1_mlx.generation import stream_batch
     from mm1_mlx.generation.batch_file import AnswerFile, read_rows
 
+    sampling, prompt, shots = flags.sampling_of(args), _prompt_of(args), flags.shots_of(args)
     rows = read_rows(args.batch, prompt=prompt, system=args.system)
     asked = {row.line: _request(args, row.prompt, row.images, row.system, shots) for row in rows}
     model, processor = flags.load_model(args)
@@ -207,7 +224,7 @@ def _run_batch(args: argparse.Namespace, prompt: str | None, shots: list[Shot]) 
     missing = file.missing
     if args.model == EMBEDDED_MODEL:
         print(flags.TINY_NOTICE, file=sys.stderr)
-    totals, start, failed = Counter(), time.perf_counter(), 0
+    totals, start = Counter(), time.perf_counter()
     try:
         with tqdm(total=len(rows), initial=len(rows) - len(missing), unit="answer", file=sys.stderr) as bar:
             for answer in stream_batch(
@@ -216,37 +233,48 @@ def _run_batch(args: argparse.Namespace, prompt: str | None, shots: list[Shot]) 
                 [asked[row.line] for row in missing],
                 batch_size=args.batch_size,
                 max_tokens=args.max_tokens,
-                sampling=flags.sampling_of(args),
+                sampling=sampling,
                 prefill_step_size=args.prefill_step_size,
                 vision_batch_size=args.vision_batch_size,
                 vision_cache=flags.vision_cache_of(args),
             ):
                 counts = {name: getattr(answer.timing, name) for name in COUNTS}
-                values = {"text": answer.text, "finish_reason": answer.finish_reason}
-                values |= _short_answer(answer.text, shots) | counts
-                failed += answer.error is not None
-                file.add(missing[answer.number], {"error": answer.error} if answer.error else values)
-                totals.update(counts)
+                totals.update(counts | {"failed": answer.error is not None})
+                file.add(missing[answer.number], _values(answer, shots, counts))
                 bar.update()
     finally:
         file.close()
     file.finish()
-    counts = ", ".join(f"{COUNTS[name]} {totals[name]:,}" for name in COUNTS)
-    seconds = time.perf_counter() - start
-    if args.json:
-        print(json.dumps({"answers": len(missing) - failed, "errors": failed, "seconds": seconds} | totals))
-    print(
-        f"{number_of(len(missing) - failed, 'answer')} in {seconds:.1f} s to {file.path}: {counts}",
-        file=sys.stderr,
-    )
-    if failed:
+    _print_totals(args, file, len(missing), totals, time.perf_counter() - start)
+    if failed := totals["failed"]:
         raise PromptError(
             f"{failed} of {len(rows)} rows have no answer; {file.path} says why, --resume asks them again."
         )
 
 
+def _values(answer: Answer, shots: list[Shot], counts: dict[str, int]) -> dict[str, Any]:
+    """Return what is written of an answer; an error in the command's words."""
+    if answer.error is not None:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return {"error": in_words(PromptError(answer.error), parser)}
+    values = {"text": answer.text, "finish_reason": answer.finish_reason}
+    return values | _short_answer(answer.text, shots) | counts
+
+
+def _print_totals(
+    args: argparse.Namespace, file: AnswerFile, num_asked: int, totals: Counter[str], seconds: float
+) -> None:
+    answered, counts = num_asked - totals["failed"], {name: totals[name] for name in COUNTS}
+    if args.json:
+        found = {"answers": answered, "errors": totals["failed"], "seconds": seconds}
+        print(json.dumps(found | counts))
+    told = ", ".join(f"{COUNTS[name]} {count:,}" for name, count in counts.items())
+    print(f"{number_of(answered, 'answer')} in {seconds:.1f} s to {file.path}: {told}", file=sys.stderr)
+
+
 def _short_answer(text: str, shots: list[Shot]) -> dict[str, str]:
-    """Behind worked examples: the answer alone, its rationale left out."""
+    """Return, behind worked examples, the answer alone, its rationale left out."""
     from mm1_mlx.inputs.few_shot import cut_at_stop
 
     return {"answer": cut_at_stop(text, shots[0].kind)} if shots else {}
@@ -255,7 +283,7 @@ def _short_answer(text: str, shots: list[Shot]) -> dict[str, str]:
 def _print_costs(
     args: argparse.Namespace, processor: Processor, inputs: Inputs, num_low_resolution: int
 ) -> None:
-    """What the pictures cost, before anything is encoded."""
+    """Say what the pictures cost, before anything is encoded."""
     if num_low_resolution:
         low = inputs.pictures[:num_low_resolution]
         num_images = len(inputs.pictures) - num_low_resolution
@@ -294,14 +322,7 @@ def _print_numbers(args: argparse.Namespace, timing: Timing, numbers: dict[str, 
             print(f"{label}: {numbers[name] * 1000:.1f} ms", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

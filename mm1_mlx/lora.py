@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_mlx import flags, training_flags
-from mm1_mlx.command import exit_process, number_of, run_command, say
-from mm1_mlx.data.settings import TrainingSettings
+from mm1_mlx.command import entry_points, number_of, say
 from mm1_mlx.errors import DataError, TrainingError, UsageError
+from mm1_mlx.training.options import RunOptions
+from mm1_mlx.training.recipe import RATE_TIMES_WIDTH, Recipe, tuning_rate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mm1_mlx.data.records import Records, Split
+    from mm1_mlx.inputs.processor import Processor
+    from mm1_mlx.model.mm1 import MM1
+    from mm1_mlx.training.run import Run
+    from mm1_mlx.training.trainer import Trainer
     from mm1_mlx.tuning.settings import Tuning
 
-DEFAULT = TrainingSettings(batch_size=16, schedule="cosine_decay")
-RATE_TIMES_WIDTH = 0.12  # wider layers sum up more small changes, so they need smaller ones
+DEFAULT = Recipe(batch_size=16, schedule="cosine_decay")
 MM1_SFT = {  # Source: MM1, "Supervised Fine-Tuning"
     "train": ["encoder=full", "connector=full", "decoder=full"],
     "optimizer": "adafactor",
@@ -27,12 +34,7 @@ MM1_SFT = {  # Source: MM1, "Supervised Fine-Tuning"
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
-    """All flags; what ``--mm1-sft`` and the file of ``-c`` in ``argv`` say become their defaults.
-
-    Raises:
-        ConfigError: the file cannot be read, or has a key that is no flag.
-    """
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser, adapters=False)
     flags.add_large_pictures(parser)
     parser.add_argument(
@@ -71,7 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None
     training_flags.add_parts(parser)
     rate = f"the highest; by default {RATE_TIMES_WIDTH} / the decoder's width"
     training_flags.add_how(parser, DEFAULT, rate=rate)
-    training_flags.add_run(parser, DEFAULT)
+    training_flags.add_run(parser, RunOptions())
+
+
+def _take_defaults(parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
+    """Make defaults of what ``--mm1-sft`` and the file of ``-c`` say."""
     training_flags.take_defaults(parser, argv, {"mm1_sft": MM1_SFT})
 
 
@@ -83,26 +89,46 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("there is nothing to do; give --train, --test, --dry-run or --check-data DIR.")
     if args.memory is not None and not 0 < args.memory < float("inf"):
         raise UsageError(f"--memory is {args.memory}, expected more than 0 GB.")
+    before = _run_before(args)
+    recipe = training_flags.with_flags(args, before.recipe if before else DEFAULT)
+    options = training_flags.with_flags(args, before.options if before else RunOptions())
+    tuning = training_flags.tuning_of(args, _tuning_before(before))
     if args.dry_run:
-        _dry_run(args, training_flags.settings_of(args), training_flags.tuning_of(args))
+        _dry_run(args, recipe, options, tuning)
         return
     if args.data is None:
         raise UsageError("--data is missing; give a folder with train.jsonl, or a hub id.")
-    settings, tuning = training_flags.settings_of(args), training_flags.tuning_of(args)
     from mm1_mlx.data.records import open_data
 
     rows = open_data(args.data)
     model, processor = flags.load_model(args)
-    if args.learning_rate is None:
-        rate = RATE_TIMES_WIDTH / model.config.text_config.hidden_dims
-        settings = replace(settings, learning_rate=float(f"{rate:.1e}"))
+    if args.learning_rate is None and before is None:
+        recipe = replace(recipe, learning_rate=tuning_rate(model.config.text_config.hidden_dims))
     if args.train is not None:
-        _train(args, model, processor, rows, settings, tuning)
+        _train(args, model, processor, rows, recipe, options, tuning)
     if args.test:
-        _test(args, model, processor, rows, settings)
+        _test(args, model, processor, rows, recipe)
 
 
-def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tuning) -> None:
+def _run_before(args: argparse.Namespace) -> Run | None:
+    """Return the run that is to go on, where there is one."""
+    from mm1_mlx.training.run_folder import RunFolder, saved_run
+
+    there = RunFolder(_folder(args)).newest() if args.resume else None
+    return None if there is None else saved_run(there)
+
+
+def _tuning_before(before: Run | None) -> Tuning | None:
+    from mm1_mlx.tuning.settings import Tuning
+
+    return None if before is None else Tuning.from_dict(before.task.get("tuning"))
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    return Path(args.adapter_path).expanduser()
+
+
+def _dry_run(args: argparse.Namespace, recipe: Recipe, options: RunOptions, tuning: Tuning) -> None:
     import mlx.core as mx
 
     from mm1_mlx.checkpoint.skeleton import is_preset
@@ -115,77 +141,67 @@ def _dry_run(args: argparse.Namespace, settings: TrainingSettings, tuning: Tunin
     model, processor = flags.load_model(args, sizes_alone=True)
     if is_preset(args.model):
         print(f"{args.model}: sizes alone; tokens are counted by mm1-tiny's tokenizer, so lengths are rough")
-    keep = _kept_bytes(args)
     mac = None if args.memory is None else float(args.memory)  # YAML gives whole numbers
-    for line in dry_run(model, processor, rows, settings, tuning, keep=keep, mac=mac):
+    for line in dry_run(model, processor, rows, recipe, tuning, keep=options.cached_bytes, mac=mac):
         print(line)
-
-
-def _kept_bytes(args: argparse.Namespace) -> int:
-    """Of visual tokens of pictures seen before, at most."""
-    return int((args.cache_visual_tokens or 0) * 1e6)
-
-
-def _require_memory(trainer: Any, settings: TrainingSettings, keep: int) -> None:
-    """Refuse a run that will not fit, before it begins; not one whose weights are to be spread over processes."""
-    from mm1_mlx.machine import machine_memory
-    from mm1_mlx.training.dry_run import foreseen, require_room
-
-    sequences = trainer.batches.unopened(0)
-    if sequences and not settings.shard:
-        num_rows = len(trainer.batches.rows)
-        need = foreseen(trainer.model, sequences, settings, keep=keep, num_rows=num_rows)
-        require_room(need, machine_memory(), settings)
 
 
 def _train(
     args: argparse.Namespace,
-    model: Any,
-    processor: Any,
-    rows: dict,
-    settings: TrainingSettings,
+    model: MM1,
+    processor: Processor,
+    rows: Mapping[Split, Records],
+    recipe: Recipe,
+    options: RunOptions,
     tuning: Tuning,
 ) -> None:
     import mlx.core as mx
 
-    from mm1_mlx.training.curve import draw_curve
     from mm1_mlx.training.dry_run import learning
     from mm1_mlx.training.progress import ProgressBar
     from mm1_mlx.training.reporters import Reporter
-    from mm1_mlx.training.run_folder import newest_checkpoint
+    from mm1_mlx.training.run_folder import RunFolder
     from mm1_mlx.training.trainer import Trainer
+    from mm1_mlx.training.tuning_task import TuningTask
     from mm1_mlx.vision.cache import VisionCache
 
-    folder = Path(args.adapter_path).expanduser()
-    there = newest_checkpoint(folder)
+    folder = _folder(args)
+    there = RunFolder(folder).newest()
     if there is not None and not args.resume:
         raise TrainingError(
             f"{there} is there already; --resume goes on from it, or give another --adapter-path."
         )
-    keep = _kept_bytes(args)
-    cache = VisionCache(keep) if keep else None
     first = mx.distributed.init().rank() == 0
-    about = {"model": args.model, "data": args.data} | settings.to_dict() | {"tuning": tuning.to_dict()}
+    about = {"model": args.model, "data": args.data, "tuning": tuning.to_dict()}
+    about |= recipe.to_dict() | options.to_dict()
     reporter = Reporter(args.report_to if first else "", args.project_name, folder, about)
-    with ProgressBar(settings, json_lines=args.json, quiet=not first) as bar:
+    with ProgressBar(recipe.iters, json_lines=args.json, quiet=not first) as bar:
 
         def report(line: dict[str, Any]) -> None:
             bar.report(line)
             reporter.report(line)
 
-        trainer = Trainer(model, processor, rows, settings, tuning, folder, vision_cache=cache, report=report)
+        cache = VisionCache(options.cached_bytes) if options.cached_bytes else None
+        task = TuningTask(model, processor, rows, recipe, tuning, vision_cache=cache)
+        trainer = Trainer(task, options, folder, report=report)
         bar.say("\n".join(learning(model)))
         if not args.force:
-            _require_memory(trainer, settings, keep)
+            task.require_room()
         if args.resume and not trainer.resume():
             bar.say(f"there is no checkpoint in {folder} yet; beginning at the start")
         bar.start(trainer.progress.update)
-        progress = trainer.train()
-    if trainer.batches.left_out:
-        say(f"{number_of(len(trainer.batches.left_out), 'row')} left out")
-    if not first:
-        return
+        trainer.train()
+    if task.batches.left_out:
+        say(f"{number_of(len(task.batches.left_out), 'row')} left out")
+    if first:
+        _tell_the_end(trainer, folder)
+
+
+def _tell_the_end(trainer: Trainer, folder: Path) -> None:
+    from mm1_mlx.training.curve import draw_curve
+
     draw_curve(folder)
+    progress = trainer.progress
     if trainer.stopped_by:
         say(f"stopped by {trainer.stopped_by} after update {progress.update}; --resume goes on.")
         return
@@ -194,13 +210,17 @@ def _train(
 
 
 def _test(
-    args: argparse.Namespace, model: Any, processor: Any, rows: dict, settings: TrainingSettings
+    args: argparse.Namespace,
+    model: MM1,
+    processor: Processor,
+    rows: Mapping[Split, Records],
+    recipe: Recipe,
 ) -> None:
     from mm1_mlx.training.validation import mean_loss
 
     if "test" not in rows:
         raise DataError(f"{args.data} has no test rows; add test.jsonl.")
-    loss, learned = mean_loss(model, processor, rows["test"], settings)
+    loss, learned = mean_loss(model, processor, rows["test"], recipe)
     print(json.dumps({"test_loss": loss, "test_tokens": learned}))
 
 
@@ -210,9 +230,10 @@ def _check_data(args: argparse.Namespace) -> None:
     from mm1_mlx.data.check import check_data, render
     from mm1_mlx.data.records import open_data
 
+    recipe = training_flags.with_flags(args, DEFAULT)
     records = open_data(args.check_data)
     _, processor = flags.load_model(args)
-    limit = None if args.truncate else args.max_seq_length
+    limit = None if recipe.truncate else recipe.max_seq_length
     with tqdm(total=sum(map(len, records.values())), unit="row", file=sys.stderr, disable=None) as bar:
         report = check_data(records, processor, max_seq_length=limit, tick=bar.update)
     print(render(report))
@@ -222,14 +243,7 @@ def _check_data(args: argparse.Namespace) -> None:
         )
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, lambda parser: add_arguments(parser, argv), run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run, take_defaults=_take_defaults)
 
 if __name__ == "__main__":
     script()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mm1_mlx import flags
-from mm1_mlx.command import Subcommand, add_subcommands, exit_process, run_command
+from mm1_mlx.command import Subcommand, add_subcommands, entry_points
 from mm1_mlx.errors import CheckpointError, UsageError
 
 EXPORT = "write the decoder's LoRA or DoRA for PEFT, to be used beside the same decoder in transformers"
@@ -73,14 +73,7 @@ def _require_new(folder: Path) -> None:
         raise CheckpointError(f"--save-path {folder} exists; choose another folder.")
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

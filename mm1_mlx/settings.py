@@ -33,12 +33,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temp != 0 and not 0.01 <= self.temp <= 10:
-            raise SamplingError(f"--temp is {self.temp}, expected 0 (greedy) or 0.01 to 10.")
+            raise SamplingError(f"`temp` is {self.temp}, expected 0 (greedy) or 0.01 to 10.")
         if not 0 < self.top_p <= 1:
-            raise SamplingError(f"--top-p is {self.top_p}, expected more than 0 and at most 1.")
+            raise SamplingError(f"`top_p` is {self.top_p}, expected more than 0 and at most 1.")
         if not 0 <= self.min_p <= 1:
-            raise SamplingError(f"--min-p is {self.min_p}, expected 0 to 1.")
+            raise SamplingError(f"`min_p` is {self.min_p}, expected 0 to 1.")
         if self.top_k < 0:
-            raise SamplingError(f"--top-k is {self.top_k}, expected 0 (off) or more.")
+            raise SamplingError(f"`top_k` is {self.top_k}, expected 0 (off) or more.")
         if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise SamplingError(f"--seed is {self.seed}, expected 0 to 2^64 - 1.")
+            raise SamplingError(f"`seed` is {self.seed}, expected 0 to 2^64 - 1.")

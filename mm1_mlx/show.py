@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm1_mlx import flags
-from mm1_mlx.command import Subcommand, add_subcommands, exit_process, run_command
+from mm1_mlx.command import Subcommand, add_subcommands, entry_points
 from mm1_mlx.presets import preset
 from mm1_mlx.settings import EMBEDDED_MODEL, MAX_TOKENS
 
@@ -198,7 +198,7 @@ def _encoder_of(folder: Path, config: MM1Config) -> dict[str, Any]:
         return {}
     from mlx_lm.tokenizer_utils import load as load_tokenizer
 
-    from mm1_mlx.checkpoint.load import reading_tokenizer
+    from mm1_mlx.checkpoint.tokenizer import reading_tokenizer
 
     with reading_tokenizer(folder):
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
@@ -215,14 +215,7 @@ def _name(args: argparse.Namespace) -> str:
     return Path(args.picture).name if args.picture[:5] not in ("-", "data:") else "the picture"
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run_command(__doc__, add_arguments, run, argv)
-
-
-def script() -> None:
-    """The console script."""
-    exit_process(main())
-
+main, script = entry_points(__doc__, add_arguments, run)
 
 if __name__ == "__main__":
     script()

@@ -6,40 +6,40 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mm1_mlx.data.settings import OPTIMIZERS, SCHEDULES, TrainingSettings
 from mm1_mlx.errors import ConfigError, PromptError, UsageError
 from mm1_mlx.settings import ADAPTER_RANK, ADAPTER_SCALE
+from mm1_mlx.strict import Config
+from mm1_mlx.training.options import RunOptions
+from mm1_mlx.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 if TYPE_CHECKING:
     from mm1_mlx.tuning.settings import Tuning
 
+C = TypeVar("C", bound=Config)
+
 PARTS = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
 ADAPTERS = ("lora", "dora")
 HOW = (*ADAPTERS, "full")
-MEANT = {"frozen": (), "full": ("num_layers",)}  # the options that a way to learn has
-MEANT |= dict.fromkeys(ADAPTERS, ("num_layers", "rank", "scale", "dropout"))
 BY_PART = "; for one part alone as PART=VALUE, such as encoder=4"
 
 
-def add_data(parser: argparse.ArgumentParser, default: TrainingSettings) -> None:
-    """Which rows, and how they become sequences."""
+def add_data(parser: argparse.ArgumentParser, default: Recipe) -> None:
+    """Add which rows there are, and how they become sequences."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", metavar="DIR", help="folder with train.jsonl, valid.jsonl, test.jsonl, or a hub id"
     )
     data.add_argument(
-        "--max-seq-length", type=int, default=default.max_seq_length, help="tokens of a packed sequence"
+        "--max-seq-length", type=int, help=_told("tokens of a packed sequence", default.max_seq_length)
     )
     data.add_argument(
-        "--pack", action=argparse.BooleanOptionalAction, default=default.pack, help="rows share a sequence"
+        "--pack", action=argparse.BooleanOptionalAction, help=_told("rows share a sequence", default.pack)
     )
-    data.add_argument(
-        "--truncate", action="store_true", help="cut rows that are longer, never inside a picture"
-    )
-    data.add_argument("--skip-bad", action="store_true", help="train without rows that cannot be used")
-    data.add_argument("--train-on-prompt", action="store_true", help="learn the user's turns too")
+    _add_switch(data, "--truncate", "cut rows that are longer, never inside a picture")
+    _add_switch(data, "--skip-bad", "train without rows that cannot be used")
+    _add_switch(data, "--train-on-prompt", "learn the user's turns too")
     data.add_argument(
         "--cache-visual-tokens", metavar="MB", type=float, nargs="?", const=4000.0,
         help="encode every picture once, where encoder and connector are frozen, and keep so much (4000)",
@@ -47,76 +47,69 @@ def add_data(parser: argparse.ArgumentParser, default: TrainingSettings) -> None
 
 
 def add_parts(parser: argparse.ArgumentParser) -> None:
-    """Which parts learn, and by which adapters."""
+    """Add which parts learn, and by which adapters."""
     parts = parser.add_argument_group("parts")
     parts.add_argument(
-        "--fine-tune-type", choices=HOW, default="lora", help="of parts that --train names without HOW"
+        "--fine-tune-type", choices=HOW, help=_told("of parts that --train names without HOW", ADAPTERS[0])
     )
-    parts.add_argument(
-        "--num-layers", nargs="+", default=-1, metavar="N",
-        help=f"that learn: the last so many of decoder and encoder, -1 for all{BY_PART}",
-    )  # fmt: skip
-    parts.add_argument(
-        "--rank", nargs="+", default=ADAPTER_RANK, metavar="N", help=f"of LoRA and DoRA{BY_PART}"
-    )
-    parts.add_argument(
-        "--scale", nargs="+", default=ADAPTER_SCALE, metavar="X", help=f"of LoRA and DoRA{BY_PART}"
-    )
-    parts.add_argument("--dropout", nargs="+", default=0.0, metavar="P", help=f"of LoRA and DoRA{BY_PART}")
+    layers = f"that learn: the last so many of decoder and encoder, -1 for all{BY_PART}"
+    parts.add_argument("--num-layers", nargs="+", metavar="N", help=_told(layers, -1))
+    adapters = f"of LoRA and DoRA{BY_PART}"
+    parts.add_argument("--rank", nargs="+", metavar="N", help=_told(adapters, ADAPTER_RANK))
+    parts.add_argument("--scale", nargs="+", metavar="X", help=_told(adapters, ADAPTER_SCALE))
+    parts.add_argument("--dropout", nargs="+", metavar="P", help=_told(adapters, 0.0))
     parts.add_argument(
         "--keys", nargs="+", metavar="NAME",
         help="linears that get adapters, or patterns, of the decoder; of another part as PART=NAME; by default all",
     )  # fmt: skip
 
 
-def add_how(parser: argparse.ArgumentParser, default: TrainingSettings, *, rate: str) -> None:
-    """Batches, optimizer and memory. ``rate`` tells the default of the learning rate."""
+def add_how(parser: argparse.ArgumentParser, default: Recipe, *, rate: str) -> None:
+    """Add batches, optimizer and memory. ``rate`` tells the default of the learning rate."""
     how = parser.add_argument_group("how")
-    how.add_argument("--iters", type=int, default=default.iters, help="updates")
+    how.add_argument("--iters", type=int, help=_told("updates", default.iters))
     how.add_argument(
-        "--batch-size", type=int, default=default.batch_size, help="rows at once, all machines together"
+        "--batch-size", type=int, help=_told("rows at once, all machines together", default.batch_size)
     )
     how.add_argument(
-        "--grad-accumulation-steps", type=int, default=default.grad_accumulation_steps, metavar="N",
-        help="batches for one update",
+        "--grad-accumulation-steps", type=int, metavar="N",
+        help=_told("batches for one update", default.grad_accumulation_steps),
     )  # fmt: skip
     how.add_argument("--learning-rate", type=float, help=rate)
     how.add_argument(
-        "--learning-rate-factors", type=float, nargs=3, default=default.learning_rate_factors,
-        metavar=("ENCODER", "CONNECTOR", "DECODER"), help="each part's share of the rate",
+        "--learning-rate-factors", type=float, nargs=3, metavar=("ENCODER", "CONNECTOR", "DECODER"),
+        help=_told("each part's share of the rate", default.learning_rate_factors),
     )  # fmt: skip
-    how.add_argument("--schedule", choices=SCHEDULES, default=default.schedule, help="of the learning rate")
-    how.add_argument("--warmup", type=int, default=default.warmup, help="updates from 0 to the highest rate")
+    how.add_argument("--schedule", choices=SCHEDULES, help=_told("of the learning rate", default.schedule))
+    how.add_argument("--warmup", type=int, help=_told("updates from 0 to the highest rate", default.warmup))
+    ends = _told("where the schedule ends, as a share of the highest rate", default.final_rate)
+    how.add_argument("--final-rate", type=float, metavar="SHARE", help=ends)
     how.add_argument(
-        "--optimizer", choices=OPTIMIZERS, default=default.optimizer, help="that updates the weights"
+        "--optimizer", choices=OPTIMIZERS, help=_told("that updates the weights", default.optimizer)
     )
     how.add_argument(
-        "--weight-decay", type=float, default=default.weight_decay, help="of adamw, lion, muon, sgd"
+        "--weight-decay", type=float, help=_told("of adamw, lion, muon, sgd", default.weight_decay)
     )
-    how.add_argument(
-        "--clip-norm", type=float, default=default.clip_norm, help="of the whole gradient; 0: not clipped"
-    )
-    how.add_argument("--grad-checkpoint", action="store_true", help="less memory, more time")
-    how.add_argument(
-        "--shard", action="store_true", help="spread weights and optimizer over the processes of mlx.launch"
-    )
+    norm = _told("of the whole gradient; 0: not clipped", default.clip_norm)
+    how.add_argument("--clip-norm", type=float, help=norm)
+    _add_switch(how, "--grad-checkpoint", "less memory, more time")
+    _add_switch(how, "--shard", "spread weights and optimizer over the processes of mlx.launch")
     how.add_argument("--vision-batch-size", type=int, metavar="N", help="views encoded together")
-    how.add_argument("--seed", type=int, default=default.seed, help="of order, adapters and dropout")
+    how.add_argument("--seed", type=int, help=_told("of order, adapters and dropout", default.seed))
 
 
-def add_run(parser: argparse.ArgumentParser, default: TrainingSettings) -> None:
-    """What a run leaves behind, and when."""
+def add_run(parser: argparse.ArgumentParser, default: RunOptions) -> None:
+    """Add what a run leaves behind, and when."""
     run = parser.add_argument_group("the run")
     run.add_argument(
         "--adapter-path", default="adapters", metavar="DIR", help="where adapter, checkpoints and metrics go"
     )
-    run.add_argument(
-        "--val-batches", type=int, default=default.val_batches, help="of one validation; -1: all rows"
-    )
-    run.add_argument("--steps-per-report", type=int, default=default.steps_per_report, help="updates")
-    run.add_argument("--steps-per-eval", type=int, default=default.steps_per_eval, help="updates")
-    run.add_argument("--save-every", type=int, default=default.save_every, help="updates")
-    run.add_argument("--keep", type=int, default=default.keep, help="checkpoints; older ones are deleted")
+    batches = _told("of one validation; -1: all rows", default.val_batches)
+    run.add_argument("--val-batches", type=int, help=batches)
+    run.add_argument("--steps-per-report", type=int, help=_told("updates", default.steps_per_report))
+    run.add_argument("--steps-per-eval", type=int, help=_told("updates", default.steps_per_eval))
+    run.add_argument("--save-every", type=int, help=_told("updates", default.save_every))
+    run.add_argument("--keep", type=int, help=_told("checkpoints; older ones are deleted", default.keep))
     run.add_argument("--json", action="store_true", help="print metrics as JSON lines")
     run.add_argument(
         "--report-to", default="", metavar="NAMES", help="wandb, swanlab or both, with a comma between"
@@ -124,19 +117,32 @@ def add_run(parser: argparse.ArgumentParser, default: TrainingSettings) -> None:
     run.add_argument("--project-name", metavar="NAME", help="there")
 
 
-def settings_of(args: argparse.Namespace) -> TrainingSettings:
-    """Of the run.
+def _add_switch(group: Any, flag: str, about: str) -> None:
+    group.add_argument(flag, action="store_true", default=None, help=about)
+
+
+def _told(about: str, default: Any) -> str:
+    """Return the help of a flag that is None where it is not given, so that a run that goes on keeps its own value."""
+    return f"{about} (default: {default})"
+
+
+def with_flags(args: argparse.Namespace, settings: C) -> C:
+    """Return settings as they are but for what the flags, a file or a recipe's flag give.
 
     Raises:
         ConfigError: a value is out of range.
     """
-    names = {field.name for field in fields(TrainingSettings)}
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return TrainingSettings.from_dict(given)
+    given = {field.name: getattr(args, field.name, None) for field in fields(settings)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return type(settings).from_dict(settings.to_dict() | given)
 
 
-def tuning_of(args: argparse.Namespace) -> Tuning:
-    """Which parts learn, and how.
+def tuning_of(args: argparse.Namespace, before: Tuning | None = None) -> Tuning:
+    """Return which parts learn, and how.
+
+    Args:
+        args: parsed.
+        before: holds where the flags say nothing, in a run that goes on; by default adapters on the decoder.
 
     Raises:
         UsageError: a part or a way to learn is unknown, or a value is no number.
@@ -144,43 +150,59 @@ def tuning_of(args: argparse.Namespace) -> Tuning:
     """
     from mm1_mlx.tuning.settings import PartTuning, Tuning
 
-    hows, keys = _hows(args), _keys(args)
-    options = {
-        "num_layers": _numbers("--num-layers", args.num_layers, int),
-        "rank": _numbers("--rank", args.rank, int),
-        "scale": _numbers("--scale", args.scale, float),
-        "dropout": _numbers("--dropout", args.dropout, float),
-    }
-    parts = {}
-    for name, part in PARTS.items():
-        how = hows.get(name, "frozen")
+    if before is None:
+        before = Tuning(PartTuning("frozen"), PartTuning("frozen"), PartTuning(ADAPTERS[0]))
+    hows, keys = _hows(args, before), _keys(args)
+    num_layers = _numbers("--num-layers", args.num_layers, int)
+    rank, scale = _numbers("--rank", args.rank, int), _numbers("--scale", args.scale, float)
+    dropout = _numbers("--dropout", args.dropout, float)
+
+    def made(name: str, how: str, own: PartTuning) -> PartTuning:
         if keys[name] and how not in ADAPTERS:
             raise UsageError(
                 f"--keys names linears of the {name}, which gets no adapters; --train {name}=lora."
             )
-        own = {option: options[option][name] for option in MEANT[how] if name in options[option]}
-        parts[part] = PartTuning(how=how, keys=tuple(keys[name]), **own)
-    return Tuning(**parts)
+        if how == "frozen":
+            return PartTuning(how)
+        layers = num_layers.get(name, own.num_layers)
+        if how == "full":
+            return PartTuning(how, num_layers=layers)
+        return PartTuning(
+            how,
+            rank=rank.get(name, own.rank),
+            scale=scale.get(name, own.scale),
+            dropout=dropout.get(name, own.dropout),
+            keys=tuple(keys[name]) or own.keys,
+            num_layers=layers,
+        )
+
+    return Tuning(*(made(name, hows[name], getattr(before, part)) for name, part in PARTS.items()))
 
 
-def _hows(args: argparse.Namespace) -> dict[str, str]:
-    """How the parts learn that do."""
-    chosen = {}
-    for word in _words(args.train or ["decoder"]):
+def _hows(args: argparse.Namespace, before: Tuning) -> dict[str, str]:
+    """Return how each part learns."""
+    hows = {name: getattr(before, part).how for name, part in PARTS.items()}
+    if not args.train:
+        if args.fine_tune_type in (None, *hows.values()):
+            return hows
+        return {name: how if how == "frozen" else args.fine_tune_type for name, how in hows.items()}
+    chosen = dict.fromkeys(PARTS, "frozen")
+    for word in _words(args.train):
         name, _, how = word.partition("=")
         name = {"image_encoder": "encoder"}.get(name, name)
         if name not in PARTS or (how and how not in HOW):
             raise UsageError(
                 f"--train {word}: expected {', '.join(PARTS)}, each alone or with ={', ='.join(HOW)}."
             )
-        chosen[name] = how or args.fine_tune_type
+        by_default = ADAPTERS[0] if hows[name] == "frozen" else hows[name]
+        chosen[name] = how or args.fine_tune_type or by_default
     return chosen
 
 
 def _numbers(flag: str, given: Any, kind: Callable[[Any], Any]) -> dict[str, Any]:
-    """A value for each part that has one: the one for all, or its own."""
+    """Return a value for each part that has one: the one for all, or its own."""
     found: dict[str, Any] = {}
-    for word in _words(given):
+    for word in _words([] if given is None else given):
         name, value = _of_part(flag, word)
         try:
             number = kind(value)
@@ -191,7 +213,7 @@ def _numbers(flag: str, given: Any, kind: Callable[[Any], Any]) -> dict[str, Any
 
 
 def _keys(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Names of linears by part; a name without a part is the decoder's."""
+    """Return names of linears by part; a name without a part is the decoder's."""
     found: dict[str, list[str]] = {name: [] for name in PARTS}
     for word in _words(args.keys or []):
         name, key = _of_part("--keys", word)
@@ -200,7 +222,7 @@ def _keys(args: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def _of_part(flag: str, word: str) -> tuple[str, str]:
-    """The part that ``PART=VALUE`` is for, none for ``VALUE`` alone, and the value."""
+    """Return the part that ``PART=VALUE`` is for, none for ``VALUE`` alone, and the value."""
     name, _, value = word.rpartition("=")
     if name and name not in PARTS:
         raise UsageError(f"{flag} {word}: there is no part {name!r}; there are {', '.join(PARTS)}.")
@@ -208,7 +230,7 @@ def _of_part(flag: str, word: str) -> tuple[str, str]:
 
 
 def _words(given: Any) -> list[str]:
-    """As on the command line; a YAML file may also give one value alone, or a mapping from parts to values."""
+    """Return words as on the command line; a YAML file may also give one value alone, or a mapping from parts to values."""
     if isinstance(given, Mapping):
         return [f"{part}={word}" for part, value in given.items() for word in _words(value)]
     return [str(word) for word in (given if isinstance(given, list) else [given])]
@@ -217,7 +239,7 @@ def _words(given: Any) -> list[str]:
 def take_defaults(
     parser: argparse.ArgumentParser, argv: list[str] | None, recipes: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """What the recipes' flags and the file of ``-c`` in ``argv`` say become the defaults of ``parser``.
+    """Have what the recipes' flags and the file of ``-c`` in ``argv`` say become the defaults of ``parser``.
 
     Args:
         parser: with all its flags.
@@ -241,7 +263,7 @@ def take_defaults(
 
 
 def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
-    """Flags and their values; the keys may be written with - or _, and adapters as mlx-lm writes them."""
+    """Read flags and their values; the keys may be written with - or _, and adapters as mlx-lm writes them."""
     import yaml
 
     from mm1_mlx.files.json_lines import require_known

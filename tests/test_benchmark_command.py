@@ -9,9 +9,6 @@ from functools import partial
 import pytest
 from conftest import TINY_FOLDER
 
-from mm1_mlx.config import MlxLmDecoderConfig
-from mm1_mlx.presets import DECODERS
-
 command = importlib.import_module("mm1_mlx.benchmark")
 QUICK = ("--repeats", 2, "--max-tokens", 3, "--prompt-tokens", 4, "--picture-size", 60, 40)
 
@@ -75,19 +72,6 @@ def test_parts_can_be_replaced_and_shortened(run):
     assert found["encoder_layers"] == 1  # CLIP's features are taken before the last layer
     assert found["decoder_layers"] == 1
     assert found["cases"][0]["phases"]["encoder"]["flops"] > 2 * 576 * 12 * 1024**2
-
-
-def test_the_first_layers_of_a_sparse_decoder_are_dense():
-    sparse = DECODERS["mm1-7b-moe"]
-    first, four = (command.first_layers(sparse, layers) for layers in (3, 4))
-    assert (first.num_layers, first.num_experts) == (3, 0)
-    assert (four.num_layers, four.num_experts) == (4, 32) and four.is_sparse(3)
-
-
-def test_a_decoder_of_mlx_lm_is_cut_with_its_lists():
-    values = {"model_type": "qwen3", "hidden_size": 8, "vocab_size": 9, "num_hidden_layers": 3}
-    cut = command.first_layers(MlxLmDecoderConfig(values | {"layer_types": ["a", "b", "c"]}), 2)
-    assert cut.values["num_hidden_layers"] == 2 and cut.values["layer_types"] == ["a", "b"]
 
 
 def test_quadrants_are_five_views(run):

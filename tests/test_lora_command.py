@@ -110,6 +110,58 @@ def test_a_run_with_other_settings_does_not_go_on(run):
     assert code == 1 and "settings.learning_rate was 0.00047 and is 0.5" in err
 
 
+def settings_in(folder):
+    newest = max((folder / "checkpoints").iterdir())
+    found = json.loads((newest / "run.json").read_text())
+    return found["settings"] | found["options"], found["tuning"]
+
+
+def test_a_run_goes_on_with_its_own_settings_where_none_are_given(run, tmp_path):
+    how = (
+        "--train",
+        "connector=full",
+        "decoder=dora",
+        "--rank",
+        3,
+        "--keys",
+        "*.q_proj",
+        "--schedule",
+        "constant",
+    )
+    run(*how, *QUICK, "--warmup", 1, "--seed", 5)
+    before = settings_in(tmp_path / "adapters")
+    assert before[0]["steps_per_eval"] == 2
+    code, out, err = run("--train", "--resume", "--iters", 6)
+    assert code == 0, err
+    assert "update 5: loss" in out and "update 6: validation loss" in out
+    settings, tuning = settings_in(tmp_path / "adapters")
+    assert (settings, tuning) == (before[0] | {"iters": 6}, before[1])
+
+
+def test_a_run_may_be_watched_otherwise_when_it_goes_on(run, tmp_path):
+    run("--train", *QUICK)
+    code, out, err = run("--train", "--resume", "--iters", 6, "--steps-per-report", 2, "--rank", 8)
+    assert code == 0, err
+    assert "update 6: loss" in out and "update 5: loss" not in out
+    assert settings_in(tmp_path / "adapters")[0]["steps_per_report"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--rank", 4), "tuning.decoder.rank was 8 and is 4"),
+        (("--fine-tune-type", "full"), "tuning.decoder.how was 'lora' and is 'full'"),
+        (("--iters", 3), "settings.iters was 4 and is 3"),
+        (("--truncate",), "settings.truncate was False and is True"),
+        (("--mm1-sft",), "settings.optimizer was 'adamw' and is 'adafactor'"),
+    ],
+)
+def test_a_flag_that_is_not_the_runs_is_refused_when_it_goes_on(run, flags, words):
+    run("--train", *QUICK)
+    code, _, err = run("--train", "--resume", *flags)
+    assert code == 1 and words in err and "or another --adapter-path" in err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_leaves(data, tmp_path, number):

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,18 @@ def test_the_chat_command_answers_on_a_pipe():
     assert "0 picture views encoded" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:|#)([^)]+)\)", README))
-def test_linked_files_exist(path):
-    assert (ROOT / path).exists()
+HOME = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+
+
+@pytest.mark.parametrize("link", re.findall(rf"\]\({HOME}/([^)]+)\)", README))
+def test_linked_files_exist(link):
+    kind, branch, path = link.split("/", 2)
+    assert branch == "main" and (ROOT / path).exists()
+    assert kind == ("tree" if (ROOT / path).is_dir() else "blob")
+
+
+def test_links_lead_there_from_the_package_index_too():
+    assert not re.findall(r"\]\((?!https?:|#)([^)]+)\)", README)
 
 
 def test_the_continuous_integration_runs_the_readmes_question():

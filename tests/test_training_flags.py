@@ -5,14 +5,15 @@ import argparse
 import pytest
 
 from mm1_mlx.errors import ConfigError, UsageError
-from mm1_mlx.lora import add_arguments
-from mm1_mlx.training_flags import settings_of, tuning_of
+from mm1_mlx.lora import DEFAULT, _take_defaults, add_arguments
+from mm1_mlx.training_flags import tuning_of, with_flags
 
 
 def parsed(*argv):
     words = [str(word) for word in argv]
     parser = argparse.ArgumentParser()
-    add_arguments(parser, words)
+    add_arguments(parser)
+    _take_defaults(parser, words)
     return parser.parse_args(words)
 
 
@@ -67,7 +68,7 @@ def test_a_file_gives_values_by_part(recipe):
     assert (tuning.image_encoder.how, tuning.decoder.how) == ("lora", "dora")
     assert (tuning.image_encoder.rank, tuning.decoder.rank) == (4, 16)
     assert tuning.image_encoder.keys == ("fc1", "fc2") and tuning.decoder.keys == ("self_attn.q_proj",)
-    assert not settings_of(args).pack
+    assert not with_flags(args, DEFAULT).pack
 
 
 def test_a_file_may_hold_adapters_as_mlx_lm_writes_them(recipe):
@@ -79,7 +80,7 @@ def test_a_file_may_hold_adapters_as_mlx_lm_writes_them(recipe):
 
 
 def test_a_file_may_ask_for_mm1s_recipe_and_change_it(recipe):
-    settings = settings_of(recipe("mm1-sft: true\nlearning-rate: 2.0e-5\n"))
+    settings = with_flags(recipe("mm1-sft: true\nlearning-rate: 2.0e-5\n"), DEFAULT)
     assert (settings.optimizer, settings.learning_rate) == ("adafactor", 2e-5)
 
 

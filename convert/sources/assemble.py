@@ -12,19 +12,6 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from convert.hub import find_source, hub_ids
-from convert.image_encoders import (
-    clip_config,
-    open_clip_config,
-    open_clip_keys,
-    siglip_config,
-    transformers_keys,
-)
-from convert.key_table import SAME, KeyTable, Move
-from convert.recipe import PREPROCESSOR, LoadedTensors, Options, Part, Recipe
-from convert.source_config import read_json
-from convert.tensors import Tensors, open_tensors
-from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 from mm1_mlx.config import (
     CLIP_MEAN,
     CLIP_STD,
@@ -38,10 +25,31 @@ from mm1_mlx.errors import CheckpointError
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
+from ..hub import find_source, hub_ids
+from ..image_encoders import (
+    clip_config,
+    open_clip_config,
+    open_clip_keys,
+    siglip_config,
+    transformers_keys,
+)
+from ..key_table import SAME, KeyTable, Move
+from ..recipe import PREPROCESSOR, LoadedTensors, Options, Part, Recipe
+from ..source_config import read_json
+from ..tensors import Tensors, open_tensors
+from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
+
 # Tokens of public tokenizers that text never holds.
 IMAGE_TOKENS = (
-    *("<image>", "<|image|>", "<|image_pad|>", "<image_soft_token>", "<|vision_pad|>", "<unused0>"),
-    *("<|reserved_special_token_0|>", "[control_8]", "<unk>"),
+    "<image>",
+    "<|image|>",
+    "<|image_pad|>",
+    "<image_soft_token>",
+    "<|vision_pad|>",
+    "<unused0>",
+    "<|reserved_special_token_0|>",
+    "[control_8]",
+    "<unk>",
 )
 CONNECTOR_WIDTH = 1024  # of Honeybee's convolutions, narrower where encoder and decoder are
 NOT_SIZES = {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
@@ -56,7 +64,7 @@ def assemble(options: Options) -> Recipe:
         ConfigError: the decoder takes no pictures, or the sizes fit no connector.
     """
     if options.encoder is None or options.decoder is None:
-        raise CheckpointError("nothing to convert: give SOURCE, or --encoder and --decoder for a new model.")
+        raise CheckpointError("nothing to convert: give SOURCE, or `encoder` and `decoder` for a new model.")
     encoder_folder, folder = find_source(options.encoder), find_source(options.decoder)
     encoder, image, tensors, encoder_table = _encoder(encoder_folder, options)
     decoder, arrays = _decoder(folder)
@@ -94,7 +102,9 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     config = read_json(folder / "config.json")
     values = dict(config.values)
     if values.get("quantization") or values.get("quantization_config"):
-        raise CheckpointError(f"{config.where}: the decoder is quantized; take the original and give -q.")
+        raise CheckpointError(
+            f"{config.where}: the decoder is quantized; take the original and `quantize` it."
+        )
     if "tie_word_embeddings" not in values and "lm_head.weight" in open_tensors(folder).infos:
         values["tie_word_embeddings"] = False  # mlx-lm's default for some decoders ties, and drops the head
     values = _old_rope(values)
@@ -136,7 +146,7 @@ def _as_it_is(tensors: LoadedTensors) -> Part:
 def _fresh(config: ConnectorConfig, seed: int, dtype: mx.Dtype) -> dict[str, mx.array]:
     """The random weights of a new connector."""
     if not 0 <= seed < 2**64:
-        raise CheckpointError(f"--seed is {seed}, expected 0 to 2^64 - 1.")
+        raise CheckpointError(f"`seed` is {seed}, expected 0 to 2^64 - 1.")
     mx.random.seed(seed)
     weights = tree_flatten(make_connector(config).parameters())
     return {f"connector.{key}": value.astype(dtype) for key, value in weights}
@@ -163,10 +173,10 @@ def _connector_config(
 def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageConfig, Tensors, KeyTable]:
     """The image encoder of a CLIP or SigLIP checkpoint, its preprocessing, tensors and table."""
     tensors = open_tensors(folder)
-    chosen = {} if options.feature_layer is None else {"feature_layer": options.feature_layer}
+    layer = -1 if options.feature_layer is None else options.feature_layer
     if any(name.startswith("visual.") for name in tensors.infos):
         values = read_json(folder / "open_clip_config.json")
-        encoder = open_clip_config(values.section("model_cfg"), **chosen)
+        encoder = open_clip_config(values.section("model_cfg"), feature_layer=layer)
         preprocess = values.section("preprocess_cfg") if "preprocess_cfg" in values else values
         mode = preprocess.get("resize_mode", str, "shortest")
         if mode not in ("shortest", "squash"):
@@ -187,10 +197,10 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
     vision = values.section("vision_config") if "vision_config" in values else values
     kind = str(vision.get("model_type", str, values.get("model_type", str, "")))
     if "siglip" in kind and "siglip2" not in kind:
-        encoder = siglip_config(vision, **chosen, final_norm=options.feature_layer in (None, -1))
+        encoder = siglip_config(vision, feature_layer=layer, final_norm=layer == -1)
         mean = std = HALF
     elif "clip" in kind and "siglip" not in kind:
-        encoder = clip_config(vision, **chosen)
+        encoder = clip_config(vision, feature_layer=layer)
         mean, std = CLIP_MEAN, CLIP_STD
     else:
         raise CheckpointError(

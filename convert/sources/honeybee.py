@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.c_abstractor import check_declared, connector_config, connector_keys
-from convert.hub import hub_ids
-from convert.image_encoders import clip_config, clip_values, transformers_keys
-from convert.key_table import KeyTable
-from convert.llama import HEAD, llama_config, llama_keys
-from convert.recipe import Options, Part, Recipe, Shapes, below, shapes_of
-from convert.source_config import SourceConfig
-from convert.tensors import Tensors, open_tensors
-from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 from mm1_mlx.config import CLIP_MEAN, CLIP_STD, ImageConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
+
+from ..c_abstractor import check_declared, connector_config, connector_keys
+from ..hub import hub_ids
+from ..image_encoders import clip_config, clip_values, transformers_keys
+from ..key_table import KeyTable
+from ..llama import HEAD, llama_config, llama_keys
+from ..recipe import Options, Part, Recipe, Shapes, below, shapes_of
+from ..source_config import SourceConfig
+from ..tensors import Tensors, open_tensors
+from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 
 ENCODER, CONNECTOR, DECODER = "vision_model.vision_model.", "abstractor.", "language_model."
 

@@ -10,16 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from convert.c_abstractor import connector_config, connector_keys
-from convert.image_encoders import clip_config, siglip_config, transformers_keys
-from convert.key_table import SAME, KeyTable, Move
-from convert.llama import llama_config, llama_keys
-from convert.recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, below, shapes_of
-from convert.source_config import SourceConfig, read_json
-from convert.tensors import open_tensors
-from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 from mm1_mlx.config import ImageConfig, ImageEncoderConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
+
+from ..c_abstractor import connector_config, connector_keys
+from ..image_encoders import clip_config, siglip_config, transformers_keys
+from ..key_table import SAME, KeyTable, Move
+from ..llama import llama_config, llama_keys
+from ..recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, below, shapes_of
+from ..source_config import SourceConfig, read_json
+from ..tensors import open_tensors
+from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 
 ENCODER, CONNECTOR, DECODER = "vision_model.vision_model.", "mm_projector.", "language_model."
 ROW_END = "image_newline"

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from convert.c_abstractor import check_declared, connector_config, connector_keys
-from convert.image_encoders import qwen2_vl_config, qwen2_vl_keys
-from convert.key_table import KeyTable
-from convert.llama import llama_config, llama_keys
-from convert.recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, below, shapes_of
-from convert.source_config import SourceConfig, read_json
-from convert.tensors import open_tensors
-from convert.tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 from mm1_mlx.config import CLIP_MEAN, CLIP_STD, ImageConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
+
+from ..c_abstractor import check_declared, connector_config, connector_keys
+from ..image_encoders import qwen2_vl_config, qwen2_vl_keys
+from ..key_table import KeyTable
+from ..llama import llama_config, llama_keys
+from ..recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, below, shapes_of
+from ..source_config import SourceConfig, read_json
+from ..tensors import open_tensors
+from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 
 ENCODER, CONNECTOR, DECODER = "vision_model.", "abstractor.", "language_model."
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convert.key_table import SAME, KeyTable, Move
-from convert.recipe import ORIGIN, Options, Part, Recipe
-from convert.source_config import SourceConfig, read_json
-from convert.tensors import open_tensors
 from mm1_mlx.checkpoint.load import read_config
 from mm1_mlx.errors import CheckpointError
+
+from ..key_table import SAME, KeyTable, Move
+from ..recipe import ORIGIN, Options, Part, Recipe
+from ..source_config import SourceConfig, read_json
+from ..tensors import open_tensors
 
 
 def matches(config: SourceConfig) -> bool:

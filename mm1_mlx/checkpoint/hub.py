@@ -18,7 +18,7 @@ FILES = ["*.json", "tokenizer.model", "*.txt", "*.jinja", "README.md"]
 
 
 def find_folder(name: str | Path, *, weights: bool = True) -> Path:
-    """The folder of an embedded model, a local folder, or a hub model (downloaded once, then cached).
+    """Return the folder of an embedded model, a local folder, or a hub model (downloaded once, then cached).
 
     Args:
         name: of the model.
@@ -34,9 +34,9 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
         if path.is_dir():
             return path
         if path.exists():
-            raise CheckpointError(f"{path} is a file; --model takes a model folder.")
+            raise CheckpointError(f"{path} is a file; give a model folder.")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"--model {str(name)[:80]!r} cannot be looked up ({error}).") from None
+        raise CheckpointError(f"the model {str(name)[:80]!r} cannot be looked up ({error}).") from None
     if isinstance(name, str) and HUB_ID.fullmatch(name):
         return _download(name, [*FILES, WEIGHTS] if weights else FILES)
     if str(name) in DECODERS:
@@ -50,7 +50,7 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
 
 
 def _download(name: str, files: list[str]) -> Path:
-    """The configuration first: a model of another kind is refused before gigabytes of it arrive."""
+    """Fetch the configuration first: a model of another kind is refused before gigabytes of it arrive."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     try:

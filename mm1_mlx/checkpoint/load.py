@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,17 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mm1_mlx.checkpoint.hub import WEIGHTS, find_folder
+from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.json_files import parse_json
-from mm1_mlx.files.tensor_files import check_weights, evaluate_weights, read_tensors
+from mm1_mlx.files.tensor_files import read_tensors
+from mm1_mlx.files.weights import check_weights, evaluate_weights
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import DTYPES
 from mm1_mlx.tuning.adapters import still_untrained
+from mm1_mlx.tuning.folder import combine_adapters
 
 HF_KEYS = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
 
@@ -66,8 +67,6 @@ def load(
         model.set_dtype(getattr(mx, dtype))
     model.eval()
     if adapter_path:
-        from mm1_mlx.tuning.folder import combine_adapters
-
         combine_adapters(model, adapter_path if isinstance(adapter_path, Mapping) else {adapter_path: 1.0})
     if untrained := still_untrained(model):
         verb = "is" if len(untrained) == 1 else "are"
@@ -79,7 +78,7 @@ def load(
 
 
 def read_config(folder: Path) -> MM1Config:
-    """The configuration of a model folder.
+    """Return the configuration of a model folder.
 
     Raises:
         CheckpointError: there is none, or it is not JSON.
@@ -91,7 +90,7 @@ def read_config(folder: Path) -> MM1Config:
         found = values.get("model_type") if isinstance(values, dict) else values
         raise CheckpointError(
             f"{path}: model_type is {found!r}, expected 'mm1'; turn a PyTorch checkpoint into a model "
-            f"folder first: python -m convert {path.parent} --output DIR"
+            f"folder first: python -m mm1_mlx.convert {path.parent} --output DIR"
         )
     try:
         return MM1Config.from_dict({k: v for k, v in values.items() if k not in HF_KEYS})
@@ -113,7 +112,7 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
 
 
 def stored_dtype(folder: Path) -> mx.Dtype:
-    """The floating-point type in which a model folder keeps its weights; loading may give another.
+    """Return the floating-point type in which a model folder keeps its weights; loading may give another.
 
     Raises:
         CheckpointError: the weights are absent or damaged.
@@ -143,53 +142,3 @@ def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"config.json: quantization {quantization} cannot be applied ({error}).") from None
-
-
-@contextmanager
-def reading_tokenizer(folder: Path) -> Iterator[None]:
-    """Keep transformers quiet, and say in the user's words what it cannot read.
-
-    Raises:
-        CheckpointError: whatever a broken file provokes in it.
-    """
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def load_tokenizer_of(folder: Path, config: MM1Config) -> Any:
-    """The folder's tokenizer, which must fit ``config``.
-
-    Raises:
-        CheckpointError: it does not.
-    """
-    from mlx_lm.tokenizer_utils import load as load_tokenizer
-
-    eos = config.eos_token_id
-    generation_config = folder / "generation_config.json"
-    with reading_tokenizer(folder):  # which warns that it does not know the model type mm1
-        if generation_config.exists():
-            eos = json.loads(generation_config.read_text()).get("eos_token_id", eos)
-        tokenizer = load_tokenizer(
-            folder,
-            {"trust_remote_code": False},  # else transformers asks on stdin whether to run the folder's code
-            eos_token_ids=list(eos) if isinstance(eos, tuple) else eos,
-        )
-    if tokenizer.vocab_size > config.text_config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but the model's vocabulary is "
-            f"{config.text_config.vocab_size}."
-        )
-    if tokenizer.convert_ids_to_tokens(config.image_token_id) is None:
-        raise CheckpointError(
-            f"image_token_id is {config.image_token_id}, which the tokenizer of {folder} does not know."
-        )
-    return tokenizer

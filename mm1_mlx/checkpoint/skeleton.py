@@ -11,8 +11,9 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.checkpoint.hub import WEIGHTS, find_folder
-from mm1_mlx.checkpoint.load import load, load_tokenizer_of, read_config
+from mm1_mlx.checkpoint.load import load, read_config
 from mm1_mlx.checkpoint.quantize import Packing, quantize
+from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.presets import DECODERS, preset
@@ -22,13 +23,13 @@ NAME = re.compile(rf"({'|'.join(DECODERS)})(?:-([234568])bit)?")
 
 
 def is_preset(name: str) -> bool:
-    """Whether it is one of MM1's models, "mm1-7b", or "mm1-7b-4bit" as ``quantize`` packs it: nobody has their
+    """Say whether it is one of MM1's models, "mm1-7b", or "mm1-7b-4bit" as ``quantize`` packs it: nobody has their
     weights."""
     return NAME.fullmatch(name) is not None and not Path(name).is_dir()
 
 
 def skeleton(name: str, *, dtype: str | None = None) -> tuple[MM1, Processor]:
-    """A model to ask for sizes, none of its weights read, and its processor.
+    """Return a model to ask for sizes, none of its weights read, and its processor.
 
     A preset has mm1-tiny's tokenizer, for its own was not published. Weights that are not there are not downloaded.
 
@@ -42,8 +43,8 @@ def skeleton(name: str, *, dtype: str | None = None) -> tuple[MM1, Processor]:
     if is_preset(name):
         folder, (size, bits) = find_folder(EMBEDDED_MODEL), NAME.fullmatch(name).groups()
         known = read_config(folder)
-        tokens = {"image_token_id": known.image_token_id, "eos_token_id": known.eos_token_id}
-        config, packing = replace(preset(size), **tokens), bits and Packing(int(bits))
+        config = replace(preset(size), image_token_id=known.image_token_id, eos_token_id=known.eos_token_id)
+        packing = bits and Packing(int(bits))
     else:
         folder = find_folder(name, weights=False)
         if any(folder.glob(WEIGHTS)):
@@ -60,7 +61,6 @@ def skeleton(name: str, *, dtype: str | None = None) -> tuple[MM1, Processor]:
 
 
 def _packing(quantization: dict[str, Any]) -> Packing:
-    """How most layers are packed; those that are packed otherwise count as the others."""
-    return Packing(
-        **{key: quantization[key] for key in ("bits", "group_size", "mode") if key in quantization}
-    )
+    """Return how most layers are packed; those that are packed otherwise count as the others."""
+    bits, group_size = quantization.get("bits"), quantization.get("group_size")
+    return Packing(bits, group_size, quantization.get("mode", "affine"))

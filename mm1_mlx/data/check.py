@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mm1_mlx.data.examples import make_example
-from mm1_mlx.data.records import Records, Split
+from mm1_mlx.data.records import NamedRecords, Split
 from mm1_mlx.errors import MM1Error, PictureError
 from mm1_mlx.inputs.inputs import PreparedPicture
 from mm1_mlx.inputs.picture import find_picture
@@ -86,7 +86,7 @@ class _Opened:
 
 
 def check_data(
-    records: Mapping[Split, Records],
+    records: Mapping[Split, NamedRecords],
     processor: Processor,
     *,
     max_seq_length: int | None = None,
@@ -109,7 +109,7 @@ def check_data(
         for split, rows in records.items():
             report = found[split] = SplitReport(rows.name, len(rows))
 
-            def check(index: int, rows: Records = rows) -> _Row:
+            def check(index: int, rows: NamedRecords = rows) -> _Row:
                 return _check_row(rows, index, processor, max_seq_length, opened)
 
             for row in _in_order(pool, check, range(len(rows)), ahead=4 * workers):
@@ -124,12 +124,12 @@ def check_data(
 
 
 def render(report: DataReport) -> str:
-    """The report as a terminal shows it."""
+    """Return the report as a terminal shows it."""
     return "\n\n".join("\n".join(_lines(split)) for split in report.splits.values())
 
 
 def _check_row(
-    records: Records, index: int, processor: Processor, max_seq_length: int | None, opened: _Opened
+    records: NamedRecords, index: int, processor: Processor, max_seq_length: int | None, opened: _Opened
 ) -> _Row:
     name = records.row_name(index)
 
@@ -154,15 +154,15 @@ def _check_row(
     if max_seq_length is not None and len(example) > max_seq_length:
         visual = sum(len(picture.layout.ids) for picture in example.pictures)
         too_long = bad(
-            f"it is {len(example):,} tokens, {visual:,} of them for pictures, more than --max-seq-length "
-            f"{max_seq_length:,}; shorten it, raise the limit, or cut it with --truncate."
+            f"it is {len(example):,} tokens, {visual:,} of them for pictures, more than `max_seq_length` "
+            f"{max_seq_length:,}; shorten it, raise the limit, or cut it with `truncate`."
         )
     return _Row(record.form or "other", sizes, len(example), too_long)
 
 
 @contextmanager
 def _numbered(number: int, total: int) -> Iterator[None]:
-    """What is said of a picture tells which of the row's it is."""
+    """Have what is said of a picture tell which of the row's it is."""
     try:
         yield
     except PictureError as error:
@@ -172,7 +172,7 @@ def _numbered(number: int, total: int) -> Iterator[None]:
 def _in_order(
     pool: ThreadPoolExecutor, function: Callable[[int], _Row], numbers: Iterable[int], *, ahead: int
 ) -> Iterator[_Row]:
-    """What ``function`` makes of each number, in their order; no more than ``ahead`` are begun before their turn."""
+    """Yield what ``function`` makes of each number, in their order; no more than ``ahead`` are begun before their turn."""
     begun: deque[Future[_Row]] = deque()
     for number in numbers:
         begun.append(pool.submit(function, number))
@@ -203,12 +203,12 @@ def _lines(split: SplitReport) -> Iterator[str]:
 
 
 def _least_middle_most(values: list[Any]) -> tuple[Any, Any, Any]:
-    """Of sorted values."""
+    """Return three of sorted values."""
     return values[0], values[len(values) // 2], values[-1]
 
 
 def histogram(lengths: list[int]) -> Iterator[str]:
-    """Lines with a bar for each range of lengths, a power of two wide; the longest 2 % share the last."""
+    """Yield lines with a bar for each range of lengths, a power of two wide; the longest 2 % share the last."""
     ordered = sorted(lengths)
     least, common, longest = ordered[0], ordered[(len(ordered) - 1) * 98 // 100], ordered[-1]
     width = 1

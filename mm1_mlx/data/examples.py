@@ -68,8 +68,8 @@ def make_example(
     if max_length is not None and len(example) > max_length:
         if not truncate:
             raise DataError(
-                f"{record.name}: it is {len(example):,} tokens, more than --max-seq-length {max_length:,}; shorten it, "
-                "raise the limit, or give --truncate."
+                f"{record.name}: it is {len(example):,} tokens, more than `max_seq_length` {max_length:,}; shorten it, "
+                "raise the limit, or give `truncate`."
             )
         example = _cut(example, inputs, max_length)
     example.learned[0] = False  # nothing comes before it

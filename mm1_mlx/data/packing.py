@@ -34,9 +34,18 @@ class Packed:
     num_learned: int
     num_tokens: int  # padding left out
 
+    @property
+    def num_places(self) -> int:
+        """Tokens and padding."""
+        return len(self.ids)
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.pictures)
+
 
 def pack(examples: Sequence[Example], *, width: int, most: int) -> list[Packed]:
-    """Rows in as few sequences as best fit finds, the longest first.
+    """Put rows into as few sequences as best fit finds, the longest first.
 
     Attention is computed over all of a sequence, of which a row needs its own part alone. That costs little beside
     the decoder's linears up to about as many tokens as it is wide, so that is the room of a sequence.
@@ -62,7 +71,7 @@ def pack(examples: Sequence[Example], *, width: int, most: int) -> list[Packed]:
 
 
 def join(examples: Sequence[Example], *, pad_to: int = PAD_TO) -> Packed:
-    """Rows as one sequence, in order."""
+    """Put rows into one sequence, in order."""
     num_tokens = sum(map(len, examples))
     padding = -num_tokens % pad_to
     ids = np.concatenate([*(example.ids for example in examples), np.zeros(padding, np.int32)])
@@ -80,7 +89,7 @@ def join(examples: Sequence[Example], *, pad_to: int = PAD_TO) -> Packed:
 
 
 def idle_sequence() -> Packed:
-    """Padding alone: what a process computes when it has nothing to learn, and others have."""
+    """Return padding alone: what a process computes when it has nothing to learn, and others have."""
     ids = mx.zeros(PAD_TO, dtype=mx.int32)
     return Packed((), ids, ids != 0, ids - 1, (), num_learned=0, num_tokens=0)
 
@@ -100,24 +109,24 @@ class RowsApart:
     def make_mask(
         self, length: int, window_size: int | None = None, return_array: bool = False, **_: Any
     ) -> Bool[mx.array, "L L"]:
-        """The mask; ``window_size`` is that of a sliding window, where a layer has one."""
+        """Return the mask; ``window_size`` is that of a sliding window, where a layer has one."""
         places = mx.arange(length)
         distance = places[:, None] - places[None]
         seen = (distance >= 0) & (self._rows[:, None] == self._rows[None])
         return seen if window_size is None else seen & (distance < window_size)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Nothing is kept."""
+        """Keep nothing."""
         return keys, values
 
 
 def can_pack(model: MM1) -> bool:
-    """Whether every layer of the decoder attends; one that keeps a running state would mix rows."""
+    """Say whether every layer of the decoder attends; one that keeps a running state would mix rows."""
     return all(type(entry) in (KVCache, RotatingKVCache) for entry in make_prompt_cache(model.decoder))
 
 
 def row_caches(model: MM1, packed: Packed) -> list[RowsApart]:
-    """What the decoder takes for caches: one for each that it would make itself."""
+    """Return what the decoder takes for caches: one for each that it would make itself."""
     return [RowsApart(packed.rows)] * len(make_prompt_cache(model.decoder))
 
 
@@ -127,6 +136,6 @@ def logits_of(
     embeddings: Float[mx.array, "L D"],
     routings: list[Routing] | None = None,
 ) -> Float[mx.array, "L V"]:
-    """What the decoder makes of a packed sequence; ``routings`` collects what its routers decide."""
+    """Compute what the decoder makes of a packed sequence; ``routings`` collects what its routers decide."""
     cache = row_caches(model, packed)
     return model(packed.ids[None], cache=cache, input_embeddings=embeddings[None], routings=routings)[0]

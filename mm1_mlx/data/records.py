@@ -30,17 +30,12 @@ BLANK = b" \t\r\n\v\f\xef\xbb\xbf"  # the last three are a byte order mark
 
 @runtime_checkable
 class Records(Protocol):
-    """Rows that any thread may ask for."""
-
-    name: str
+    """Rows by number, each parsed when any thread asks for it; a list of them is one too."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
         """Raises: DataError: the row is at fault; the message names it, its field and what to do."""
-
-    def row_name(self, index: int) -> str:
-        """What messages call the row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +89,11 @@ class HubRecords:
         return f"{self.name}[{index}]"
 
 
-def open_data(source: str) -> dict[Split, Records]:
-    """The splits of a folder, or of a data set on the Hugging Face hub.
+NamedRecords = RecordFile | HubRecords  # they have a name, and one for each row
+
+
+def open_data(source: str) -> dict[Split, NamedRecords]:
+    """Open the splits of a folder, or of a data set on the Hugging Face hub.
 
     Args:
         source: a folder; or a hub id, owner/name, and its configuration behind a colon where it has several.
@@ -113,13 +111,13 @@ def open_data(source: str) -> dict[Split, Records]:
     raise DataError(f"{shown(source)} is no folder here and no hub id (owner/name); give one of them.")
 
 
-def open_folder(folder: Path) -> dict[Split, Records]:
-    """The splits of a folder; ``train.jsonl`` must be there.
+def open_folder(folder: Path) -> dict[Split, NamedRecords]:
+    """Open the splits of a folder; ``train.jsonl`` must be there.
 
     Raises:
         DataError: a file is missing, misnamed, empty or no JSON lines.
     """
-    found: dict[Split, Records] = {}
+    found: dict[Split, NamedRecords] = {}
     for split in ("train", "valid", "test"):
         path = folder / f"{split}.jsonl"
         if path.exists():
@@ -138,7 +136,7 @@ def open_folder(folder: Path) -> dict[Split, Records]:
 
 
 def open_records(path: Path) -> RecordFile:
-    """The rows of one file: blank lines are passed over, what is in the others shows when they are asked for.
+    """Open the rows of one file: blank lines are passed over, what is in the others shows when they are asked for.
 
     Raises:
         DataError: it cannot be read, is empty, or is one JSON list.
@@ -179,7 +177,7 @@ def _parse(line: bytes, name: str) -> dict[str, Any]:
         raise DataError(f"{name}: {error}") from None
 
 
-def _open_hub(source: str) -> dict[Split, Records]:
+def _open_hub(source: str) -> dict[Split, NamedRecords]:
     try:
         import datasets
     except ImportError:
@@ -195,7 +193,7 @@ def _open_hub(source: str) -> dict[Split, Records]:
             f"{source} is no folder here, and the hub did not give it: {reason} (A configuration goes behind the "
             "name: owner/name:configuration.)"
         ) from None
-    found: dict[Split, Records] = {}
+    found: dict[Split, NamedRecords] = {}
     for split in ("train", "valid", "test"):
         key = next((key for key in (split, *OTHER_NAMES.get(split, ())) if key in splits), None)
         if key is not None and len(splits[key]):

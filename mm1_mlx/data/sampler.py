@@ -1,13 +1,43 @@
-"""Which rows come when."""
+"""Which rows come when: a function of the seed and the update's number alone."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int64
 
+from mm1_mlx.data.settings import DataSettings
 
+
+@dataclass(frozen=True)
+class Sampler:
+    """One source, read epoch by epoch, each in an order of its own; every process has its own rows of a batch."""
+
+    num_rows: int
+    settings: DataSettings
+    rank: int = 0  # this process
+    size: int = 1  # of so many
+
+    def rows_of(self, update: int) -> list[int]:
+        """Return the numbers of this process's rows of one update, counted from 0."""
+        size = self.settings.rows_per_update
+        return [self._row(update * size + place) for place in range(self.rank, size, self.size)]
+
+    def first(self, num_rows: int) -> range:
+        """Return the numbers of this process's rows of the first ``num_rows`` as they stand in the source."""
+        return range(self.rank, num_rows, self.size)
+
+    def _row(self, place: int) -> int:
+        """Return the row at a place of the endless sequence of epochs."""
+        epoch, number = divmod(place, self.num_rows)
+        return int(order(self.num_rows, self.settings.seed, epoch)[number])
+
+
+@lru_cache(maxsize=2)  # an update may reach into the next epoch
 def order(num_rows: int, seed: int, epoch: int) -> Int64[np.ndarray, "R"]:
-    """The order in which an epoch takes the rows: a permutation that ``seed`` and ``epoch`` alone decide.
+    """Return the order in which an epoch takes the rows: a permutation that ``seed`` and ``epoch`` alone decide.
 
     It sorts raw random bits, which NumPy keeps from version to version; its own shuffles may change.
     """

@@ -1,4 +1,4 @@
-"""JSON files, and what is wrong with one in the user's words."""
+"""JSON files: written as all of this package's are, and what is wrong with one in the user's words."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Any
 from mm1_mlx.errors import CheckpointError
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Write values as people read them."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def parse_json(path: Path, absent: str) -> Any:
-    """What a JSON file holds.
+    """Return what a JSON file holds.
 
     Raises:
         CheckpointError: it is not there, in the words of ``absent``, cannot be read, or is no JSON.

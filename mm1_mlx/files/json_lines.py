@@ -14,7 +14,7 @@ from mm1_mlx.errors import PromptError
 
 
 def read_json_lines(path: str | Path, *, holds: str) -> dict[int, dict[str, Any]]:
-    """The objects of a file by line number, from 1. Blank lines are passed over.
+    """Return the objects of a file by line number, from 1. Blank lines are passed over.
 
     Args:
         path: the file; ``~`` is the home folder.
@@ -43,7 +43,7 @@ def read_json_lines(path: str | Path, *, holds: str) -> dict[int, dict[str, Any]
 
 
 def parse_object(line: str) -> dict[str, Any]:
-    """The object that one line holds.
+    """Return the object that one line holds.
 
     Raises:
         PromptError: it is no JSON, or no object.

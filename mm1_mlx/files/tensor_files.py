@@ -1,17 +1,114 @@
-"""A safetensors file written one tensor after the other, where all together would not fit into memory."""
+"""Tensor files (safetensors): one reader, one writer, each with no more than one tensor in memory.
+
+``safe_open`` of the safetensors package checks a file and says what it holds. Values are read by MLX, or here, for
+two reasons: in safetensors 0.8.0 it makes no bfloat16 for MLX, and since it maps the file into memory, one that is
+cut short meanwhile would end the process.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import mlx.core as mx
+from safetensors import SafetensorError, safe_open
 
 from mm1_mlx.errors import CheckpointError
 
-NAMES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint64: "U64", mx.uint32: "U32"}
+DTYPES = {
+    "BOOL": mx.bool_,
+    "U8": mx.uint8,
+    "U16": mx.uint16,
+    "U32": mx.uint32,
+    "U64": mx.uint64,
+    "I8": mx.int8,
+    "I16": mx.int16,
+    "I32": mx.int32,
+    "I64": mx.int64,
+    "F16": mx.float16,
+    "BF16": mx.bfloat16,
+    "F32": mx.float32,
+    "F64": mx.float64,
+    "C64": mx.complex64,
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
+
+
+class Form(NamedTuple):
+    """What is known of a tensor before its values are."""
+
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.dtype.size
+
+
+class TensorFile:
+    """A file's tensors, one at a time: reading one leaves the others on disk.
+
+    Attributes:
+        forms: shape and type of each tensor once read, by name, in the order of the file. float64, which GPUs lack,
+            is read as float32.
+
+    Raises:
+        CheckpointError: the file cannot be read, is damaged, or holds what MLX has no type for; ``again`` says what
+            to do.
+    """
+
+    def __init__(self, path: Path, *, again: str) -> None:
+        self.path = path
+        self._again = again
+        self._stored: dict[str, tuple[mx.Dtype, int]] = {}  # the type in the file, and the place there
+        self.forms: dict[str, Form] = {}
+        with _checked(path, again) as header:
+            with path.open("rb") as file:
+                place = 8 + int.from_bytes(file.read(8), "little")
+            for name in header.offset_keys():  # between which there are no gaps, as was checked
+                stored = header.get_slice(name)
+                code, shape = stored.get_dtype(), tuple(stored.get_shape())
+                if code not in DTYPES:
+                    raise unsupported(path, name, code)
+                if any(length >= 2**31 for length in shape):
+                    raise CheckpointError(f"{path}: {name} is {shape}, more than MLX can count; {again}")
+                self._stored[name] = DTYPES[code], place
+                place += Form(shape, DTYPES[code]).nbytes
+                self.forms[name] = Form(shape, in_memory(DTYPES[code]))
+
+    def read(self, name: str) -> mx.array:
+        """Return a tensor, evaluated.
+
+        Raises:
+            CheckpointError: the file can no longer be read.
+        """
+        dtype, place = self._stored[name]
+        words = mx.zeros(self.forms[name].shape, WORDS[dtype.size], stream=mx.cpu)
+        mx.eval(words)
+        with readable(self.path), self.path.open("rb") as file:
+            file.seek(place)
+            found = file.readinto(words)  # straight into the array: no second copy at any time
+        if found != words.nbytes:
+            raise CheckpointError(
+                f"{self.path} ended after {found} of the {words.nbytes} bytes of {name}; {self._again}"
+            )
+        return from_words(words, dtype)
+
+
+def read_tensors(path: Path, *, again: str) -> dict[str, mx.array]:
+    """Return the tensors of a file, each read when it is first computed with.
+
+    Raises:
+        CheckpointError: it cannot be read or is damaged; ``again`` says what to do.
+    """
+    with _checked(path, again):
+        return mx.load(str(path), format="safetensors")
 
 
 def write_tensors(
@@ -26,83 +123,66 @@ def write_tensors(
 
     Raises:
         OSError: it cannot be written.
+        ValueError: a tensor has another form.
     """
-    header, end = {}, 0
+    header, end = {"__metadata__": {"format": "mlx"}}, 0
     for name, (shape, dtype) in forms.items():
-        start, end = end, end + math.prod(shape) * dtype.size
-        header[name] = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
+        start, end = end, end + Form(shape, dtype).nbytes
+        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors:
+        coming = iter(tensors)
+        for name, (shape, dtype) in forms.items():
+            tensor = next(coming)
+            if (tensor.shape, tensor.dtype) != (shape, dtype):
+                raise ValueError(f"{name} is {tensor.shape} {tensor.dtype}, expected {shape} {dtype}.")
             file.write(memoryview(tensor.reshape(-1).view(mx.uint8)))
+            del tensor  # before the next one is made
 
 
-def read_tensors(file: Path, *, again: str) -> dict[str, mx.array]:
-    """The tensors of a safetensors file, opened but not read.
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Tell in the user's words that ``path`` cannot be read.
 
     Raises:
-        CheckpointError: it cannot be read or is damaged; ``again`` says what to do.
+        CheckpointError: it cannot.
     """
     try:
-        file.open("rb").close()
-        return mx.load(str(file))
+        yield
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from None
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}); {again}") from None
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def check_weights(
-    expected: dict[str, mx.array], weights: dict[str, mx.array], folder: Path, *, again: str
-) -> None:
-    """Refuse missing, extra and misshapen tensors, by name; ``again`` says what to do.
+def from_words(words: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Return the bits of ``words`` as ``dtype``, made on the CPU, where float64 exists."""
+    tensor = words.view(dtype, stream=mx.cpu).astype(in_memory(dtype), stream=mx.cpu)
+    mx.eval(tensor)
+    return tensor
 
-    Raises:
-        CheckpointError: ``weights`` are not those that are ``expected``.
-    """
-    missing = [key for key in expected if key not in weights]
-    if missing:
-        raise CheckpointError(f"{folder} lacks {some(missing)}; {again}")
-    extra = [key for key in weights if key not in expected]
-    if extra:
+
+def in_memory(dtype: mx.Dtype) -> mx.Dtype:
+    """Return the type that a tensor has once it is read."""
+    return mx.float32 if dtype == mx.float64 else dtype
+
+
+def unsupported(path: Path, name: str, dtype: object) -> CheckpointError:
+    """Return the error for a type that MLX lacks."""
+    return CheckpointError(f"{path}: {name} holds {dtype}, which MLX lacks; save it as BF16, F16 or F32.")
+
+
+@contextmanager
+def _checked(path: Path, again: str) -> Iterator[safe_open]:
+    """Open a file whose header fits its size, so that damage shows before anything is read."""
+    with readable(path):
+        path.open("rb").close()
+        size = path.stat().st_size
+    try:
+        with safe_open(path, framework="mlx") as file:
+            yield file
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
         raise CheckpointError(
-            f"{folder} holds {some(extra)}, which the configuration has no place for; {again}"
-        )
-    for key, value in expected.items():
-        if mx.issubdtype(weights[key].dtype, mx.floating) != mx.issubdtype(value.dtype, mx.floating):
-            raise CheckpointError(
-                f"{folder}: {key} holds {weights[key].dtype}, expected {value.dtype}; {again}"
-            )
-        if weights[key].shape != value.shape:
-            raise CheckpointError(f"{folder}: {key} is {weights[key].shape}, expected {value.shape}; {again}")
-
-
-def evaluate_weights(
-    weights: dict[str, mx.array], dtype: mx.Dtype | None, folder: Path, at_once: int = 32
-) -> None:
-    """Read the tensors from disk, a few at a time, as ``dtype`` where they hold floats.
-
-    Raises:
-        CheckpointError: some hold NaN or infinity.
-    """
-    keys = [key for key, value in weights.items() if mx.issubdtype(value.dtype, mx.floating)]
-    bad = []
-    for start in range(0, len(keys), at_once):
-        chunk = keys[start : start + at_once]
-        finite = mx.stack([mx.all(mx.isfinite(weights[key])) for key in chunk])
-        if dtype is not None:
-            weights |= {key: weights[key].astype(dtype) for key in chunk}
-        mx.eval(finite, [weights[key] for key in chunk])
-        bad += [key for key, good in zip(chunk, finite.tolist(), strict=True) if not good]
-    mx.eval(weights)
-    if bad:
-        raise CheckpointError(f"{folder} holds NaN or infinity in {some(bad)}; the weights are damaged.")
-
-
-def some(keys: Iterable[str], shown: int = 3) -> str:
-    """The first few of ``keys``, and how many more there are."""
-    keys = sorted(keys)
-    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return ", ".join(keys[:shown]) + more
+            f"{path} is damaged or no safetensors file ({reason}; it has {size} bytes); {again}"
+        ) from None

@@ -1,11 +1,18 @@
 """From a prompt to text."""
 
-from mm1_mlx.generation.batch import Answer, Request, batch_generate, stream_batch
-from mm1_mlx.generation.stream import Piece, generate, stream_generate
-from mm1_mlx.vision.timing import Timing
+from mm1_mlx.generation.answering import Piece
+from mm1_mlx.generation.batch import Answer, batch_generate, stream_batch
+from mm1_mlx.generation.decoding import Decoding
+from mm1_mlx.generation.engine import Engine, Event
+from mm1_mlx.generation.request import Request
+from mm1_mlx.generation.stream import generate, stream_generate
+from mm1_mlx.generation.timing import Timing
 
 __all__ = [
     "Answer",
+    "Decoding",
+    "Engine",
+    "Event",
     "Piece",
     "Request",
     "Timing",

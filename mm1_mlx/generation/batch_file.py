@@ -34,7 +34,7 @@ class Row:
 
 
 def read_rows(path: str | Path, *, prompt: str | None = None, system: str | None = None) -> list[Row]:
-    """The rows of a JSON-lines file: ``prompt``, ``image`` or ``images``, ``system``, ``id``.
+    """Read the rows of a JSON-lines file: ``prompt``, ``image`` or ``images``, ``system``, ``id``.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ def _row(line: int, values: dict[str, Any], folder: Path, prompt: str | None, sy
         raise PromptError(f"images are {images!r}, expected paths or data: URLs.")
     prompt = values.get("prompt", prompt)
     if prompt is None:
-        raise PromptError("there is no prompt; add it, or give --prompt for all rows.")
+        raise PromptError("there is no prompt; add it, or give `prompt` for all rows.")
     for name, text in (("prompt", prompt), ("system", values.get("system"))):
         if not isinstance(text, str | None):
             raise PromptError(f"{name} is {text!r}, expected text.")
@@ -77,7 +77,7 @@ class AnswerFile:
     """The answers of a batch, on disk.
 
     Args:
-        path: where they end up.
+        output: where they end up.
         rows: the batch.
         settings: everything else that an answer depends on; answers made otherwise are not taken up.
         resume: go on with what an earlier run left.
@@ -86,8 +86,8 @@ class AnswerFile:
         PromptError: there are answers already and ``resume`` is off, or they cannot be read.
     """
 
-    def __init__(self, path: Path, rows: Sequence[Row], settings: dict[str, Any], *, resume: bool):
-        self.path, self.partial = path, path.with_name(path.name + ".partial")
+    def __init__(self, output: Path, rows: Sequence[Row], settings: dict[str, Any], *, resume: bool):
+        self.path, self.partial = output, output.with_name(output.name + ".partial")
         self._rows = {row.line: row for row in rows}
         self._settings = json.dumps(settings, sort_keys=True)
         self.answers: dict[int, dict[str, Any]] = {}
@@ -96,10 +96,10 @@ class AnswerFile:
                 continue
             if not resume:
                 raise PromptError(
-                    f"{file} is there already; --resume goes on with it, or give another --output."
+                    f"{file} is there already; `resume` goes on with it, or give another `output`."
                 )
             self._take_up(file)
-        _require_folder(path)
+        _require_folder(output)
         self._journal = self.partial.open("a", encoding="utf-8")
 
     def _take_up(self, file: Path) -> None:
@@ -110,13 +110,13 @@ class AnswerFile:
             except ValueError:
                 if number == len(lines):  # the last one was cut off when the run ended
                     continue
-                raise PromptError(f"{file}, line {number} is no answer; give another --output.") from None
+                raise PromptError(f"{file}, line {number} is no answer; give another `output`.") from None
             row = self._rows.get(answer.get("line")) if isinstance(answer, dict) else None
             if row is not None and "error" not in answer and answer.get("request") == self._request(row):
                 self.answers[row.line] = answer
 
     def _request(self, row: Row) -> str:
-        """What was asked, in short: equal where row and settings are."""
+        """Return what was asked, in short: equal where row and settings are."""
         asked = json.dumps([row.values, row.prompt, row.system], sort_keys=True) + self._settings
         return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
@@ -147,4 +147,4 @@ class AnswerFile:
 
 def _require_folder(path: Path) -> None:
     if path.is_dir() or not path.parent.is_dir():
-        raise PromptError(f"--output {path} cannot be written; give a file in a folder that exists.")
+        raise PromptError(f"`output` {path} cannot be written; give a file in a folder that exists.")

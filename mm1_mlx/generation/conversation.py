@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mm1_mlx.errors import MM1Error, PromptError
-from mm1_mlx.generation.caches import kv_group_size
+from mm1_mlx.generation.answering import Piece
+from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.prefix import Prefix
+from mm1_mlx.generation.request import Request
 from mm1_mlx.generation.saved_conversation import VERSION, SavedConversation, SavedMessage, SavedPicture
-from mm1_mlx.generation.stream import Piece, make_token_sampler, require_at_least_1, stream_generate
+from mm1_mlx.generation.stream import require_usable, stream_answer
 from mm1_mlx.inputs.few_shot import Shot
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Picture, find_picture
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import IMAGE, Message
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
 from mm1_mlx.vision.cache import VisionCache
 
 NO_PATH = ("data:", "http:", "https:")  # how a source begins that is none
@@ -54,15 +55,11 @@ class Conversation:
         model: from ``load``.
         processor: from ``load``.
         model_name: for messages, and saved with the conversation.
+        decoding: how answers are written.
         vision_cache: visual tokens of pictures seen before; by default one in memory.
-        kv_bits: pack the KV cache.
-        max_tokens: the longest answer, in tokens.
-        sampling: how tokens are chosen; greedy by default.
-        prefill_step_size: prompt tokens processed at once.
-        vision_batch_size: views encoded together.
 
     Raises:
-        MM1Error: the model has no chat template, or a setting is out of range.
+        MM1Error: the model has no chat template, or a setting does not go with it.
     """
 
     def __init__(
@@ -71,32 +68,19 @@ class Conversation:
         processor: Processor,
         *,
         model_name: str,
+        decoding: Decoding | None = None,
         vision_cache: VisionCache | None = None,
-        kv_bits: int | None = None,
-        max_tokens: int = MAX_TOKENS,
-        sampling: Sampling | None = None,
-        prefill_step_size: int = PREFILL_STEP_SIZE,
-        vision_batch_size: int | None = None,
     ):
         if not processor.tokenizer.chat_template:
             raise PromptError(f"{model_name} has no chat template; ask it with python -m mm1_mlx.generate.")
-        sampling = sampling or Sampling()
-        require_at_least_1(max_tokens, "--max-tokens")
-        require_at_least_1(prefill_step_size, "--prefill-step-size")
-        require_at_least_1(1 if vision_batch_size is None else vision_batch_size, "--vision-batch-size")
-        make_token_sampler(sampling, model)
-        kv_group_size(model, kv_bits)
         self._model = model
         self._processor = processor
         self._model_name = model_name
-        self._prefix = Prefix(model, kv_bits=kv_bits)
-        self._options = {
-            "vision_cache": vision_cache or VisionCache(),
-            "max_tokens": max_tokens,
-            "sampling": sampling,
-            "prefill_step_size": prefill_step_size,
-            "vision_batch_size": vision_batch_size,
-        }
+        self._vision_cache = vision_cache or VisionCache()
+        decoding = decoding or Decoding()
+        self._prefix = Prefix(model, kv_bits=decoding.kv_bits, max_kv_size=decoding.max_kv_size)
+        self._decoding = replace(decoding, kv_bits=None, max_kv_size=None)  # which the prefix has
+        require_usable(model, self._decoding, self._prefix)
         self._system: str | None = None
         self.reset()
 
@@ -151,14 +135,14 @@ class Conversation:
         question = {"role": "user", "content": self._with_places(text)}
         pictures = [*self.pictures, *self.waiting]
         said, complete = "", False
-        pieces = stream_generate(
+        images = [attached.picture for attached in pictures]
+        pieces = stream_answer(
             self._model,
             self._processor,
-            [*self.messages, question],
-            images=[attached.picture for attached in pictures],
-            system=self.system,
+            Request([*self.messages, question], images, self.system),
+            self._decoding,
+            vision_cache=self._vision_cache,
             prefix=self._prefix,
-            **self._options,
         )
         try:
             with closing(pieces):
@@ -198,7 +182,7 @@ class Conversation:
         self.messages, self.pictures = messages, pictures
 
     def tokens(self) -> Costs:
-        """What the conversation costs as it stands before the next question; pictures that wait are in it.
+        """Return what the conversation costs as it stands before the next question; pictures that wait are in it.
 
         Raises:
             PromptError: it has outgrown the context.
@@ -260,7 +244,7 @@ class Conversation:
         return saved.model
 
     def _open(self, source: str | Path | bytes | Picture) -> Attached:
-        """A picture that can be decoded and fits the model's way of resizing."""
+        """Open a picture; it must be one that can be decoded and fits the model's way of resizing."""
         path = None
         if isinstance(source, Path) or (isinstance(source, str) and not source.startswith(NO_PATH)):
             source = Path(os.path.expanduser(source))

@@ -32,15 +32,17 @@ class Prefix:
     """A KV cache for one sequence that grows, and the content it holds.
 
     Args:
+        model: from ``load``.
         kv_bits: pack the cache.
+        max_kv_size: keep only that many positions, the oldest overwritten.
 
     Raises:
-        SamplingError: mlx-lm has no packed cache for this decoder.
+        SamplingError: mlx-lm has no such cache for this decoder.
     """
 
-    def __init__(self, model: MM1, *, kv_bits: int | None = None):
+    def __init__(self, model: MM1, *, kv_bits: int | None = None, max_kv_size: int | None = None):
         self._model = model
-        self.kv_bits = kv_bits
+        self.kv_bits, self._max_kv_size = kv_bits, max_kv_size
         self.clear()
 
     def __len__(self) -> int:
@@ -48,7 +50,7 @@ class Prefix:
 
     def clear(self) -> None:
         """Hold nothing."""
-        self.cache: list[Any] = make_cache(self._model, kv_bits=self.kv_bits)
+        self.cache: list[Any] = make_cache(self._model, max_kv_size=self._max_kv_size, kv_bits=self.kv_bits)
         self.content: list[int] = []
         self.pictures: list[tuple[int, int, str]] = []  # first position, the one after the last, digest
 
@@ -76,7 +78,7 @@ class Prefix:
         self.pictures = [picture for picture in self.pictures if picture[1] <= len(content)]
 
     def fork(self) -> Prefix:
-        """Another cache that begins with the same content; the two grow apart."""
+        """Make another cache that begins with the same content; the two grow apart."""
         forked = copy.copy(self)
         forked.cache = copy.deepcopy(self.cache)
         forked.content, forked.pictures = list(self.content), list(self.pictures)
@@ -95,7 +97,7 @@ class Prefix:
             "kv_bits": json.dumps(self.kv_bits),
         }
         try:
-            with new_file(path) as temporary:
+            with new_file(path, suffix=".safetensors") as temporary:
                 save_prompt_cache(str(temporary), self.cache, metadata)
         except (OSError, RuntimeError) as error:  # MLX's own is a RuntimeError
             reason = getattr(error, "strerror", None) or error

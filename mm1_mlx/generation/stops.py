@@ -18,7 +18,7 @@ class Stops:
         self.found = False
 
     def feed(self, text: str, *, last: bool = False) -> str:
-        """What may be shown now that ``text`` came; all that is left where it was the ``last``."""
+        """Return what may be shown now that ``text`` came; all that is left where it was the ``last``."""
         self._held += text
         ends = [end for end in (self._held.find(stop) for stop in self._texts) if end >= 0]
         if ends:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, Literal
 
 import mlx.core as mx
 
 from mm1_mlx.errors import SamplingError
-from mm1_mlx.generation.caches import kv_group_size, make_cache
+from mm1_mlx.generation.answering import Answering, Piece
+from mm1_mlx.generation.caches import kv_group_size
+from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.prefix import Prefix
-from mm1_mlx.generation.stops import Stops
-from mm1_mlx.inputs.content import content_of
+from mm1_mlx.generation.request import Request
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
@@ -21,17 +22,6 @@ from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
 from mm1_mlx.vision.cache import VisionCache
 from mm1_mlx.vision.encode import embed
-from mm1_mlx.vision.timing import Timing
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The next bit of text; the last one has a ``finish_reason``: "stop" or "length"."""
-
-    text: str
-    token: int
-    timing: Timing  # as far as known; complete on the last piece
-    finish_reason: str | None
 
 
 def stream_generate(
@@ -41,7 +31,7 @@ def stream_generate(
     *,
     images: Sequence[Source] = (),
     system: str | None = None,
-    template: str = "chat",
+    template: Literal["chat", "plain"] = "chat",
     max_tokens: int = MAX_TOKENS,
     sampling: Sampling | None = None,
     max_kv_size: int | None = None,
@@ -78,108 +68,136 @@ def stream_generate(
     Raises:
         MM1Error: a picture, the prompt or a setting is not usable. It comes when the first piece is asked for.
     """
-    sampling = sampling or Sampling()
-    require_at_least_1(max_tokens, "--max-tokens")
-    require_at_least_1(prefill_step_size, "--prefill-step-size")
-    sampler = make_token_sampler(sampling, model)
-    if prefix is None:
-        cache = make_cache(model, max_kv_size=max_kv_size, kv_bits=kv_bits)
-    elif (max_kv_size, kv_bits) != (None, None):
-        raise SamplingError("a prefix has its own KV cache: it excludes max_kv_size and kv_bits.")
-    else:
-        kv_bits = prefix.kv_bits
-    group_size = kv_group_size(model, kv_bits)
+    decoding = Decoding(
+        max_tokens=max_tokens,
+        sampling=sampling or Sampling(),
+        max_kv_size=max_kv_size,
+        kv_bits=kv_bits,
+        prefill_step_size=prefill_step_size,
+        vision_batch_size=vision_batch_size,
+    )
+    request = Request(prompt, images, system, template, stop, num_low_resolution)
+    yield from stream_answer(model, processor, request, decoding, vision_cache=vision_cache, prefix=prefix)
 
-    start, timing = time.perf_counter(), Timing()
+
+def generate(
+    model: MM1,
+    processor: Processor,
+    prompt: Prompt | Inputs,
+    *,
+    images: Sequence[Source] = (),
+    system: str | None = None,
+    template: Literal["chat", "plain"] = "chat",
+    max_tokens: int = MAX_TOKENS,
+    sampling: Sampling | None = None,
+    max_kv_size: int | None = None,
+    kv_bits: int | None = None,
+    prefill_step_size: int = PREFILL_STEP_SIZE,
+    vision_batch_size: int | None = None,
+    vision_cache: VisionCache | None = None,
+    prefix: Prefix | None = None,
+    stop: Sequence[str] = (),
+    num_low_resolution: int = 0,
+) -> str:
+    """Return the whole answer. Arguments and errors are those of ``stream_generate``."""
+    pieces = stream_generate(
+        model,
+        processor,
+        prompt,
+        images=images,
+        system=system,
+        template=template,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        max_kv_size=max_kv_size,
+        kv_bits=kv_bits,
+        prefill_step_size=prefill_step_size,
+        vision_batch_size=vision_batch_size,
+        vision_cache=vision_cache,
+        prefix=prefix,
+        stop=stop,
+        num_low_resolution=num_low_resolution,
+    )
+    return "".join(piece.text for piece in pieces)
+
+
+def stream_answer(
+    model: MM1,
+    processor: Processor,
+    request: Request,
+    decoding: Decoding,
+    *,
+    vision_cache: VisionCache | None = None,
+    prefix: Prefix | None = None,
+) -> Iterator[Piece]:
+    """Yield the answer to a request as it comes; arguments and errors are those of ``stream_generate``."""
+    if prefix is None:
+        prefix = Prefix(model, kv_bits=decoding.kv_bits, max_kv_size=decoding.max_kv_size)
+    elif (decoding.max_kv_size, decoding.kv_bits) != (None, None):
+        raise SamplingError("a prefix has its own KV cache: it excludes `max_kv_size` and `kv_bits`.")
+    require_usable(model, decoding, prefix)
     mx.reset_peak_memory()
-    with timing.phase("preprocess"):
-        inputs = prompt
-        if not isinstance(prompt, Inputs):
-            inputs = processor(
-                prompt, images, system=system, template=template, num_low_resolution=num_low_resolution
-            )
-    timing.prompt_tokens, timing.visual_tokens = len(inputs.input_ids), inputs.num_visual_tokens
-    max_tokens = room_for(inputs, model, max_tokens)
-    content, start_at = [], 0
-    if prefix is not None:
-        content = content_of(inputs, model.config.image_token_id)
-        start_at, cache = prefix.keep_shared(content), prefix.cache
-    timing.prefilled_tokens = timing.prompt_tokens - start_at
+    if decoding.sampling.seed is not None:
+        mx.random.seed(decoding.sampling.seed)
+    answering = Answering(request, processor, decoding.stop)
+    yield from answer_alone(model, processor.tokenizer, answering, decoding, prefix, vision_cache)
+
+
+def require_usable(model: MM1, decoding: Decoding, prefix: Prefix) -> None:
+    """Refuse settings that do not go with the model, before anything is read.
+
+    Raises:
+        SamplingError: says which.
+    """
+    decoding.sampler(model)
+    kv_group_size(model, prefix.kv_bits)
+
+
+def answer_alone(
+    model: MM1,
+    tokenizer: Any,
+    answering: Answering,
+    decoding: Decoding,
+    prefix: Prefix,
+    vision_cache: VisionCache | None,
+) -> Iterator[Piece]:
+    """Read what ``prefix`` does not hold of a prompt, and yield the answer; both are in ``prefix`` afterwards."""
+    from mlx_lm.generate import stream_generate as stream_text
+
+    content, inputs, timing = list(answering.content), answering.inputs, answering.timing
+    start = prefix.keep_shared(content)
+    timing.prefilled_tokens += len(content) - start
     embeddings = embed(
         model,
         inputs,
         timing,
         vision_cache=vision_cache,
-        vision_batch_size=vision_batch_size,
-        start=start_at,
+        vision_batch_size=decoding.vision_batch_size,
+        start=start,
     )
-    if sampling.seed is not None:
-        mx.random.seed(sampling.seed)
-
-    from mlx_lm.generate import stream_generate as stream_text
-
-    began = time.perf_counter()
-    first = None
-    stops = Stops(stop)
+    responses = stream_text(
+        model,
+        tokenizer,
+        inputs.input_ids[start:],
+        max_tokens=decoding.room(model, len(content)),
+        sampler=decoding.sampler(model),
+        prompt_cache=prefix.cache,
+        kv_bits=prefix.kv_bits,
+        kv_group_size=kv_group_size(model, prefix.kv_bits),
+        quantized_kv_start=0,
+        prefill_step_size=decoding.prefill_step_size,
+        input_embeddings=embeddings,
+    )
     try:
-        for response in stream_text(
-            model,
-            processor.tokenizer,
-            inputs.input_ids[start_at:],
-            max_tokens=max_tokens,
-            sampler=sampler,
-            prompt_cache=cache,
-            kv_bits=kv_bits,
-            kv_group_size=group_size,
-            quantized_kv_start=0,
-            prefill_step_size=prefill_step_size,
-            input_embeddings=embeddings,
-        ):
-            now = time.perf_counter()
-            if first is None:
-                first = now
-                timing.prefill += now - began
-                timing.first_token = now - start
-            timing.decode = now - first
-            timing.generation_tokens = response.generation_tokens
-            timing.peak_memory = mx.get_peak_memory()
-            content.append(response.token)
-            text = stops.feed(response.text, last=response.finish_reason is not None)
-            yield Piece(text, response.token, timing, "stop" if stops.found else response.finish_reason)
-            if stops.found:
-                return
-    finally:
-        if prefix is not None:  # also where the answer is cut short: the cache holds what it read
-            prefix.extend(content, inputs)
-
-
-def generate(model: MM1, processor: Processor, prompt: Prompt | Inputs, **options) -> str:
-    """The whole answer. Options and errors are those of ``stream_generate``."""
-    return "".join(piece.text for piece in stream_generate(model, processor, prompt, **options))
-
-
-def room_for(inputs: Inputs, model: MM1, max_tokens: int) -> int:
-    """``max_tokens``, or as many as the context leaves after the prompt."""
-    context = model.config.text_config.max_positions
-    return max_tokens if context is None else min(max_tokens, context - len(inputs.input_ids))
-
-
-def require_at_least_1(value: int, flag: str) -> None:
-    if value < 1:
-        raise SamplingError(f"{flag} is {value}, expected at least 1.")
-
-
-def make_token_sampler(sampling: Sampling, model: MM1) -> Callable[[mx.array], mx.array]:
-    """mlx-lm's sampler with these settings.
-
-    Raises:
-        SamplingError: ``top_k`` is not below the vocabulary.
-    """
-    vocabulary = model.config.text_config.vocab_size
-    if sampling.top_k >= vocabulary:
-        raise SamplingError(
-            f"--top-k is {sampling.top_k}, expected less than the vocabulary of {vocabulary}."
-        )
-    from mlx_lm.sample_utils import make_sampler
-
-    return make_sampler(sampling.temp, sampling.top_p, sampling.min_p, top_k=sampling.top_k)
+        with closing(responses):
+            with timing.phase("prefill"):
+                response = next(responses)
+            while True:
+                content.append(response.token)
+                piece = answering.add(response.text, response.token, response.finish_reason)
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+                response = next(responses)
+    finally:  # also where the answer is cut short: the cache holds what it read
+        prefix.extend(content, inputs)

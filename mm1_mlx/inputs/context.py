@@ -55,11 +55,11 @@ def require_room(
     if num_text > visual:
         advice.append("shorten the text")
     if any(picture.num_views > 1 for picture in pictures):
-        advice.append("cut pictures into fewer sub-images (--sub-images, --max-sub-images)")
+        advice.append("cut pictures into fewer sub-images (`sub_images`, `max_sub_images`)")
     if len(pictures) > 1:
         advice.append("give fewer pictures or shots")
     if not advice:
-        advice.append("shorten the text or lower --image-size")
+        advice.append("shorten the text or lower `image_size`")
     raise PromptError(
         f"the prompt is {num_text + visual:,} tokens, but the model's context is {context:,}, answer included. "
         f"It costs: {'; '.join(costs)}. To make room, {', or '.join(advice)}."

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from mm1_mlx.errors import PictureError, PromptError
 from mm1_mlx.files.json_lines import read_json_lines, require_known
 from mm1_mlx.inputs.picture import Picture, open_picture
-from mm1_mlx.inputs.prompt import IMAGE
+from mm1_mlx.inputs.prompt import IMAGE, num_places
 
 Kind = Literal["caption", "question", "rationale"]
 
@@ -59,7 +59,7 @@ class Shot:
             object.__setattr__(self, name, text.strip())
             if not text.strip():
                 raise PromptError(f"{name} is empty; write it, or leave it out.")
-            if IMAGE in text:
+            if num_places(text):
                 raise PromptError(f"{name} holds {IMAGE}; leave it out, the picture comes first by itself.")
             if name != "question" and "\n" in text.strip():
                 raise PromptError(f"{name} holds a newline, which ends an answer; write it on one line.")

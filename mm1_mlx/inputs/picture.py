@@ -245,7 +245,7 @@ def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise PictureError(
             f"{name} has {width} x {height} = {width * height:,} pixels, more than the limit of "
-            f"{max_pixels:,}; shrink it, or raise --max-image-pixels if you trust it."
+            f"{max_pixels:,}; shrink it, or raise `max_pixels` if you trust it."
         )
 
 

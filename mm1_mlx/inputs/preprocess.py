@@ -61,7 +61,7 @@ def _require_room(picture: Image.Image, width: int, height: int, max_pixels: int
     if width * height > max_pixels:
         raise PictureError(
             f"a picture of {picture.width} x {picture.height} pixels needs a canvas of {width} x {height} for this "
-            f"model, more than the limit of {max_pixels:,} pixels; cut it into pieces or raise --max-image-pixels."
+            f"model, more than the limit of {max_pixels:,} pixels; cut it into pieces or raise `max_pixels`."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ import mlx.core as mx
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.context import PictureCost, require_room
+from mm1_mlx.inputs.control_tokens import ControlTokens
 from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.layout import Layout, layout
@@ -94,8 +96,8 @@ class Processor:
         def messages() -> list[tuple[str, int]]:
             if isinstance(prompt, str) and system is None:
                 return []
-            found = messages_of(prompt, len(images), system=system)
-            return [(m["role"], len(self._encode(m["content"].replace(IMAGE, "")))) for m in found]
+            found = messages_of(prompt, len(images), system=system, hide=self._controls.hide)
+            return [(m["role"], len(self._ids(m["content"].replace(IMAGE, "")))) for m in found]
 
         return self.assemble(ids, images, num_low_resolution=num_low_resolution, messages=messages)
 
@@ -120,12 +122,13 @@ class Processor:
         Raises:
             PromptError: as ``__call__``, the context apart.
         """
+        hide = self._controls.hide
         chat = template == "chat" and bool(self.tokenizer.chat_template)
         if chat:
             text = self._chat_text(prompt, num_images, system, answer_next)
         elif isinstance(prompt, str):
-            text = plain_text(prompt, num_images)
-            text = text if system is None else f"{system}\n{text}"
+            text = plain_text(prompt, num_images, hide=hide)
+            text = text if system is None else f"{hide(system)}\n{text}"
         else:
             why = "the template is plain" if template == "plain" else "this model has no chat template"
             raise PromptError(f"{why}; give the prompt as one string.")
@@ -219,7 +222,9 @@ class Processor:
         from jinja2 import TemplateError
 
         rules = self.config.prompt_config
-        messages = messages_of(prompt, num_images, system=system, after_image=rules.after_image)
+        messages = messages_of(
+            prompt, num_images, system=system, after_image=rules.after_image, hide=self._controls.hide
+        )
         if rules.system is not None and all(message["role"] != "system" for message in messages):
             messages.insert(0, {"role": "system", "content": rules.system})
         if rules.image_part is not None:
@@ -231,9 +236,20 @@ class Processor:
         except TemplateError as error:
             raise PromptError(f"the model's chat template refuses these messages: {error}") from None
 
-    def _encode(self, text: str) -> list[int]:
-        """Ids of ``text`` alone, without special tokens around."""
-        return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    @cached_property
+    def _controls(self) -> ControlTokens:
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = [str(token) for token in added if token.special]
+        return ControlTokens([*special, *self.tokenizer.all_special_tokens, self.image_token])
+
+    def _encode(self, text: str, as_text: bool = False) -> list[int]:
+        """Return the ids of ``text`` alone, without special tokens around; ``as_text``: none in it either."""
+        only = {"split_special_tokens": True} if as_text else {}
+        return self.tokenizer.encode(text, add_special_tokens=False, verbose=False, **only)
+
+    def _ids(self, text: str) -> list[int]:
+        """Return the ids of a rendered text, in which what people wrote is text."""
+        return self._controls.encode(text, self._encode)
 
     def _tokenize(self, text: str, chat: bool, num_images: int) -> list[int]:
         """Ids with the image token once a picture; a chat template writes its own special tokens."""
@@ -241,7 +257,7 @@ class Processor:
         special = (self.image_token, self.tokenizer.bos_token, self.tokenizer.eos_token)
         pieces = cut(text, (*cut_at, *filter(None, special))) if cut_at else [text]
         try:
-            ids = [id for piece in pieces for id in self._encode(piece)]
+            ids = [id for piece in pieces for id in self._ids(piece)]
         except (TypeError, UnicodeError):
             raise PromptError("the prompt is not valid Unicode text.") from None
         vocabulary = self.config.text_config.vocab_size
@@ -258,8 +274,8 @@ class Processor:
         found = ids.count(self.config.image_token_id)
         if found != num_images:
             raise PromptError(
-                f"the tokenised prompt has {found} {self.image_token} for {num_images} pictures; the text itself must "
-                f"not hold {self.image_token}, and the chat template must write it once for each picture."
+                f"the tokenised prompt has {found} {self.image_token} for {num_images} pictures; the chat template must "
+                "write it once for each picture."
             )
         return ids
 

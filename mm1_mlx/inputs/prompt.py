@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 from mm1_mlx.errors import PromptError
 
 IMAGE = "<image>"
+ESCAPED = "\\" + IMAGE  # the word, and no picture
 
 Message = dict[str, Any]  # {"role": …, "content": text, or a list of {"type": "text" | "image", …}}
 Prompt = str | list[Message]
 
 
 def messages_of(
-    prompt: Prompt, num_images: int, *, system: str | None = None, after_image: str = ""
+    prompt: Prompt,
+    num_images: int,
+    *,
+    system: str | None = None,
+    after_image: str = "",
+    hide: Callable[[str], str] = str,
 ) -> list[Message]:
-    """``prompt`` as chat messages with text contents, ``<image>`` in the places of the pictures.
+    """Return ``prompt`` as chat messages with text contents, ``<image>`` in the places of the pictures.
 
     A string is one user turn. Pictures without a place come before the first user turn's text, in order,
-    each with ``after_image`` behind it.
+    each with ``after_image`` behind it. What people wrote is passed through ``hide``.
 
     Raises:
         PromptError: the prompt is empty or malformed, or places and pictures differ in number.
     """
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    messages = [{"role": _role(m), "content": _text(m)} for m in prompt]
+    messages = [{"role": _role(m), "content": _text(m, hide)} for m in prompt]
     if not any(m["content"].strip() for m in messages):
-        raise PromptError("the prompt is empty; ask something with --prompt.")
+        raise PromptError("the prompt is empty; ask something with `prompt`.")
     if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
+        messages.insert(0, {"role": "system", "content": hide(system)})
     places = sum(m["content"].count(IMAGE) for m in messages)
     if num_images and not places:
         first = next((m for m in messages if m["role"] == "user"), messages[0])
@@ -40,14 +47,15 @@ def messages_of(
     return messages
 
 
-def plain_text(prompt: str, num_images: int) -> str:
-    """``prompt`` as it stands, no chat template; pictures without a place come first.
+def plain_text(prompt: str, num_images: int, *, hide: Callable[[str], str] = str) -> str:
+    """Return ``prompt`` as it stands, no chat template; pictures without a place come first.
 
     Raises:
         PromptError: as ``messages_of``.
     """
     if not prompt.strip():
-        raise PromptError("the prompt is empty; ask something with --prompt.")
+        raise PromptError("the prompt is empty; ask something with `prompt`.")
+    prompt = hide(prompt)
     places = prompt.count(IMAGE)
     check_places(places, num_images)
     return prompt if places else IMAGE * num_images + prompt
@@ -62,6 +70,16 @@ def with_image_parts(message: Message, image_part: dict[str, Any]) -> Message:
     return message | {"content": parts}
 
 
+def num_places(text: str) -> int:
+    """Return for how many pictures ``text`` has a place; ``\\<image>`` is none."""
+    return text.count(IMAGE) - text.count(ESCAPED)
+
+
+def without_places(text: str) -> str:
+    """Return ``text`` without the places of pictures."""
+    return re.sub(rf"(?<!\\){IMAGE}", "", text)
+
+
 def cut(text: str, at: Sequence[str]) -> list[str]:
     """``text`` in pieces, cut before and after each of ``at``; nothing is lost, no piece is empty."""
     pattern = "|".join(re.escape(mark) for mark in sorted(at, key=len, reverse=True))
@@ -72,7 +90,7 @@ def check_places(places: int, num_images: int) -> None:
     """Refuse a prompt whose ``<image>`` and pictures differ in number; no place at all is fine."""
     if places and places != num_images:
         was = "was" if num_images == 1 else "were"
-        raise PromptError(f"the prompt has {places} {IMAGE} but {num_images} --image {was} given.")
+        raise PromptError(f"the prompt has {places} {IMAGE} but {num_images} `image` {was} given.")
 
 
 def _role(message: Message) -> str:
@@ -82,19 +100,23 @@ def _role(message: Message) -> str:
     return role
 
 
-def _text(message: Message) -> str:
+def _text(message: Message, hide: Callable[[str], str]) -> str:
     content = message.get("content")
     if isinstance(content, str):
-        return content
+        return hide(content)
     if not isinstance(content, list):
         raise PromptError(f"a message's content is {content!r}, expected text or a list of parts.")
-    return "".join(_part(part) for part in content)
+    stretches = groupby(map(_part, content), key=lambda text: text is None)
+    return "".join(
+        IMAGE * len(list(texts)) if pictures else hide("".join(texts)) for pictures, texts in stretches
+    )
 
 
-def _part(part: Any) -> str:
+def _part(part: Any) -> str | None:
+    """Return the text of a part, None for a picture."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "image":
-        return IMAGE
+        return None
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
     raise PromptError(f'a part of a message is {part!r}, expected {{"type": "image"}} or text.')

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,6 @@ __all__ = [
     "build_schedule",
     "can_trim_prompt_cache",
     "create_attention_mask",
-    "decoders_with_input_embeddings",
     "get_reporting_callbacks",
     "linear_to_lora_layers",
     "load_decoder",
@@ -52,6 +49,9 @@ __all__ = [
     "trim_prompt_cache",
 ]
 
+# Well-known architectures that work; so does any other whose ``Model`` takes input_embeddings as rows of its table.
+FAMILIES = ("gemma3_text", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "smollm3")
+
 # On their way from ids these change the rows of their table, but take input_embeddings as they come: text
 # beside a picture would be read wrongly.
 PREPARE_THEIR_EMBEDDINGS = frozenset({"gear", "gemma3n", "muse_spark"})
@@ -61,7 +61,7 @@ HEAD_GOES_BY_WEIGHTS = frozenset({"gemma3_text", "recurrent_gemma"})
 
 
 def build_decoder(values: dict[str, Any]) -> nn.Module:
-    """The mlx-lm decoder that ``values["model_type"]`` names, with random weights.
+    """Return the mlx-lm decoder that ``values["model_type"]`` names, with random weights.
 
     Raises:
         ConfigError: mlx-lm has no such model, it takes no ``input_embeddings``, or ``values`` do not fit it.
@@ -86,7 +86,7 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
 
 
 def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.array], dict[str, Any]]:
-    """A decoder's weights as mlx-lm reads them from ``folder``, opened but not read, and its configuration.
+    """Return a decoder's weights as mlx-lm reads them from ``folder``, opened but not read, and its configuration.
 
     Args:
         folder: where its ``model*.safetensors`` are.
@@ -110,32 +110,12 @@ def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.arr
 def _refusal(name: str, reason: str) -> str:
     return (
         f"text_config.model_type {name!r} {reason}; "
-        f"these work: mm1_decoder, {', '.join(decoders_with_input_embeddings())}."
+        f"these work, among others: mm1_decoder, {', '.join(FAMILIES)}."
     )
 
 
-def decoders_with_input_embeddings() -> list[str]:
-    """mlx-lm architectures whose ``Model`` can be fed with embeddings. Reads their source, imports none."""
-    folder = Path(importlib.util.find_spec("mlx_lm.models").submodule_search_locations[0])
-    names = {path.stem for path in folder.glob("*.py") if _takes_embeddings(path)}
-    return sorted(names - PREPARE_THEIR_EMBEDDINGS)
-
-
-def _takes_embeddings(path: Path) -> bool:
-    source = path.read_text(encoding="utf-8")
-    if "input_embeddings" not in source:
-        return False
-    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
-    if "Model" not in classes:
-        return False
-    if "ModelArgs" in classes and "text_config" in ast.unparse(classes["ModelArgs"]):
-        return False  # a model with pictures of its own, around a decoder that has its own name
-    calls = [f for f in classes["Model"].body if isinstance(f, ast.FunctionDef) and f.name == "__call__"]
-    return any(a.arg == "input_embeddings" for f in calls for a in f.args.args + f.args.kwonlyargs)
-
-
 def token_embedding(decoder: nn.Module, vocab_size: int) -> nn.Module:
-    """The table that turns token ids into embeddings, whatever the architecture calls it.
+    """Return the table that turns token ids into embeddings, whatever the architecture calls it.
 
     Raises:
         ConfigError: the decoder has not exactly one table with ``vocab_size`` rows.
@@ -153,5 +133,5 @@ def token_embedding(decoder: nn.Module, vocab_size: int) -> nn.Module:
 
 
 def _num_rows(table: nn.Module) -> int:
-    """Of a table that is cut among processes, those that all have together."""
+    """Return the rows of a table; of one that is cut among processes, those that all have together."""
     return getattr(table, "_num_rows", table.weight.shape[0])

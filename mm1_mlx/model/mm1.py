@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -11,7 +11,6 @@ from jaxtyping import Float, Integer
 from mlx.utils import tree_flatten
 
 from mm1_mlx.config import MM1Config
-from mm1_mlx.errors import PromptError
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.decoder import Decoder, make_decoder
 from mm1_mlx.model.image_encoder import ImageEncoder
@@ -20,7 +19,7 @@ from mm1_mlx.model.mlx_lm_parts import make_prompt_cache, token_embedding
 
 
 def visual_token_places(input_ids: Integer[mx.array, "*L"], image_token_id: int) -> Integer[mx.array, "*L"]:
-    """For each position the number of its visual token, counted in reading order; -1 where text is."""
+    """Return for each position the number of its visual token, counted in reading order; -1 where text is."""
     is_visual = input_ids == image_token_id
     numbers = mx.cumsum(is_visual.astype(mx.int32).flatten()).reshape(input_ids.shape) - 1
     return mx.where(is_visual, numbers, -1)
@@ -29,17 +28,17 @@ def visual_token_places(input_ids: Integer[mx.array, "*L"], image_token_id: int)
 def place_visual_tokens(
     text: Float[mx.array, "*L D"], visual_tokens: Float[mx.array, "K D"], places: Integer[mx.array, "*L"]
 ) -> Float[mx.array, "*L D"]:
-    """``visual_tokens`` at ``places``, ``text`` elsewhere: one gather, one ``where``."""
+    """Put ``visual_tokens`` at their ``places``, ``text`` elsewhere: one gather, one ``where``."""
     if visual_tokens.shape[0] == 0:
         return text
-    visual = visual_tokens[mx.maximum(places, 0)].astype(text.dtype)
+    visual = visual_tokens[mx.clip(places, 0, len(visual_tokens) - 1)].astype(text.dtype)
     return mx.where(places[..., None] >= 0, visual, text)
 
 
 def uniform_batches(
     pixel_values: Float[mx.array, "N H W 3"] | list[mx.array], views_at_once: int, most: int | None = None
 ) -> Iterator[Float[mx.array, "n H W 3"]]:
-    """Consecutive views of one size, in batches of at most ``most`` views, or of ``views_at_once`` if that is more."""
+    """Yield consecutive views of one size: at most ``most`` at a time, or ``views_at_once`` if that is more."""
     step = len(pixel_values) if most is None else max(most // views_at_once, 1) * views_at_once
     start = 0
     while start < len(pixel_values):
@@ -76,14 +75,28 @@ class MM1(nn.Module):
     def make_cache(self) -> list[Any]:
         return make_prompt_cache(self.decoder)
 
+    def patch_features(
+        self, pixels: Float[mx.array, "N H W 3"]
+    ) -> tuple[Float[mx.array, "N P E"], tuple[int, int]]:
+        """Return what the connector reads of N views of one size: their features, and rows and columns of patches."""
+        return self.image_encoder(pixels), self.image_encoder.grid(pixels)
+
     def encode_images(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "M T D"]:
-        """Pixels of N views of one size to their visual tokens; M is N over the connector's ``views_at_once``."""
-        return self.connector(self.image_encoder(pixels), self.image_encoder.grid(pixels))
+        """Return the visual tokens of N views of one size; M is N over the connector's ``views_at_once``."""
+        return self.connector(*self.patch_features(pixels))
 
     def arrange(
-        self, visual_tokens: Float[mx.array, "K D"], order: Integer[mx.array, "M"]
+        self, visual_tokens: Float[mx.array, "K D"], order: Integer[mx.array, "M"] | Sequence[int] | None
     ) -> Float[mx.array, "M D"]:
-        """Visual tokens as the decoder reads them: ``order`` numbers them, -1 is the learned end of a row."""
+        """Return visual tokens as the decoder reads them.
+
+        Args:
+            visual_tokens: as the connector makes them.
+            order: numbers them, -1 is the learned end of a row; None: as they come.
+        """
+        if order is None:
+            return visual_tokens
+        order = mx.array(order)
         if not self.config.connector_config.row_end:
             return visual_tokens[order]
         row_end = self.connector.row_end[None].astype(visual_tokens.dtype)
@@ -91,6 +104,7 @@ class MM1(nn.Module):
         return table[mx.where(order < 0, visual_tokens.shape[0], order)]
 
     def embed_text(self, input_ids: Integer[mx.array, "*L"]) -> Float[mx.array, "*L D"]:
+        """Return the decoder's embeddings of ids, those of places for visual tokens included."""
         if isinstance(self.decoder, Decoder):
             return self.decoder.embed(input_ids)
         return token_embedding(self.decoder, self.config.text_config.vocab_size)(input_ids)
@@ -103,7 +117,9 @@ class MM1(nn.Module):
         token_order: Integer[mx.array, "M"] | None = None,
         visual_tokens: Float[mx.array, "K D"] | None = None,
     ) -> Float[mx.array, "*L D"]:
-        """What the decoder reads: text embeddings with the pictures' visual tokens in their places.
+        """Return what the decoder reads: text embeddings with the pictures' visual tokens in their places.
+
+        There must be a visual token for every place; ``vision.encode`` sees to it where inputs come in.
 
         Args:
             input_ids: ``image_token_id`` stands once for every visual token. They may be a suffix of a
@@ -111,29 +127,17 @@ class MM1(nn.Module):
             pixel_values: all views of the pictures, in reading order; a list where they differ in size.
             token_order: how the views' visual tokens are arranged, where not as they come.
             visual_tokens: the arranged visual tokens, where they are known already.
-
-        Raises:
-            PromptError: the places and the visual tokens differ in number.
         """
         if visual_tokens is None and pixel_values is not None and len(pixel_values):
             batches = uniform_batches(pixel_values, self.config.connector_config.views_at_once)
             visual_tokens = mx.concatenate([self.encode_images(batch).flatten(0, 1) for batch in batches])
-            if token_order is not None:
-                visual_tokens = self.arrange(visual_tokens, token_order)
-        self.check_places(input_ids, 0 if visual_tokens is None else visual_tokens.shape[0])
+            visual_tokens = self.arrange(visual_tokens, token_order)
         text = self.embed_text(input_ids)
         if visual_tokens is None:
             return text
-        places = visual_token_places(input_ids, self.config.image_token_id)
-        return place_visual_tokens(text, visual_tokens, places)
-
-    def check_places(self, input_ids: Integer[mx.array, "*L"], num_visual_tokens: int) -> None:
-        """Refuse ids whose places for visual tokens are not ``num_visual_tokens`` in number."""
-        places = mx.sum(input_ids == self.config.image_token_id).item()
-        if places != num_visual_tokens:
-            raise PromptError(
-                f"the input ids have {places} places for visual tokens, but the pictures give {num_visual_tokens}."
-            )
+        return place_visual_tokens(
+            text, visual_tokens, visual_token_places(input_ids, self.config.image_token_id)
+        )
 
     def __call__(
         self,
@@ -144,7 +148,7 @@ class MM1(nn.Module):
         token_order: Integer[mx.array, "M"] | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[mx.array, "B L V"]:
-        """Logits. ``input_embeddings`` replace both ids and pictures where given.
+        """Return logits. ``input_embeddings`` replace both ids and pictures where given.
 
         Ids with places for visual tokens need their ``pixel_values``; without any, ids are read as text. A list given
         as ``routings`` collects what the routers of our decoder decide, where it is sparse.
@@ -157,7 +161,7 @@ class MM1(nn.Module):
         return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings, **collected)
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
-        """What a quantized folder packs by default: the decoder's layers, not its routers.
+        """Say what a quantized folder packs by default: the decoder's layers, not its routers.
 
         Image encoders and connectors lose detail at 4 bits and weigh little. A decoder of mlx-lm's that
         knows better which of its layers to pack, and how, is asked.
@@ -171,5 +175,5 @@ class MM1(nn.Module):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Parameters of ``module``; nothing is evaluated, so a preset costs no memory."""
+    """Return how many parameters ``module`` has; nothing is evaluated, so a preset costs no memory."""
     return sum(value.size for _, value in tree_flatten(module.parameters()))

@@ -21,7 +21,7 @@ PROBES = 16  # random directions of a token; where it has no more dimensions tha
 
 
 def first_view(seen: Sight, most: int = 6) -> list[int]:
-    """Numbers, from 1, of the first view's visual tokens: all, or at most ``most`` rows and columns of them."""
+    """Return the numbers, from 1, of the first view's visual tokens: all, or at most ``most`` rows and columns of them."""
     numbered = [(n, token) for n, token in enumerate(seen.tokens, 1) if token is not None]
     own = [(n, token) for n, token in numbered if token.view == numbered[0][1].view]
     placed = [(n, token) for n, token in own if token.boxes]
@@ -33,36 +33,39 @@ def first_view(seen: Sight, most: int = 6) -> list[int]:
 
 
 def _evenly(number: int, most: int) -> list[int]:
-    """At most ``most`` of ``number`` places, the first and the last among them."""
+    """Pick at most ``most`` of ``number`` places, the first and the last among them."""
     return sorted(set(np.linspace(0, number - 1, min(number, most)).round().astype(int).tolist()))
 
 
 def response_map(
-    model: MM1, views: list[Image.Image], seen: Sight, config: ImageConfig, number: int
+    model: MM1, views: list[Image.Image], seen: Sight, config: ImageConfig, token: int
 ) -> list[tuple[Box, float]]:
-    """How much each patch moves visual token ``number``, counted from 1 as the decoder reads them.
+    """Return how much each patch moves one visual token.
 
     Args:
+        model: whose connector makes it.
         views: all of the picture's, as ``inputs.sub_images.views`` makes them.
+        seen: what they are of the picture, and where its visual tokens are.
+        config: how views become pixels.
+        token: its number, counted from 1 as the decoder reads them.
 
     Raises:
         PromptError: there is no such visual token, or it is learned.
     """
-    if not 1 <= number <= len(seen.tokens):
+    if not 1 <= token <= len(seen.tokens):
         raise PromptError(
-            f"--token is {number}, but the picture has {len(seen.tokens)} visual tokens, from 1."
+            f"`token` is {token}, but the picture has {len(seen.tokens)} visual tokens, from 1."
         )
-    token = seen.tokens[number - 1]
-    if token is None or (token.row == 0 and model.config.connector_config.type != "attention_pool"):
+    place = seen.tokens[token - 1]
+    if place is None or (place.row == 0 and model.config.connector_config.type != "attention_pool"):
         raise PromptError(
-            f"visual token {number} is learned and the same for every picture: it sees no patch."
+            f"visual token {token} is learned and the same for every picture: it sees no patch."
         )
     at_once = model.config.connector_config.views_at_once
-    first = token.view // at_once * at_once
-    pixels = mx.array(normalize(views[first : first + at_once], config))
-    grid = model.image_encoder.grid(pixels)
-    place = token.number % model.config.connector_config.num_tokens(*grid)
-    norms = responses(model.connector, model.image_encoder(pixels), grid, place)
+    first = place.view // at_once * at_once
+    features, grid = model.patch_features(mx.array(normalize(views[first : first + at_once], config)))
+    number = place.number % model.config.connector_config.num_tokens(*grid)
+    norms = responses(model.connector, features, grid, number)
     order = block_order(*grid, model.config.vision_config.patch_block)
     boxes = [view.patch_boxes() for view in seen.views[first : first + at_once]]
     return [
@@ -75,7 +78,7 @@ def response_map(
 def responses(
     connector: nn.Module, patches: Float[mx.array, "N P E"], grid: tuple[int, int], number: int
 ) -> Float[np.ndarray, "N P"]:
-    """The Frobenius norm of d (visual token ``number``) / d (patch features), patch by patch.
+    """Return the Frobenius norm of d (visual token ``number``) / d (patch features), patch by patch.
 
     Estimated: the gradients along random directions have that norm on average, and are 0 where it is 0.
     """

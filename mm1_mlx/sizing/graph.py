@@ -82,7 +82,10 @@ def traced(function: Callable[..., Any], *trees: Any) -> Graph:
     steps, transposed = [], set()
     for entry in entries:
         if entry["type"] == "primitive":
-            name, *arrays = entry["name"], *(tuple(Array(*a) for a in entry[k]) for k in ("inputs", "outputs"))
+            name, *arrays = (
+                entry["name"],
+                *(tuple(Array(*a) for a in entry[k]) for k in ("inputs", "outputs")),
+            )
             steps.append(_step(name, *arrays, transposed))
     return Graph(
         [Array(*array) for array in ends["inputs"]["inputs"]],
@@ -91,9 +94,7 @@ def traced(function: Callable[..., Any], *trees: Any) -> Graph:
     )
 
 
-def _step(
-    name: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], transposed: set[str]
-) -> Step:
+def _step(name: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], transposed: set[str]) -> Step:
     """Return a step; ``transposed`` grows by the names of what it transposes."""
     of_transposed = bool(inputs) and inputs[0].name in transposed
     is_view = name in VIEWS and not (name in RESHAPES and of_transposed)

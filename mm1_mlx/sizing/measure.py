@@ -1,12 +1,11 @@
-"""Where the time goes from a picture's file to the last token: seconds, work and memory of each phase.
-"""
+"""Where the time goes from a picture's file to the last token: seconds, work and memory of each phase."""
 
 from __future__ import annotations
 
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
@@ -26,6 +25,8 @@ from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import PREFILL_STEP_SIZE
 from mm1_mlx.sizing.work import Work, count_work
+from mm1_mlx.vision.clock import Clock
+from mm1_mlx.vision.encode import encode_batches, views_together
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,27 @@ class Phase:
 PHASES = ("open", "resize", "encoder", "connector", "embedding", "prefill", "decode")
 
 
+class Laps(Clock):
+    """Adds what each phase takes to the phases of one case."""
+
+    def __init__(self, phases: dict[str, Phase]):
+        self.phases = phases
+        self.shapes: list[tuple[int, ...]] = []  # of the batches of views
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Time a phase that is measured; making pixels is, in two phases of its own."""
+        return self._lap(self.phases[name]) if name in self.phases else nullcontext()
+
+    @contextmanager
+    def _lap(self, phase: Phase) -> Iterator[None]:
+        mx.reset_peak_memory()
+        start = time.perf_counter()
+        yield
+        mx.synchronize()
+        phase.seconds[-1] += time.perf_counter() - start
+        phase.peak_memory = max(phase.peak_memory, mx.get_peak_memory())
+
+
 class Measurement:
     """The phases of one case; ``first_token`` runs from the picture's file to the first token."""
 
@@ -67,7 +89,6 @@ class Measurement:
         self.model, self.case = model, case
         config, random = model.config, np.random.default_rng(seed)
         self.jpeg = make_jpeg(*case.picture_size, random)
-        self.at_once = config.connector_config.views_at_once
         untagged = replace(config, image_config=config.image_config.changed(position_tags="none"))
         picture = layout(case.picture_size, untagged, num_images=case.num_images)
         text = random.integers(config.text_config.vocab_size - 1, size=case.prompt_tokens)
@@ -75,8 +96,7 @@ class Measurement:
         self.input_ids = mx.array(picture.ids * case.num_images + text.tolist())
         self.visual_tokens = picture.ids.count(config.image_token_id) * case.num_images
         starts = [picture.num_made * number for number in range(case.num_images)]
-        order = [n if n < 0 else n + start for start in starts for n in picture.order or ()]
-        self.token_order = mx.array(order) if order else None
+        self.order = [n if n < 0 else n + start for start in starts for n in picture.order or ()] or None
         context, length = config.text_config.max_positions, len(self.input_ids)
         if context is not None and length + self.case.max_tokens > context:
             raise PromptError(
@@ -86,79 +106,71 @@ class Measurement:
             )
 
     def repeat(self, repeats: int, *, warmup: int = 1) -> None:
-        """From file to last token: ``warmup`` runs unmeasured, then ``repeats``; the work is counted once."""
+        """Go from file to last token: ``warmup`` runs unmeasured, then ``repeats``; the work is counted once."""
         for number in range(warmup + repeats):
             if number in (0, warmup):
                 self.phases = {name: Phase() for name in (*PHASES, "first_token")}
             self._run(counting=number == warmup + repeats - 1)
 
     def _run(self, *, counting: bool) -> None:
-        model, case, config, lap = self.model, self.case, self.model.config, self._lap
+        model, case = self.model, self.case
         for phase in self.phases.values():
             phase.seconds.append(0.0)
+        laps = Laps(self.phases)
         start = time.perf_counter()
-        step = max(case.batch_size // self.at_once, 1) * self.at_once
-        held, done, self.num_views, self.batches = [], [], 0, []
-        for number in range(1, case.num_images + 1):
-            with lap("open"):
-                picture = open_picture(self.jpeg)
-            with lap("resize"):
-                held += views(picture, config.image_config, num_images=case.num_images)
-            while len(held) >= step or (held and number == case.num_images):
-                with lap("resize"):
-                    pixels = mx.array(normalize(held[:step], config.image_config))
-                    mx.eval(pixels)
-                    held = held[step:]
-                self.num_views += len(pixels)
-                self.batches.append(pixels.shape)
-                with lap("encoder"):
-                    patches = model.image_encoder(pixels)
-                    mx.eval(patches)
-                with lap("connector"):
-                    done.append(model.connector(patches, model.image_encoder.grid(pixels)).flatten(0, 1))
-                    del pixels
-                    mx.eval(done[-1])
-        with lap("embedding"):
-            embeddings = self._embed(visual_tokens := mx.concatenate(done))
+        visual_tokens = mx.concatenate(encode_batches(model, self._pixels(laps), laps))
+        self.num_views = laps.encoded_views
+        with laps.phase("embedding"):
+            embeddings = self._embed(visual_tokens)
             mx.eval(embeddings)
         cache = model.make_cache()
-        with lap("prefill"):
-            options = {"max_tokens": case.max_tokens, "prompt_cache": cache, "input_embeddings": embeddings}
-            tokens = generate_step(self.input_ids, model, prefill_step_size=PREFILL_STEP_SIZE, **options)
+        with laps.phase("prefill"):
+            tokens = generate_step(
+                self.input_ids,
+                model,
+                max_tokens=case.max_tokens,
+                prompt_cache=cache,
+                prefill_step_size=PREFILL_STEP_SIZE,
+                input_embeddings=embeddings,
+            )
             next(tokens)
         self.phases["first_token"].seconds[-1] = time.perf_counter() - start
-        with lap("decode"):
+        with laps.phase("decode"):
             for _ in range(case.max_tokens - 1):
                 next(tokens)
         mx.eval([entry.state for entry in cache])  # mlx-lm is a token ahead: let it end before the next run
         if counting:
-            self._count(patches, visual_tokens, embeddings)
+            self._count(laps.shapes, visual_tokens, embeddings)
+
+    def _pixels(self, laps: Laps) -> Iterator[Float[mx.array, "n H W 3"]]:
+        """Open, resize and normalise the pictures, one after the other, as many views at a time as are encoded."""
+        case, config = self.case, self.model.config.image_config
+        step, held = views_together(self.model, case.batch_size), []
+        for number in range(1, case.num_images + 1):
+            with laps.phase("open"):
+                picture = open_picture(self.jpeg)
+            with laps.phase("resize"):
+                held += views(picture, config, num_images=case.num_images)
+            while len(held) >= step or (held and number == case.num_images):
+                with laps.phase("resize"):
+                    pixels = mx.array(normalize(held[:step], config))
+                    mx.eval(pixels)
+                    held = held[step:]
+                laps.shapes.append(pixels.shape)
+                yield pixels
 
     def _embed(self, visual_tokens: Float[mx.array, "K D"]) -> Float[mx.array, "L D"]:
-        if self.token_order is not None:
-            visual_tokens = self.model.arrange(visual_tokens, self.token_order)
+        visual_tokens = self.model.arrange(visual_tokens, self.order)
         return self.model.embed_inputs(self.input_ids, visual_tokens=visual_tokens)
 
-    @contextmanager
-    def _lap(self, name: str) -> Iterator[None]:
-        """Add the block's wall time to the phase ``name``."""
-        phase = self.phases[name]
-        mx.reset_peak_memory()
-        start = time.perf_counter()
-        yield
-        mx.synchronize()
-        phase.seconds[-1] += time.perf_counter() - start
-        phase.peak_memory = max(phase.peak_memory, mx.get_peak_memory())
-
-    def _count(self, patches: mx.array, visual_tokens: mx.array, embeddings: mx.array) -> None:
+    def _count(self, shapes: list[tuple[int, ...]], visual_tokens: mx.array, embeddings: mx.array) -> None:
         model, phases = self.model, self.phases
         phases["encoder"].work = phases["connector"].work = Work()
-        for shape in self.batches:
+        for shape in shapes:
             pixels = mx.zeros(shape)
-            features = mx.zeros((len(pixels), *patches.shape[1:]), patches.dtype)
-            grid = model.image_encoder.grid(pixels)
-            phases["encoder"].work += count_work(model.image_encoder, pixels)
-            phases["connector"].work += count_work(lambda x, grid=grid: model.connector(x, grid), features)
+            both, encoder = (count_work(part, pixels) for part in (model.encode_images, self._features))
+            phases["encoder"].work += encoder
+            phases["connector"].work += both - encoder
         phases["embedding"].work = count_work(self._embed, visual_tokens)
         phases["prefill"].work = count_work(
             lambda x: read_prompt(model, self.input_ids, x, model.make_cache()), embeddings
@@ -166,6 +178,9 @@ class Measurement:
         first, num_steps = len(embeddings), self.case.max_tokens - 1
         ends = decode_work(model, first) + decode_work(model, first + num_steps - 1)
         phases["decode"].work = Work(ends.flops * num_steps // 2, ends.bytes * num_steps // 2)  # evenly more
+
+    def _features(self, pixels: Float[mx.array, "n H W 3"]) -> Float[mx.array, "n P E"]:
+        return self.model.patch_features(pixels)[0]
 
 
 def make_jpeg(width: int, height: int, random: np.random.Generator) -> bytes:

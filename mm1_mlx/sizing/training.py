@@ -82,7 +82,9 @@ def _bytes(tree: Any) -> int:
 def _adapters(model: MM1) -> int:
     """Return the bytes of what is trained in parts that have adapters."""
     (tuning,) = tunings_of(model)
-    return sum(_bytes(model[part].trainable_parameters()) for part, own in tuning.parts.items() if own.has_adapters)
+    return sum(
+        _bytes(model[part].trainable_parameters()) for part, own in tuning.parts.items() if own.has_adapters
+    )
 
 
 @contextmanager
@@ -168,7 +170,9 @@ def _checkpointed(model: MM1, loss: Loss, seen: Any) -> int:
             outside = traced(step, parameters, seen, [mx.array(0.0)] * number)
         held = held_bytes(outside)
         made = {array.name: place for place, step in enumerate(outside.steps) for array in step.outputs}
-        beside = [held[min(made[array.name] + LATE + 1, len(held) - 1)] for array in outside.outputs[:number]]  # while a layer's gradients are made
+        beside = [
+            held[min(made[array.name] + LATE + 1, len(held) - 1)] for array in outside.outputs[:number]
+        ]  # while a layer's gradients are made
         backward = [call.backward_bytes() for call in calls[:number]]
     largest = max([*held, *map(sum, zip(backward, beside, strict=True))])
     if not any(is_outside):  # before the first layer that learns no gradient is needed
@@ -194,7 +198,9 @@ class _LayerCall:
         """Return what computing the layer again and its gradients takes."""
         layer = self.layer
 
-        def backward(x: mx.array, gradient: mx.array, others: Any, parameters: dict[str, Any]) -> list[mx.array]:
+        def backward(
+            x: mx.array, gradient: mx.array, others: Any, parameters: dict[str, Any]
+        ) -> list[mx.array]:
             args, options = others
             layer.update(parameters)
             trained = layer.trainable_parameters()

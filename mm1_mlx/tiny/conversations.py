@@ -11,13 +11,16 @@ from mm1_mlx.tiny.tokenizer import ASSISTANT_ID, BEGIN_ID, END_ID, IMAGE_ID, SYS
 from mm1_mlx.tiny.world import PLACES, Scene
 
 SYSTEM_PROMPTS = (
-    *("You are a helpful assistant.", "Answer briefly.", "You answer questions about pictures.", "Be short."),
-    *("You see a picture and answer.", "Answer the question about the picture.", "You are MM1."),
+    "You are a helpful assistant.",
+    "Answer briefly.",
+    "You answer questions about pictures.",
+    "Be short.",
+    "You see a picture and answer.",
+    "Answer the question about the picture.",
+    "You are MM1.",
 )
-WEIGHTS = {
-    **{"color": 5, "shape": 5, "count": 6, "existence": 6, "size": 2, "place": 2, "relation": 2},
-    **{"region": 3, "symbol": 3, "check": 2, "absent": 1},
-}
+WEIGHTS = {"color": 5, "shape": 5, "count": 6, "existence": 6, "size": 2, "place": 2, "relation": 2}
+WEIGHTS |= {"region": 3, "symbol": 3, "check": 2, "absent": 1}
 WITHOUT_PICTURE = (
     ("Hello!", "Hello! Show me a picture of the tiny world."),
     ("Hi", "Hello! Show me a picture of the tiny world."),

@@ -23,10 +23,8 @@ from mm1_mlx.tiny.phrases import (
 )
 from mm1_mlx.tiny.world import COLORS, PLACES, SHAPES, Scene, Thing
 
-KINDS = (
-    *("color", "shape", "count", "existence", "size", "place", "region", "relation", "symbol", "check"),
-    "absent",
-)
+KINDS = ("color", "shape", "count", "existence", "size", "place")
+KINDS += ("region", "relation", "symbol", "check", "absent")
 
 RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from mm1_mlx.data.packing import Packed, logits_of
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.objective import Seen, embeddings_of
+from mm1_mlx.vision.look import Seen, embed_seen
 
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}  # of the largest logit
 
@@ -26,7 +26,7 @@ def require_causality(model: MM1, packed: Packed, seen: Seen) -> None:
     Raises:
         TrainingError: a prediction changed that must not.
     """
-    embeddings = embeddings_of(model, packed, seen)
+    embeddings = embed_seen(model, packed.ids, packed.pictures, seen)
     plain = logits_of(model, packed, embeddings)
     rows = np.array(packed.rows)
     middle = max(packed.num_tokens // 2, 1)
@@ -55,5 +55,5 @@ def _require_same(
     if not worst <= TOLERANCE.get(plain.dtype, 1e-4) * max(largest, 1.0):
         raise TrainingError(
             f"the {model.config.text_config.model_type} decoder looks where it must not: a logit moved by {worst:.3g} "
-            f"when {what} changed. It cannot be trained like this; try --no-pack, and report it."
+            f"when {what} changed. It cannot be trained like this; try it without `pack`, and report it."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from mm1_mlx.seeing.draw import COLORS, FAINT, INK, PAPER, text, write_png
+from mm1_mlx.training.run_folder import RunFolder
 
 WIDTH, HEIGHT = 960, 540  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 80, 24, 56, 56  # margins, pixels
@@ -18,9 +18,8 @@ STEPS = (1, 2, 5)  # that ticks may have, times a power of ten
 
 
 def draw_curve(folder: Path) -> Path | None:
-    """``loss.png`` beside ``metrics.jsonl``: training as a line, validation as points. None: nothing to draw yet."""
-    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.strip()]
+    """Draw ``loss.png`` into a run's folder: training as a line, validation as points. None: nothing to draw yet."""
+    rows = RunFolder(folder).lines()
     trained, validated = (_points(rows, name) for name in ("loss", "val_loss"))
     if not trained:
         return None
@@ -33,7 +32,7 @@ def _points(rows: list[dict[str, Any]], name: str) -> list[Point]:
 
 
 def curve(trained: list[Point], validated: list[Point]) -> Image.Image:
-    """The losses by update, nats a learned token, from 0 up."""
+    """Draw the losses by update, nats a learned token, from 0 up."""
     image = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw = ImageDraw.Draw(image)
     last = max(update for update, _ in trained + validated)
@@ -70,7 +69,7 @@ def curve(trained: list[Point], validated: list[Point]) -> Image.Image:
 
 
 def ticks(highest: float) -> list[float]:
-    """Round numbers from 0 to ``highest``, about five of them."""
+    """Return round numbers from 0 to ``highest``, about five of them."""
     if highest <= 0:
         return [0.0]
     power = 10 ** math.floor(math.log10(highest / 5))

@@ -8,21 +8,23 @@ from dataclasses import replace
 import mlx.core as mx
 from PIL import Image
 
-from mm1_mlx.data.batches import Batches, Rows
+from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import Packed, can_pack
+from mm1_mlx.data.records import Records
 from mm1_mlx.data.row_forms import Record, Turn
-from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import DataError, TrainingError
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.sizing.need import Need
 from mm1_mlx.sizing.training import training_need
-from mm1_mlx.training.objective import Seen, loss_sum
+from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.optimizer import clipped, make_optimizer
 from mm1_mlx.training.placeholders import encoding_bytes, unseen
+from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.tuning.adapters import prepare, trained_counts, trained_parts
 from mm1_mlx.tuning.settings import Tuning
+from mm1_mlx.vision.look import Seen
 
 WORDS = 64  # in the question, and in the answer, of an assumed row
 PICTURE = (1024, 768)  # pixels
@@ -32,8 +34,8 @@ LARGE_MAC = 36  # GB; from there on macOS lets the GPU have three quarters, else
 def dry_run(
     model: MM1,
     processor: Processor,
-    rows: Mapping[str, Rows],
-    settings: TrainingSettings,
+    rows: Mapping[str, Records],
+    settings: Recipe,
     tuning: Tuning,
     *,
     keep: int = 0,
@@ -66,7 +68,6 @@ def dry_run(
     yield from learning(model)
     batches = Batches(train, processor, settings, packing=settings.pack and can_pack(model))
     sequences = batches.unopened(0)
-    batches.close()
     if not sequences:
         raise DataError("no row of the first update can be used; --check-data DIR says why.")
     longest = max(len(packed.ids) for packed in sequences)
@@ -101,7 +102,7 @@ def memory_of_mac(gigabytes: float) -> int:
 def foreseen(
     model: MM1,
     sequences: Sequence[Packed],
-    settings: TrainingSettings,
+    settings: Recipe,
     *,
     keep: int = 0,
     num_rows: int | None = None,
@@ -146,7 +147,7 @@ def kept_bytes(model: MM1, sequences: Sequence[Packed], *, num_rows: int | None,
     return min(most, num_rows * tokens * size // max(sum(len(packed.names) for packed in sequences), 1))
 
 
-def told(need: Need, there: int, settings: TrainingSettings) -> list[str]:
+def told(need: Need, there: int, settings: Recipe) -> list[str]:
     """The memory, line by line, and whether it fits what is there."""
     names = {
         "weights": need.weights,
@@ -168,7 +169,7 @@ def told(need: Need, there: int, settings: TrainingSettings) -> list[str]:
     ]
 
 
-def require_room(need: Need, there: int, settings: TrainingSettings) -> None:
+def require_room(need: Need, there: int, settings: Recipe) -> None:
     """Refuse a run that will not fit.
 
     Raises:
@@ -176,10 +177,10 @@ def require_room(need: Need, there: int, settings: TrainingSettings) -> None:
     """
     total = need.total(grad_checkpoint=settings.grad_checkpoint)
     if total > there:
-        checkpoint = "" if settings.grad_checkpoint else "give --grad-checkpoint, "
+        checkpoint = "" if settings.grad_checkpoint else "give `grad_checkpoint`, "
         activations = need.checkpointed if settings.grad_checkpoint else need.activations
         raise TrainingError(
             f"this run needs about {total / 1e9:.1f} GB (weights {need.weights / 1e9:.1f}, activations "
             f"{activations / 1e9:.1f}, optimizer {need.optimizer / 1e9:.1f}), but there are {there / 1e9:.1f} GB; "
-            f"{checkpoint}lower --max-seq-length, train fewer parts or layers, or try it with --force."
+            f"{checkpoint}lower `max_seq_length`, train fewer parts or layers, or try it with `force`."
         )

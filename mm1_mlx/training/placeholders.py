@@ -12,9 +12,9 @@ from mm1_mlx.data.packing import Packed
 from mm1_mlx.inputs.inputs import PreparedPicture
 from mm1_mlx.inputs.preprocess import smart_resize_size
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.objective import Seen
 from mm1_mlx.tuning.adapters import trained_parts
 from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
+from mm1_mlx.vision.look import Seen
 
 
 def unseen(model: MM1, packed: Packed, batch_size: int | None) -> Seen:

@@ -8,23 +8,21 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mm1_mlx.data.settings import TrainingSettings
-
 
 class ProgressBar:
     """A bar on stderr, reports on stdout.
 
     Args:
-        settings: of the run.
+        iters: updates of the run.
         json_lines: print reports as they stand in ``metrics.jsonl``.
         quiet: show nothing, as all processes but the first.
     """
 
-    def __init__(self, settings: TrainingSettings, *, json_lines: bool = False, quiet: bool = False):
+    def __init__(self, iters: int, *, json_lines: bool = False, quiet: bool = False):
         self._json_lines = json_lines
         self._quiet = quiet
         self._bar = tqdm(
-            total=settings.iters,
+            total=iters,
             unit="update",
             file=sys.stderr,
             dynamic_ncols=True,
@@ -44,12 +42,12 @@ class ProgressBar:
         self._bar.update(update)
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Write a line above the bar."""
         if not self._quiet:
             tqdm.write(text, file=sys.stderr)
 
     def report(self, line: dict[str, Any]) -> None:
-        """One line of ``metrics.jsonl``."""
+        """Show one line of ``metrics.jsonl``."""
         if "loss" in line:
             self._bar.update(line["update"] - self._bar.n)
             self._bar.set_postfix(loss=f"{line['loss']:.3f}", lr=f"{line['learning_rate']:.1e}")
@@ -57,7 +55,7 @@ class ProgressBar:
 
 
 def words(line: dict[str, Any]) -> str:
-    """A report as people read it."""
+    """Return a report as people read it."""
     if "val_loss" in line:
         return f"update {line['update']}: validation loss {line['val_loss']:.4f} on {line['val_rows']:,} rows"
     return (

@@ -15,7 +15,7 @@ class Reporter:
     """Sends every line of ``metrics.jsonl`` on.
 
     Args:
-        services: names with commas between, as mlx-lm's ``--report-to``; empty: none.
+        services: names with commas between, as mlx-lm's ``report_to``; empty: none.
         project: there.
         folder: of the run, whose name the run has there.
         run: what the run is.
@@ -28,10 +28,10 @@ class Reporter:
         try:
             self._callback = get_reporting_callbacks(services, project, str(folder), run)
         except (ValueError, ImportError) as error:
-            raise UsageError(f"--report-to {services}: {error}") from None
+            raise UsageError(f"`report_to` {services}: {error}") from None
 
     def report(self, line: dict[str, Any]) -> None:
-        """One line of ``metrics.jsonl``."""
+        """Send one line of ``metrics.jsonl``."""
         if self._callback is None:
             return
         named = {NAMES.get(name, name): value for name, value in line.items()}

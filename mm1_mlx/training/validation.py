@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
-from mm1_mlx.data.batches import Batches, Rows
+import mlx.core as mx
+
+from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import Packed, can_pack
-from mm1_mlx.data.settings import TrainingSettings
+from mm1_mlx.data.records import Records
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.objective import Seen, loss_sum, see
+from mm1_mlx.training.objective import loss_sum
+from mm1_mlx.training.recipe import Recipe
+from mm1_mlx.training.task import MicroBatch
+from mm1_mlx.vision.look import see
 
 
 def losses(
-    model: MM1, sequences: Iterator[list[Packed]], look: Callable[[Packed], Seen]
+    groups: Iterator[list[MicroBatch]], loss_of: Callable[[MicroBatch], mx.array]
 ) -> tuple[float, int]:
-    """Loss summed over the learned tokens of all sequences, and their number. The model learns nothing.
-
-    Args:
-        model: that reads them.
-        sequences: by batch.
-        look: at the pictures of a sequence.
-    """
-    model.eval()
+    """Sum the loss over all that is learned in groups of micro-batches, and count that; the model learns nothing."""
     total, learned = 0.0, 0
-    for group in sequences:
-        for packed in group:
-            total += loss_sum(model, packed, look(packed)).item()
-            learned += packed.num_learned
+    for group in groups:
+        for batch in group:
+            total += loss_of(batch).item()
+            learned += batch.num_learned
     return total, learned
 
 
-def mean_loss(model: MM1, processor: Processor, rows: Rows, settings: TrainingSettings) -> tuple[float, int]:
-    """Nats a learned token over all ``rows``, and how many tokens there were.
+def mean_loss(model: MM1, processor: Processor, rows: Records, recipe: Recipe) -> tuple[float, int]:
+    """Return nats a learned token over all ``rows``, and how many tokens there were.
 
     Raises:
         DataError: a row cannot be used.
     """
-    batches = Batches(rows, processor, settings, packing=settings.pack and can_pack(model))
-    look = partial(see, model, trained=frozenset(), batch_size=settings.vision_batch_size)
-    try:
-        total, learned = losses(model, batches.in_order(len(rows)), look)
-    finally:
-        batches.close()
+    batches = Batches(rows, processor, recipe, packing=recipe.pack and can_pack(model))
+
+    def loss(packed: Packed) -> mx.array:
+        seen = see(model, packed.pictures, trained=frozenset(), batch_size=recipe.vision_batch_size)
+        return loss_sum(model, packed, seen)
+
+    model.eval()
+    total, learned = losses(batches.in_order(len(rows)), loss)
     return total / max(learned, 1), learned

@@ -15,6 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mm1_mlx.errors import ConfigError
+from mm1_mlx.files.identity import forget_identity
 from mm1_mlx.model.mlx_lm_parts import QuantizedSwitchLinear, SwitchLinear, linear_to_lora_layers
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.tuning.settings import PARTS, PartTuning, Tuning
@@ -50,53 +51,46 @@ def prepare(model: MM1, tuning: Tuning) -> None:
         module.freeze()
     for part, paths in places.items():
         own = getattr(tuning, part)
-        options = {"rank": own.rank, "scale": own.scale, "dropout": own.dropout, "keys": set(paths)}
-        linear_to_lora_layers(model, 0, options, use_dora=own.how == "dora")
+        sizes = {"rank": own.rank, "scale": own.scale, "dropout": own.dropout, "keys": set(paths)}
+        linear_to_lora_layers(model, 0, sizes, use_dora=own.how == "dora")
     model.train(model.training)
     model._tunings = (tuning,)
     forget_identity(model)
 
 
 def tunings_of(model: MM1) -> tuple[Tuning, ...]:
-    """How the model was changed since it was loaded: by one tuning, or by several adapters."""
+    """Return how the model was changed since it was loaded: by one tuning, or by several adapters."""
     return getattr(model, "_tunings", ())
 
 
 def tuned_parts(model: MM1) -> set[str]:
-    """Parts whose weights are not, or not only, those of the model folder."""
+    """Return the parts whose weights are not, or not only, those of the model folder."""
     return {part for tuning in tunings_of(model) for part in tuning.parts}
 
 
 def trained_parts(model: MM1) -> frozenset[str]:
-    """Parts of a prepared model in which something learns."""
+    """Return the parts of a prepared model in which something learns."""
     return frozenset(part for part in PARTS if tree_flatten(model[part].trainable_parameters()))
 
 
-def forget_identity(model: MM1) -> None:
-    """The weights changed: what ``checkpoint.identity`` kept of them, for caches, holds no longer."""
-    for name in ("_model_identity", "_vision_identity"):
-        if hasattr(model, name):
-            delattr(model, name)
-
-
 def adapter_weights(model: MM1) -> dict[str, mx.array]:
-    """What is trained, by key: adapters, and weights trained in full."""
+    """Return what is trained, by key: adapters, and weights trained in full."""
     return dict(tree_flatten(model.trainable_parameters()))
 
 
 def trained_counts(model: MM1) -> dict[str, tuple[int, int]]:
-    """For each part how many numbers are trained, and of how many; packed weights count as what they stand for."""
+    """Return for each part how many numbers are trained, and of how many; packed ones count as what they stand for."""
     return {part: (_count(model[part], trained=True), _count(model[part])) for part in PARTS}
 
 
 def adapter_layers(model: MM1) -> dict[str, nn.Module]:
-    """The layers of mlx-lm's that hold adapters, by path."""
+    """Return the layers of mlx-lm's that hold adapters, by path."""
     return {path: module for path, module in model.named_modules() if "lora_a" in module}
 
 
 def take_off(model: MM1) -> None:
     """Put linears and tables back in the places of their adapters; nothing counts as tuned any more."""
-    replace_modules(model, {path: layer[_own(layer)] for path, layer in adapter_layers(model).items()})
+    replace_modules(model, {path: layer[inner_name(layer)] for path, layer in adapter_layers(model).items()})
     model._tunings = ()
     forget_identity(model)
 
@@ -108,12 +102,12 @@ def replace_modules(model: MM1, modules: dict[str, nn.Module]) -> None:
 
 
 def is_packed(module: nn.Module) -> bool:
-    """Whether it is quantized."""
+    """Say whether a module is quantized."""
     return "scales" in module
 
 
-def _own(layer: nn.Module) -> str:
-    """The name under which a layer with an adapter keeps what it stands beside."""
+def inner_name(layer: nn.Module) -> str:
+    """Return the name under which a layer with an adapter keeps what it stands beside."""
     return "linear" if "linear" in layer else "embedding"
 
 
@@ -135,13 +129,13 @@ def _words(part: str) -> str:
 
 
 def _layers(model: MM1, part: str) -> list[nn.Module]:
-    """Those that run."""
+    """Return the layers that run."""
     layers = getattr(model[part], "layers", [])
     return layers[: model.image_encoder.config.num_feature_layers] if part == "image_encoder" else layers
 
 
 def _unused(model: MM1) -> list[nn.Module]:
-    """What the image encoder holds behind the features that are taken."""
+    """Return what the image encoder holds behind the features that are taken."""
     encoder = model.image_encoder
     behind = encoder.layers[encoder.config.num_feature_layers :]
     if "post_norm" in encoder and not encoder.config.final_norm:
@@ -157,7 +151,7 @@ def _last_layers(model: MM1, part: str, num_layers: int) -> list[nn.Module]:
 
 
 def _in_full(model: MM1, part: str, own: PartTuning) -> list[nn.Module]:
-    """The modules to unfreeze."""
+    """Return the modules to unfreeze."""
     if own.num_layers == -1 or part == "connector":
         modules = [model[part]]
     else:
@@ -171,7 +165,7 @@ def _in_full(model: MM1, part: str, own: PartTuning) -> list[nn.Module]:
 
 
 def _places(model: MM1, part: str, own: PartTuning) -> list[str]:
-    """Paths in the model of what gets an adapter."""
+    """Return the paths in the model of what gets an adapter."""
     inside, outside = _in_reach(model, part, own)
     chosen = [] if own.keys else list(inside)
     for key in own.keys:
@@ -194,7 +188,7 @@ def _places(model: MM1, part: str, own: PartTuning) -> list[str]:
 
 
 def _in_reach(model: MM1, part: str, own: PartTuning) -> tuple[dict[str, str], list[str]]:
-    """Linears of the chosen layers: path in the part, name in the layer. And paths outside all layers."""
+    """Return linears of the chosen layers, by path in the part and name in the layer, and paths outside all layers."""
     modules = dict(model[part].named_modules())
     if part == "connector":
         return {path: path for path, module in modules.items() if isinstance(module, LINEARS)}, []
@@ -237,12 +231,12 @@ def _check_dora(path: str, module: nn.Module, own: PartTuning) -> None:
 
 
 def _dims(module: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs."""
+    """Return the numbers of outputs and inputs."""
     outputs, inputs = module.weight.shape[-2:]
     return outputs, inputs * 32 // module.bits if is_packed(module) else inputs
 
 
 def still_untrained(model: MM1) -> tuple[str, ...]:
-    """Parts with the random weights they began with, as the configuration names them."""
+    """Return the parts with the random weights they began with, as the configuration names them."""
     tuned = {part.replace("_", " ") for part in tuned_parts(model)}
     return tuple(part for part in model.config.untrained if part not in tuned)

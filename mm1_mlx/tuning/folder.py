@@ -7,11 +7,7 @@ of the other parts in the same names one level down.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +18,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mm1_mlx.errors import CheckpointError, ConfigError
-from mm1_mlx.files.identity import described, model_identity
-from mm1_mlx.files.json_files import parse_json
-from mm1_mlx.files.tensor_files import check_weights, evaluate_weights, read_tensors
+from mm1_mlx.files.identity import model_identity, tensors_identity
+from mm1_mlx.files.json_files import parse_json, write_json
+from mm1_mlx.files.tensor_files import read_tensors
+from mm1_mlx.files.weights import check_weights, evaluate_weights
+from mm1_mlx.files.writing import new_files
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.tuning import adapters
 from mm1_mlx.tuning.settings import PARTS, PartTuning, Tuning
@@ -81,17 +79,15 @@ def save_adapters(
     config = _part_to_config(tuning.decoder)
     config |= {part: _part_to_config(getattr(tuning, part)) for part in PARTS if part != "decoder"}
     config["base_model"] = {"identity": base_identity, "dtype": _dtype_name(model)}
-    config["weights"] = _digest(tensors)
+    config["weights"] = tensors_identity(tensors)
+    names = _file_names(tuning)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as room:
-            for name in _file_names(tuning):
+        with new_files(folder, [*names, CONFIG]) as made:  # last what vouches for the others
+            for name in names:
                 own = {key: value for key, value in tensors.items() if _file_name(tuning, key) == name}
-                mx.save_safetensors(f"{room}/{name}", own, metadata={"format": "mlx"})
-            Path(room, CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            for name in (*_file_names(tuning), CONFIG):  # last what vouches for the others
-                os.replace(Path(room, name), folder / name)
-        for name in FILES - _file_names(tuning):
+                mx.save_safetensors(str(made / name), own, metadata={"format": "mlx"})
+            write_json(made / CONFIG, config)
+        for name in FILES - names:
             (folder / name).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -164,7 +160,7 @@ def remove_adapters(model: MM1) -> None:
 
 
 def _part_to_config(own: PartTuning) -> dict[str, Any]:
-    """In mlx-lm's names, which leave out ``keys`` where all linears are meant."""
+    """Return a part's tuning in mlx-lm's names, which leave out ``keys`` where all linears are meant."""
     config: dict[str, Any] = {"fine_tune_type": own.how, "num_layers": own.num_layers}
     if own.has_adapters:
         config["lora_parameters"] = {"rank": own.rank, "scale": own.scale, "dropout": own.dropout}
@@ -178,7 +174,7 @@ def _part_from_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(model: MM1, folder: Path, weight: float) -> Adapter:
-    """An adapter of this model, complete and as it was written."""
+    """Read an adapter of this model, complete and as it was written."""
     path = folder / CONFIG
     config = parse_json(path, f"{folder} has no {CONFIG}; give an adapter folder.")
     try:
@@ -197,7 +193,7 @@ def _read(model: MM1, folder: Path, weight: float) -> Adapter:
     if not math.isfinite(weight):
         raise CheckpointError(f"the weight of {folder} is {weight}, expected a finite number.")
     tensors = _read_tensors(folder, tuning)
-    if _digest(tensors) != digest:
+    if tensors_identity(tensors) != digest:
         raise CheckpointError(f"{folder} is damaged, or its files are of different saves; {AGAIN}")
     return Adapter(folder, tuning, tensors, weight)
 
@@ -208,10 +204,10 @@ def _check_base(model: MM1, folder: Path, identity: str, dtype: str) -> None:
     if dtype != _dtype_name(model):
         raise CheckpointError(
             f"{folder} was tuned on a model in {dtype}, and this one is in {_dtype_name(model)}; load it with "
-            f"--dtype {dtype}."
+            f"`dtype` {dtype}."
         )
     raise CheckpointError(
-        f"{folder} was tuned on another model, or on other weights or another config.json of it; give the --model "
+        f"{folder} was tuned on another model, or on other weights or another config.json of it; give the `model` "
         "that it was tuned on."
     )
 
@@ -236,21 +232,13 @@ def _file_names(tuning: Tuning) -> set[str]:
 
 
 def _file_name(tuning: Tuning, key: str) -> str:
-    """Where the weights with ``key`` are kept."""
+    """Return the file in which the weights with ``key`` are kept."""
     part = key.partition(".")[0]
     return ADAPTERS if getattr(tuning, part).has_adapters else f"{part}.safetensors"
 
 
 def _dtype_name(model: MM1) -> str:
     return str(model.image_encoder.dtype).removeprefix("mlx.core.")
-
-
-def _digest(tensors: dict[str, mx.array]) -> str:
-    """Of every value: a torn save or a damaged file has another."""
-    digest = hashlib.sha256()
-    for key, value in sorted(tensors.items()):
-        digest.update(described(key, value))
-    return digest.hexdigest()
 
 
 # What becomes of the model
@@ -268,7 +256,7 @@ def _check_together(found: list[Adapter]) -> None:
 
 
 def _layers_of(model: MM1, adapter: Adapter) -> dict[str, nn.Module]:
-    """The adapter's layers, weighted, beside the model's own; the model is left without them."""
+    """Return the adapter's layers, weighted, beside the model's own; the model is left without them."""
     try:
         adapters.prepare(model, adapter.tuning)
     except ConfigError as error:
@@ -287,7 +275,7 @@ def _layers_of(model: MM1, adapter: Adapter) -> dict[str, nn.Module]:
 
 
 def _side_by_side(layers: list[nn.Module]) -> nn.Module:
-    """One layer whose rank is the sum of theirs, and whose change of its linear is too."""
+    """Return one layer whose rank is the sum of theirs, and whose change of its linear is too."""
     first = layers[0]
     if len(layers) > 1:
         experts = first.lora_a.ndim == 3  # one pair of matrices each, the other way round
@@ -298,7 +286,7 @@ def _side_by_side(layers: list[nn.Module]) -> nn.Module:
 
 
 def _move(now: mx.array | None, base: mx.array, tuned: mx.array, weight: float) -> mx.array:
-    """What other adapters made of ``base``, moved by what this one changed."""
+    """Return what other adapters made of ``base``, moved by what this one changed."""
     if now is None and weight == 1:
         return tuned.astype(base.dtype)
     change = weight * (tuned.astype(mx.float32) - base.astype(mx.float32))

@@ -10,7 +10,6 @@ import mlx.nn as nn
 from mm1_mlx.model.mlx_lm_parts import SwitchLinear
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.tuning import adapters
-from mm1_mlx.tuning.adapters import TABLES, _own, is_packed, still_untrained
 
 
 def fuse_adapters(model: MM1, *, dequantize: bool = False) -> None:
@@ -22,14 +21,13 @@ def fuse_adapters(model: MM1, *, dequantize: bool = False) -> None:
     """
     dtype = model.image_encoder.dtype
     layers = adapters.adapter_layers(model)
-    fused = {path: adapters.fused(layer, dtype, pack=not dequantize) for path, layer in layers.items()}
-    adapters.replace_modules(model, fused)
-    model.config = replace(model.config, untrained=still_untrained(model))
+    adapters.replace_modules(
+        model, {path: fused(layer, dtype, pack=not dequantize) for path, layer in layers.items()}
+    )
+    model.config = replace(model.config, untrained=adapters.still_untrained(model))
     if dequantize:
         packed = {path: module for path, module in model.named_modules() if adapters.is_packed(module)}
-        adapters.replace_modules(
-            model, {path: adapters.unpacked(module, dtype) for path, module in packed.items()}
-        )
+        adapters.replace_modules(model, {path: unpacked(module, dtype) for path, module in packed.items()})
         model.config = replace(model.config, quantization=None, quantization_config=None)
     mx.eval(model.parameters())
     adapters.take_off(model)
@@ -38,30 +36,38 @@ def fuse_adapters(model: MM1, *, dequantize: bool = False) -> None:
 
 
 def fused(layer: nn.Module, dtype: mx.Dtype, *, pack: bool) -> nn.Module:
-    """A linear or table in the place of one with an adapter; computed in float32, rounded once.
+    """Return a linear or table in the place of one with an adapter; computed in float32, rounded once.
 
     Args:
         layer: one with an adapter.
         dtype: of what was packed and is not to be packed again.
         pack: pack again what was packed.
     """
-    own = layer[_own(layer)]
-    layer[_own(layer)] = unpacked(own, mx.float32)
+    name = adapters.inner_name(layer)
+    own = layer[name]
+    layer[name] = unpacked(own, mx.float32)
     made = layer.fuse()
-    layer[_own(layer)] = own
-    made.weight = made.weight.astype(dtype if is_packed(own) else own.weight.dtype)
-    if is_packed(own) and pack:
+    layer[name] = own
+    made.weight = made.weight.astype(dtype if adapters.is_packed(own) else own.weight.dtype)
+    if adapters.is_packed(own) and pack:
         return made.to_quantized(group_size=own.group_size, bits=own.bits, mode=own.mode)
     return made
 
 
 def unpacked(module: nn.Module, dtype: mx.Dtype) -> nn.Module:
-    """The same linear or table with a plain weight."""
+    """Return the same linear or table with a plain weight."""
     weight = module.weight
-    if is_packed(module):
-        packing = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
-        weight = mx.dequantize(weight, module.scales, module.get("biases"), **packing, dtype=dtype)
-    if isinstance(module, TABLES):
+    if adapters.is_packed(module):
+        weight = mx.dequantize(
+            weight,
+            module.scales,
+            module.get("biases"),
+            group_size=module.group_size,
+            bits=module.bits,
+            mode=module.mode,
+            dtype=dtype,
+        )
+    if isinstance(module, adapters.TABLES):
         plain = nn.Embedding(*weight.shape)
     else:
         kind = SwitchLinear if weight.ndim == 3 else nn.Linear

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.errors import CheckpointError, ConfigError
-from mm1_mlx.files.json_files import parse_json
-from mm1_mlx.files.tensor_files import check_weights, evaluate_weights, read_tensors, some
+from mm1_mlx.files.json_files import parse_json, write_json
+from mm1_mlx.files.tensor_files import read_tensors
+from mm1_mlx.files.weights import check_weights, evaluate_weights, some
 from mm1_mlx.files.writing import new_folder
 from mm1_mlx.model.decoder import Decoder
 from mm1_mlx.model.mm1 import MM1
@@ -22,18 +22,22 @@ from mm1_mlx.tuning.settings import PartTuning, Tuning
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 START = "base_model.model."
 LEAVES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
-CHANGES = (  # what a configuration may hold empty only: it would change what the matrices mean
-    *("alpha_pattern", "rank_pattern", "fan_in_fan_out", "lora_bias", "modules_to_save", "layer_replication"),
-    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "use_bdlora"),
+# What a configuration may hold empty only: it would change what the matrices mean.
+CHANGES = (
+    "alpha_pattern",
+    "rank_pattern",
+    "fan_in_fan_out",
+    "lora_bias",
+    "modules_to_save",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
 )
-STARTS = (
-    True,
-    False,
-    None,
-    "gaussian",
-    "eva",
-    "orthogonal",
-)  # other ways to begin change the model's weights
+# Other ways to begin change the model's weights.
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only: bool = False) -> None:
@@ -54,7 +58,7 @@ def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only
     if others and not decoder_only:
         raise CheckpointError(
             f"the {' and the '.join(others)} was tuned too, and PEFT's layout of a decoder has no place for that; "
-            "--decoder-only leaves it out."
+            "`decoder_only` leaves it out."
         )
     found = adapters.adapter_layers(model)
     layers = {path: layer for path, layer in found.items() if path.startswith("decoder.")}
@@ -87,7 +91,7 @@ def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only
     }
     with new_folder(Path(folder)) as made:
         mx.save_safetensors(str(made / WEIGHTS), tensors, metadata={"format": "pt"})
-        (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(made / CONFIG, config)
 
 
 def import_peft(model: MM1, folder: str | Path) -> Tuning:
@@ -128,7 +132,7 @@ def import_peft(model: MM1, folder: str | Path) -> Tuning:
 
 
 def _read_config(path: Path, config: Any) -> dict[str, Any]:
-    """What ``PartTuning`` is told."""
+    """Return what ``PartTuning`` is told."""
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else config
         raise CheckpointError(f"{path}: peft_type is {found!r}, expected 'LORA'.")
@@ -159,13 +163,13 @@ def _ours(model: MM1, key: str, value: mx.array, folder: Path) -> tuple[str, mx.
 
 
 def _their_name(model: MM1, path: str) -> str:
-    """transformers has its layers under ``model``, its head beside it; so have mlx-lm's decoders."""
+    """Return transformers' name: its layers are under ``model``, its head beside it, as in mlx-lm's decoders."""
     path = path.removeprefix("decoder.")
     return f"model.{path}" if isinstance(model.decoder, Decoder) and path != "lm_head" else path
 
 
 def _keys(model: MM1, paths: set[str]) -> list[str]:
-    """As the layers call them, where every layer has them all."""
+    """Return the linears as the layers call them, where every layer has them all."""
     names = {path: re.sub(r"^(.*\.)?layers\.\d+\.", "", path) for path in paths}
     inside = {path: name for path, name in names.items() if path != name}
     whole = len(inside) == len(set(inside.values())) * len(model.decoder.layers)

@@ -13,13 +13,13 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float
 
-from mm1_mlx.errors import SamplingError
+from mm1_mlx.errors import PromptError, SamplingError
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.machine import free_memory
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.vision.cache import VisionCache, entry_key
-from mm1_mlx.vision.timing import Timing
+from mm1_mlx.vision.clock import Clock
 
 T = TypeVar("T")
 
@@ -30,130 +30,140 @@ SHARE_OF_FREE_MEMORY = 0.25  # that encoding may take
 def embed(
     model: MM1,
     inputs: Inputs,
-    timing: Timing | None = None,
+    clock: Clock | None = None,
     *,
     vision_cache: VisionCache | None = None,
     vision_batch_size: int | None = None,
     start: int = 0,
     stop: int | None = None,
 ) -> Float[mx.array, "L D"]:
-    """What the decoder reads of one prompt from position ``start`` to ``stop``, evaluated.
+    """Return what the decoder reads of one prompt from position ``start`` to ``stop``, evaluated.
 
     Only pictures that reach in there and that ``vision_cache`` does not know are encoded.
 
     Raises:
         PictureError: a picture turns out to be damaged.
+        PromptError: the ids have other places than the pictures fill.
         SamplingError: ``vision_batch_size`` is below 1.
     """
-    timing = timing or Timing()
+    clock = clock or Clock()
     stop = len(inputs.input_ids) if stop is None else stop
-    wanted = [
-        n for n, places in enumerate(inputs.image_places) if places.stop > start and places.start < stop
-    ]
-    visual_tokens = tokens_of(model, inputs, wanted, timing, vision_cache, vision_batch_size)
-    ids = inputs.input_ids[start:stop]
-    with timing.phase("prefill"):
-        if visual_tokens is not None:  # of a picture that straddles an end, the tokens inside
-            first = inputs.image_places[wanted[0]].start
-            is_image = inputs.input_ids[first:stop] == model.config.image_token_id
-            before, inside = mx.sum(is_image[: max(start - first, 0)]).item(), mx.sum(is_image).item()
-            visual_tokens = visual_tokens[before:inside]
-        embeddings = model.embed_inputs(ids, visual_tokens=visual_tokens)
+    is_visual = np.array(inputs.input_ids) == model.config.image_token_id
+    _require_places(int(is_visual.sum()), sum(found.num_visual_tokens for found in inputs.layouts))
+    places = inputs.image_places
+    wanted = [n for n in range(len(places)) if places[n].stop > start and places[n].start < stop]
+    found = visual_tokens_of(
+        model, [inputs.pictures[n] for n in wanted], clock, cache=vision_cache, batch_size=vision_batch_size
+    )
+    visual_tokens = None
+    with clock.phase("prefill"):
+        if found:  # of a picture that straddles an end, the tokens inside
+            first = places[wanted[0]].start
+            before, inside = is_visual[first : max(start, first)].sum(), is_visual[first:stop].sum()
+            visual_tokens = mx.concatenate(found)[int(before) : int(inside)]
+        embeddings = model.embed_inputs(inputs.input_ids[start:stop], visual_tokens=visual_tokens)
         mx.eval(embeddings)
     return embeddings
 
 
-def tokens_of(
-    model: MM1,
-    inputs: Inputs,
-    wanted: Sequence[int],
-    timing: Timing,
-    vision_cache: VisionCache | None = None,
-    vision_batch_size: int | None = None,
-) -> Float[mx.array, "K D"] | None:
-    """The arranged visual tokens of the pictures numbered ``wanted``, or None where there is none."""
-    pictures = [inputs.pictures[number] for number in wanted]
-    found = arranged_tokens(model, pictures, timing, vision_cache, vision_batch_size)
-    return mx.concatenate(found) if found else None
-
-
-def arranged_tokens(
+def visual_tokens_of(
     model: MM1,
     pictures: Sequence[PreparedPicture],
-    timing: Timing,
-    vision_cache: VisionCache | None = None,
-    vision_batch_size: int | None = None,
+    clock: Clock | None = None,
+    *,
+    cache: VisionCache | None = None,
+    batch_size: int | None = None,
 ) -> list[Float[mx.array, "K D"]]:
-    """The visual tokens of each picture as the decoder reads them. Equal pictures are encoded once."""
+    """Return the visual tokens of each picture as the decoder reads them. Equal pictures are encoded once."""
     digests = [picture.digest for picture in pictures]
     found: dict[str, mx.array | None] = dict.fromkeys(digests)
-    if vision_cache is not None:
-        found = {digest: vision_cache.get(entry_key(digest, model)) for digest in found}
+    if cache is not None:
+        found = {digest: cache.get(entry_key(digest, model)) for digest in found}
     missing = {picture.digest: picture for picture in pictures if found[picture.digest] is None}
-    made = encode(model, list(missing.values()), timing, vision_batch_size)
+    made = encode(model, list(missing.values()), clock, batch_size=batch_size)
     for (digest, picture), tokens in zip(missing.items(), made, strict=True):
-        found[digest] = arranged(model, picture, tokens)
-        if vision_cache is not None:
+        found[digest] = model.arrange(tokens, picture.layout.order)
+        if cache is not None:
             mx.eval(found[digest])
-            vision_cache.put(entry_key(digest, model), found[digest])
+            cache.put(entry_key(digest, model), found[digest])
     return [found[digest] for digest in digests]
 
 
 def encode(
-    model: MM1, pictures: Sequence[PreparedPicture], timing: Timing, batch_size: int | None = None
+    model: MM1,
+    pictures: Sequence[PreparedPicture],
+    clock: Clock | None = None,
+    *,
+    batch_size: int | None = None,
 ) -> list[Float[mx.array, "K D"]]:
-    """The visual tokens of each picture as they come from the connector, evaluated.
+    """Return the visual tokens of each picture as they come from the connector, evaluated.
 
     Args:
+        model: whose image encoder and connector make them.
+        pictures: in reading order.
+        clock: told what the phases take.
         batch_size: views encoded together; by default what free memory allows, ``LARGEST_BATCH`` at most.
 
     Raises:
+        PictureError: a picture turns out to be damaged.
         SamplingError: ``batch_size`` is below 1.
     """
-    if batch_size is not None and batch_size < 1:
-        raise SamplingError(f"--vision-batch-size is {batch_size}, expected at least 1.")
-    at_once = model.config.connector_config.views_at_once
-    most = batch_size or default_batch_size(model)
-    timing.encoded_views += sum(picture.num_views for picture in pictures)
-    batches = one_ahead(pixel_batches(pictures, max(most // at_once, 1) * at_once))
-    done: list[mx.array] = []
-    while True:
-        with timing.phase("preprocess"):
-            pixels = next(batches, None)
-        if pixels is None:
-            break
-        with timing.phase("encoder"):
-            pixels = mx.array(pixels)
-            grid = model.image_encoder.grid(pixels)
-            patches = model.image_encoder(pixels)
-            del pixels
-            mx.eval(patches)
-        with timing.phase("connector"):
-            done.append(model.connector(patches, grid).flatten(0, 1))
-            del patches
-            mx.eval(done[-1])
+    most = views_together(model, default_batch_size(model) if batch_size is None else batch_size)
+    done = encode_batches(model, one_ahead(pixel_batches(pictures, most)), clock or Clock())
     mx.clear_cache()  # what the batches took is free for the decoder
     return each_picture(mx.concatenate(done), pictures) if done else []
+
+
+def encode_batches(
+    model: MM1,
+    batches: Iterator[Float[np.ndarray, "n H W 3"]] | Iterator[Float[mx.array, "n H W 3"]],
+    clock: Clock,
+) -> list[Float[mx.array, "k D"]]:
+    """Return the visual tokens of each batch of views, evaluated one batch after the other."""
+    done: list[mx.array] = []
+    while True:
+        with clock.phase("preprocess"):
+            pixels = next(batches, None)
+        if pixels is None:
+            return done
+        clock.encoded_views += len(pixels)
+        with clock.phase("encoder"):
+            features, grid = model.patch_features(mx.array(pixels))
+            mx.eval(features)
+        with clock.phase("connector"):
+            done.append(model.connector(features, grid).flatten(0, 1))
+            del features
+            mx.eval(done[-1])
 
 
 def each_picture(
     made: Float[mx.array, "K D"], pictures: Sequence[PreparedPicture]
 ) -> list[Float[mx.array, "k D"]]:
-    """What the connector made of all views of some pictures, picture by picture."""
+    """Cut what the connector made of all views of some pictures into what it made of each.
+
+    Raises:
+        PromptError: the pictures were prepared for another model.
+    """
     stops = np.cumsum([picture.layout.num_made for picture in pictures]).tolist()
+    if stops[-1] != len(made):
+        raise PromptError(
+            f"the pictures were prepared for {stops[-1]} visual tokens, but this model makes {len(made)} of them; "
+            "prepare them with its own processor."
+        )
     return [
         made[stop - picture.layout.num_made : stop] for picture, stop in zip(pictures, stops, strict=True)
     ]
 
 
-def arranged(model: MM1, picture: PreparedPicture, made: Float[mx.array, "K D"]) -> Float[mx.array, "M D"]:
-    """One picture's visual tokens as the decoder reads them."""
-    order = picture.layout.order
-    return made if order is None else model.arrange(made, mx.array(order))
+def _require_places(places: int, visual_tokens: int) -> None:
+    if places != visual_tokens:
+        raise PromptError(
+            f"the input ids have {places} places for visual tokens, but the pictures give {visual_tokens}."
+        )
 
 
 def pixel_batches(pictures: Sequence[PreparedPicture], most: int) -> Iterator[Float[np.ndarray, "n H W 3"]]:
-    """Normalised pixels of consecutive views of one size, at most ``most`` together; one picture is open at a time."""
+    """Yield pixels of consecutive views of one size, at most ``most`` together; one picture is open at a time."""
     held, config = [], None
     for picture in pictures:
         for view in picture.views():
@@ -166,7 +176,7 @@ def pixel_batches(pictures: Sequence[PreparedPicture], most: int) -> Iterator[Fl
 
 
 def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; a thread makes the next one while the caller works on this one."""
+    """Yield the same items; a thread makes the next one while the caller works on this one."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(next, items, end)
@@ -175,14 +185,26 @@ def one_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
+def views_together(model: MM1, batch_size: int) -> int:
+    """Return ``batch_size`` in whole groups of as many views as the connector reads together, at least one.
+
+    Raises:
+        SamplingError: it is below 1.
+    """
+    if batch_size < 1:
+        raise SamplingError(f"`vision_batch_size` is {batch_size}, expected at least 1.")
+    at_once = model.config.connector_config.views_at_once
+    return max(batch_size // at_once, 1) * at_once
+
+
 def default_batch_size(model: MM1) -> int:
-    """Views that are encoded within a share of the free memory, 1 to ``LARGEST_BATCH``."""
+    """Return how many views are encoded within a share of the free memory, 1 to ``LARGEST_BATCH``."""
     fitting = SHARE_OF_FREE_MEMORY * free_memory() / view_bytes(model)
     return int(min(max(fitting, 1), LARGEST_BATCH))
 
 
 def view_bytes(model: MM1) -> int:
-    """About what the widest step of image encoder or connector holds for one view."""
+    """Return about what the widest step of image encoder or connector holds for one view."""
     vision, connector = model.config.vision_config, model.config.connector_config
     image = model.config.image_config
     largest = max(image.max_pixels, image.image_size**2)

@@ -31,20 +31,20 @@ def refused(llama, tmp_path, capfd):
 @pytest.mark.parametrize("key", ["quantization", "quantization_config"])
 def test_a_quantized_decoder_is_refused(key, refused, llama, tmp_path):
     folder = edit(copy_of(llama, tmp_path / "in"), **{key: {"group_size": 64, "bits": 4}})
-    assert "in/config.json: the decoder is quantized; take the original and give -q." in refused(
+    assert "in/config.json: the decoder is quantized; take the original and --quantize it." in refused(
         decoder=folder
     )
 
 
 def test_a_decoder_that_takes_no_embeddings_is_refused_with_those_that_do(refused, llama, tmp_path):
     err = refused(decoder=edit(copy_of(llama, tmp_path / "in"), model_type="mamba"))
-    assert "'mamba' takes no input_embeddings in mlx-lm, so no pictures; these work:" in err
+    assert "'mamba' takes no input_embeddings in mlx-lm, so no pictures; these work, among others:" in err
     assert all(f" {name}," in err for name in ("gemma3_text", "llama", "mixtral", "qwen3"))
 
 
 def test_a_decoder_that_mlx_lm_lacks_is_refused(refused, llama, tmp_path):
     err = refused(decoder=edit(copy_of(llama, tmp_path / "in"), model_type="bert"))
-    assert "'bert' is not an architecture of mlx-lm; these work:" in err
+    assert "'bert' is not an architecture of mlx-lm; these work, among others:" in err
 
 
 def test_a_decoder_without_weights_of_its_layers_is_refused(refused, llama, tmp_path):

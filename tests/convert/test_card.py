@@ -93,7 +93,7 @@ def test_an_untrained_connector_is_said_in_bold():
 
 
 def test_without_a_check_the_card_names_the_command():
-    assert "python -m convert check DIR --against-torch owner/model\n" in model_card(FACTS)
+    assert "python -m mm1_mlx.convert check DIR --against-torch owner/model\n" in model_card(FACTS)
 
 
 def test_a_check_is_shown_stage_by_stage():

@@ -247,7 +247,7 @@ def test_a_reference_that_compares_nothing_is_refused(run, folder, tmp_path):
 
 def test_a_reference_that_is_no_safetensors_file_is_refused(run, folder):
     code, _, err = run(folder, "--reference", folder / "config.json")
-    assert code == 1 and "config.json is no readable safetensors file" in err
+    assert code == 1 and "config.json is damaged or no safetensors file" in err
 
 
 def test_stages_that_the_model_lacks_are_named(folder, tmp_path):
@@ -359,5 +359,5 @@ def test_the_card_tells_that_pytorch_was_run(tmp_path):
 
 def test_without_torch_it_is_asked_for(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(CheckpointError, match=r"--against-torch needs torch: pip install 'mm1-mlx\[torch\]'"):
+    with pytest.raises(CheckpointError, match=r"`torch_source` needs torch: pip install 'mm1-mlx\[torch\]'"):
         check(folder, torch_source=str(source_folder(NO_UNPAD)))

@@ -14,8 +14,8 @@ import mlx.core as mx
 import pytest
 from stand_in import HONEYBEE, NO_UNPAD, copy_of, model_folder, source_folder, stand_in_tokenizer
 
+import mm1_mlx.files.shards
 from convert.__main__ import main
-from convert.shards import ShardWriter
 
 SECOND = "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -186,15 +186,15 @@ def test_a_truncated_shard(refused, source):
     data = (source / SECOND).read_bytes()
     (source / SECOND).write_bytes(data[:-1000])
     assert refused(source) == (
-        f"TMP/source/{SECOND} has {len(data) - 1000} bytes, expected {len(data)} for its tensors; {AGAIN}"
+        f"TMP/source/{SECOND} is damaged or no safetensors file (incomplete metadata, file not fully covered; "
+        f"it has {len(data) - 1000} bytes); {AGAIN}"
     )
 
 
 def test_a_shard_cut_off_in_its_header(refused, source):
     (source / SECOND).write_bytes((source / SECOND).read_bytes()[:100])
     assert refused(source) == (
-        f"TMP/source/{SECOND} has 100 bytes and claims a header of 9040, so it is cut short or not in the "
-        f"safetensors format; {AGAIN}"
+        f"TMP/source/{SECOND} is damaged or no safetensors file (invalid header length; it has 100 bytes); {AGAIN}"
     )
 
 
@@ -494,10 +494,10 @@ def test_a_place_that_may_not_be_written_to(refused, source, tmp_path, monkeypat
 
 
 def test_a_disk_that_fills_up_while_writing(run, source, tmp_path, monkeypatch):
-    def disk_full(self, name, value):
+    def disk_full(path, forms, tensors):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ShardWriter, "add", disk_full)
+    monkeypatch.setattr(mm1_mlx.files.shards, "write_tensors", disk_full)
     code, out, err = run(source, "--output", tmp_path / "out")
     assert (code, out, last_line(err)) == (1, "", "mm1: No space left on device.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]

@@ -282,7 +282,10 @@ def test_bytes_after_the_last_tensor_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     write_raw(path, {"a": entry(0, 4)}, bytes(9))
     size = path.stat().st_size
-    assert f"has {size} bytes, expected {size - 5}" in refusal(tmp_path)
+    assert (
+        f"{path} is damaged or no safetensors file (incomplete metadata, file not fully covered; it has {size} bytes)"
+        in refusal(tmp_path)
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,7 +296,9 @@ def test_a_header_of_absurd_length_is_refused(start, tmp_path):
     path.write_bytes(start)
     with path.open("ab") as file:
         file.truncate(200_000_000)  # takes no space on disk
-    assert "has 200000000 bytes and claims a header of" in refusal(tmp_path)
+    assert f"{path} is damaged or no safetensors file (header too large; it has 200000000 bytes)" in refusal(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize(
@@ -313,30 +318,50 @@ def test_a_header_of_absurd_length_is_refused(start, tmp_path):
 def test_offsets_that_cannot_be_are_refused(header, tmp_path):
     write_raw(tmp_path / "model.safetensors", header, bytes(12))
     message = refusal(tmp_path)
-    assert f"{tmp_path / 'model.safetensors'}: " in message and " lies at " in message
+    assert f"{tmp_path / 'model.safetensors'} is damaged or no safetensors file (invalid " in message
 
 
-@pytest.mark.parametrize("shape", [None, [-3], [3.0], [True, 3], "3", [0, 2**40]])
+@pytest.mark.parametrize("shape", [None, [-3], [3.0], [True, 3], "3"])
 def test_a_shape_that_cannot_be_is_refused(shape, tmp_path):
     write_raw(tmp_path / "model.safetensors", {"a": {**entry(0, 12), "shape": shape}}, bytes(12))
-    assert f"a has the shape {shape!r}, expected numbers" in refusal(tmp_path)
+    assert f"{tmp_path / 'model.safetensors'} is damaged or no safetensors file (invalid " in refusal(
+        tmp_path
+    )
 
 
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F4", None, ["F32"]])
-def test_a_dtype_that_mlx_lacks_is_refused(dtype, tmp_path):
-    write_raw(tmp_path / "model.safetensors", {"a": entry(0, 12, dtype, [12])}, bytes(12))
+def test_a_shape_that_mlx_cannot_count_is_refused(tmp_path):
+    write_raw(tmp_path / "model.safetensors", {"a": entry(0, 0, shape=[0, 2**40])})
+    assert f"a is (0, {2**40}), more than MLX can count" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("dtype, shape", [("F8_E4M3", [12]), ("F4", [24])])
+def test_a_dtype_that_mlx_lacks_is_refused(dtype, shape, tmp_path):
+    write_raw(tmp_path / "model.safetensors", {"a": entry(0, 12, dtype, shape)}, bytes(12))
     assert f"a holds {dtype}, which MLX lacks" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [None, ["F32"], "F31"])
+def test_a_dtype_that_there_is_not_is_refused(dtype, tmp_path):
+    write_raw(tmp_path / "model.safetensors", {"a": entry(0, 12, dtype, [3])}, bytes(12))
+    assert (
+        f"{tmp_path / 'model.safetensors'} is damaged or no safetensors file (invalid JSON in header: "
+        in refusal(tmp_path)
+    )
 
 
 @pytest.mark.parametrize("text", [b"{]", b"\xff\xfe", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"])
 def test_a_header_that_is_not_json_is_refused(text, tmp_path):
     write_raw(tmp_path / "model.safetensors", text)
-    assert "the header is not valid JSON" in refusal(tmp_path)
+    assert f"{tmp_path / 'model.safetensors'} is damaged or no safetensors file (invalid " in refusal(
+        tmp_path
+    )
 
 
 def test_a_header_that_is_no_table_is_refused(tmp_path):
     write_raw(tmp_path / "model.safetensors", [1])
-    assert "the header is not a table" in refusal(tmp_path)
+    assert "is damaged or no safetensors file (invalid JSON in header: invalid type: sequence" in refusal(
+        tmp_path
+    )
 
 
 def test_a_file_without_tensors_is_refused(tmp_path):

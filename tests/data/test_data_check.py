@@ -147,7 +147,7 @@ def test_a_row_longer_than_the_limit_is_counted_and_told(check):
     assert report.splits["train"].lengths == [short, long]
     (bad,) = report.bad
     assert bad.reason.startswith(
-        f"it is {long} tokens, 16 of them for pictures, more than --max-seq-length {short}; shorten it"
+        f"it is {long} tokens, 16 of them for pictures, more than `max_seq_length` {short}; shorten it"
     )
 
 

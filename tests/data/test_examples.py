@@ -93,7 +93,7 @@ def test_pictures_are_not_decoded(mm1_tiny, picture, tmp_path):
 
 
 def test_a_row_too_long_is_refused_with_its_length(mm1_tiny):
-    with pytest.raises(DataError, match=r"row 1: it is \d\d tokens, more than --max-seq-length 30"):
+    with pytest.raises(DataError, match=r"row 1: it is \d\d tokens, more than `max_seq_length` 30"):
         make_example(CHAT, mm1_tiny[1], max_length=30)
 
 

@@ -9,7 +9,6 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -534,24 +533,3 @@ def test_rows_of_the_real_package_keep_their_pictures_closed(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"train": made}))
     record = open_data("owner/cats")["train"][1]
     assert (record.turns[0].text, record.images) == ("<image>What?", (PNG,))
-
-
-# Order
-
-
-@given(st.integers(0, 300), st.integers(0, 2**64), st.integers(0, 2**31))
-def test_an_order_is_a_permutation_that_seed_and_epoch_decide(num_rows, seed, epoch):
-    found = order(num_rows, seed, epoch)
-    np.random.seed(seed % 1000)
-    assert sorted(found.tolist()) == list(range(num_rows))
-    assert np.array_equal(found, order(num_rows, seed, epoch))
-
-
-@given(st.tuples(*[st.integers(0, 1000)] * 2), st.tuples(*[st.integers(0, 1000)] * 2))
-def test_every_epoch_of_every_seed_has_an_order_of_its_own(one, other):
-    assert np.array_equal(order(50, *one), order(50, *other)) == (one == other)
-
-
-def test_orders_are_those_of_earlier_versions():
-    assert order(10, 0, 0).tolist() == [1, 4, 5, 6, 8, 2, 0, 3, 9, 7]
-    assert order(10, 7, 3).tolist() == [4, 5, 1, 0, 8, 3, 6, 9, 2, 7]

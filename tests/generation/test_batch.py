@@ -152,7 +152,7 @@ def test_eight_shots_for_a_hundred_questions_cost_a_fifth(mm1_tiny):
 
 @pytest.mark.parametrize("setting", ["batch_size", "max_tokens", "prefill_step_size", "vision_batch_size"])
 def test_a_setting_below_1_is_refused(mm1_tiny, setting):
-    with pytest.raises(SamplingError, match=f"--{setting.replace('_', '-')} is 0, expected at least 1"):
+    with pytest.raises(SamplingError, match=f"`{setting}` is 0, expected at least 1"):
         batch_generate(*mm1_tiny, MIXED, **{setting: 0})
 
 

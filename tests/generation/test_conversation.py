@@ -8,6 +8,7 @@ import pytest
 import mm1_mlx
 from mm1_mlx import Sampling, generate, tiny
 from mm1_mlx.errors import CheckpointError, MM1Error, PictureError, PromptError, SamplingError
+from mm1_mlx.generation import Decoding
 from mm1_mlx.generation.conversation import Conversation
 from mm1_mlx.inputs.few_shot import Shot
 from mm1_mlx.vision.cache import VisionCache
@@ -27,7 +28,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def chat(mm1_tiny):
-    return Conversation(*mm1_tiny, model_name="mm1-tiny", max_tokens=24)
+    return Conversation(*mm1_tiny, model_name="mm1-tiny", decoding=Decoding(max_tokens=24))
 
 
 def ask(chat, text):
@@ -88,7 +89,7 @@ def test_a_picture_is_what_it_was_when_it_was_attached(chat, files, tmp_path, mm
 
 
 def test_a_packed_kv_cache_is_gone_on_with_too(mm1_tiny, files):
-    chat = Conversation(*mm1_tiny, model_name="mm1-tiny", kv_bits=8)
+    chat = Conversation(*mm1_tiny, model_name="mm1-tiny", decoding=Decoding(kv_bits=8))
     chat.attach(files[0])
     ask(chat, FIRST)
     _, timing = ask(chat, SECOND)
@@ -147,7 +148,7 @@ def test_an_image_token_that_the_model_says_stands_for_no_picture():
     first = next(Conversation(model, processor, model_name="mm1-tiny").ask("Hello!")).token
     rows = model.decoder.embed_tokens.weight
     rows[tiny.IMAGE_ID] = 2 * rows[first]  # twice as likely as what it would say
-    chat = Conversation(model, processor, model_name="mm1-tiny", max_tokens=4)
+    chat = Conversation(model, processor, model_name="mm1-tiny", decoding=Decoding(max_tokens=4))
     said, _ = ask(chat, "Hello!")
     assert said.startswith("<image>")
     ask(chat, "Hello!")
@@ -207,16 +208,16 @@ def test_a_model_without_a_chat_template(tiny_folder):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_tokens": 0}, "--max-tokens is 0"),
-        ({"prefill_step_size": 0}, "--prefill-step-size is 0"),
-        ({"vision_batch_size": 0}, "--vision-batch-size is 0"),
-        ({"kv_bits": 7}, "--kv-bits is 7"),
-        ({"sampling": Sampling(top_k=10_000)}, "--top-k is 10000"),
+        ({"max_tokens": 0}, "`max_tokens` is 0"),
+        ({"prefill_step_size": 0}, "`prefill_step_size` is 0"),
+        ({"vision_batch_size": 0}, "`vision_batch_size` is 0"),
+        ({"kv_bits": 7}, "`kv_bits` is 7"),
+        ({"sampling": Sampling(top_k=10_000)}, "`top_k` is 10000"),
     ],
 )
 def test_settings_are_refused_before_the_first_question(mm1_tiny, options, words):
     with pytest.raises(SamplingError, match=words):
-        Conversation(*mm1_tiny, model_name="mm1-tiny", **options)
+        Conversation(*mm1_tiny, model_name="mm1-tiny", decoding=Decoding(**options))
 
 
 # System message
@@ -296,7 +297,7 @@ def test_a_saved_conversation_goes_on_with_the_same_answer(chat, files, tmp_path
     ask(chat, FIRST)
     chat.attach(files[1])
     chat.save(tmp_path / "chat.json")
-    loaded = Conversation(*mm1_tiny, model_name="other", max_tokens=24)
+    loaded = Conversation(*mm1_tiny, model_name="other", decoding=Decoding(max_tokens=24))
     assert loaded.load(tmp_path / "chat.json") == "mm1-tiny"
     assert state(loaded) == state(chat)
     assert ask(loaded, SECOND)[0] == ask(chat, SECOND)[0]
@@ -326,7 +327,7 @@ def test_a_picture_whose_file_has_gone_is_saved_itself(chat, files, tmp_path, mm
     chat.attach(tmp_path / "gone.png")
     (tmp_path / "gone.png").unlink()
     chat.save(tmp_path / "chat.json")
-    loaded = Conversation(*mm1_tiny, model_name="mm1-tiny", max_tokens=24)
+    loaded = Conversation(*mm1_tiny, model_name="mm1-tiny", decoding=Decoding(max_tokens=24))
     loaded.load(tmp_path / "chat.json")
     assert ask(loaded, FIRST)[0] == ask(chat, FIRST)[0]
 

@@ -144,3 +144,11 @@ def test_a_full_disk_leaves_the_earlier_file(mm1_tiny, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["prompt", "prompt.v2", "prompt.safetensors"])
+def test_a_prefix_is_saved_under_the_very_name_given(name, mm1_tiny, tmp_path):
+    prefix = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "What is it?", prefix=prefix)
+    prefix.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).stat().st_size

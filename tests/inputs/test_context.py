@@ -40,7 +40,7 @@ def test_each_message_is_told():
         (900, [PictureCost(100)], "To make room, shorten the text."),
         (10, [PictureCost(900, 5, (9, 9))], "To make room, cut pictures into fewer sub-images"),
         (10, [PictureCost(100)] * 9, "To make room, give fewer pictures or shots."),
-        (10, [PictureCost(900)], "To make room, shorten the text or lower --image-size."),
+        (10, [PictureCost(900)], "To make room, shorten the text or lower `image_size`."),
     ],
 )
 def test_the_advice_is_for_what_costs_most(num_text, pictures, advice):

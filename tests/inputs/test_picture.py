@@ -390,7 +390,7 @@ def test_a_picture_over_the_limit_is_refused_with_the_numbers_and_the_flag(tmp_p
         open_picture(path, max_pixels=1999)
     assert str(error.value) == (
         f"{path} has 50 x 40 = 2,000 pixels, more than the limit of 1,999; "
-        "shrink it, or raise --max-image-pixels if you trust it."
+        "shrink it, or raise `max_pixels` if you trust it."
     )
 
 

@@ -205,9 +205,9 @@ def test_plain_text_without_pictures_is_unchanged():
 @pytest.mark.parametrize(
     ("num_places", "num_images", "message"),
     [
-        (2, 1, "the prompt has 2 <image> but 1 --image was given."),
-        (1, 2, "the prompt has 1 <image> but 2 --image were given."),
-        (1, 0, "the prompt has 1 <image> but 0 --image were given."),
+        (2, 1, "the prompt has 2 <image> but 1 `image` was given."),
+        (1, 2, "the prompt has 1 <image> but 2 `image` were given."),
+        (1, 0, "the prompt has 1 <image> but 0 `image` were given."),
     ],
 )
 def test_places_and_pictures_that_differ_in_number_are_refused_with_both(
@@ -218,14 +218,14 @@ def test_places_and_pictures_that_differ_in_number_are_refused_with_both(
 
 def test_places_are_counted_over_all_turns():
     messages = [user("<image>What is it?"), assistant("A cat."), user("And <image>?")]
-    assert refusal(messages_of, messages, 1) == "the prompt has 2 <image> but 1 --image was given."
+    assert refusal(messages_of, messages, 1) == "the prompt has 2 <image> but 1 `image` was given."
 
 
 @pytest.mark.parametrize("function", [messages_of, plain_text])
 @pytest.mark.parametrize("text", ["", " \n\t"])
 @pytest.mark.parametrize("num_images", [0, 1])
 def test_an_empty_prompt_is_refused(function, text, num_images):
-    assert refusal(function, text, num_images) == "the prompt is empty; ask something with --prompt."
+    assert refusal(function, text, num_images) == "the prompt is empty; ask something with `prompt`."
 
 
 @pytest.mark.parametrize("messages", [[], [user("")], [user([])], [user(" "), assistant("")]])

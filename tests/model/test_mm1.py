@@ -18,7 +18,6 @@ from mm1_mlx.config import (
     MlxLmDecoderConfig,
     MM1Config,
 )
-from mm1_mlx.errors import PromptError
 from mm1_mlx.model.mlx_lm_parts import token_embedding
 from mm1_mlx.model.mm1 import (
     MM1,
@@ -301,16 +300,11 @@ def test_without_pictures_the_text_stands_alone(model, no_pictures):
     assert_close(model(ids), model.decoder(ids), tolerance=0)
 
 
-@pytest.mark.parametrize(
-    ("parts", "number", "places"), [(("picture", 1), 2, 4), (("picture", IMAGE), 1, 5), (("picture",), 0, 4)]
-)
-def test_places_and_visual_tokens_that_differ_in_number_are_refused_with_both(model, parts, number, places):
-    ids, pixels = mx.array(prompt(*parts)), pictures(number) if number else None
-    with pytest.raises(PromptError) as refusal:
-        model.embed_inputs(ids, pixel_values=pixels)
-    assert str(refusal.value) == (
-        f"the input ids have {places} places for visual tokens, but the pictures give {number * T}."
-    )
+def test_a_pass_over_pictures_and_text_can_be_compiled(model):
+    ids, pixels = mx.array([prompt(1, "picture", 2, "picture")]), pictures(2)
+    compiled = mx.compile(lambda ids, pixels: model(ids, pixel_values=pixels))
+    assert_close(compiled(ids, pixels), model(ids, pixel_values=pixels))
+    assert_close(compiled(ids + (ids != IMAGE), -pixels), model(ids + (ids != IMAGE), pixel_values=-pixels))
 
 
 def test_the_embedding_multiplier_scales_text_and_not_visual_tokens():

@@ -122,7 +122,7 @@ def test_a_token_of_patches_in_blocks_responds_most_where_they_are():
 
 @pytest.mark.parametrize("number", [0, 5, -1])
 def test_a_number_out_of_range_says_how_many_there_are(number):
-    with pytest.raises(PromptError, match=f"--token is {number}, but the picture has 4 visual tokens"):
+    with pytest.raises(PromptError, match=f"`token` is {number}, but the picture has 4 visual tokens"):
         map_of(SMALL, number)
 
 

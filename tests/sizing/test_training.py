@@ -15,15 +15,18 @@ from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.data.examples import Example
 from mm1_mlx.data.packing import join
 from mm1_mlx.data.row_forms import Record
-from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.sizing.graph import held_bytes, traced
 from mm1_mlx.training.checkpointing import layers_checkpointed
 from mm1_mlx.training.dry_run import foreseen
-from mm1_mlx.training.objective import loss_sum, see
+from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.optimizer import make_optimizer
+from mm1_mlx.training.options import RunOptions
+from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.trainer import Trainer
+from mm1_mlx.training.tuning_task import TuningTask
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
+from mm1_mlx.vision.look import see
 
 FROZEN, LORA, FULL = (PartTuning(how=how) for how in ("frozen", "lora", "full"))
 LENGTH, WIDTH, LAYERS = 512, 256, 6
@@ -94,8 +97,8 @@ def test_a_step_takes_about_what_was_foreseen(decoder, how, twice):
     if how == "dora" and decoder is SPARSE:
         pytest.skip("mlx-lm has no DoRA of experts")
     model, packed = prepared(decoder, how)
-    seen = see(model, packed, trained=frozenset({"decoder"}))
-    need = foreseen(model, [packed], TrainingSettings())
+    seen = see(model, packed.pictures, trained=frozenset({"decoder"}))
+    need = foreseen(model, [packed], Recipe())
     model.train()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
@@ -132,22 +135,19 @@ RUNS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("twice", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_that_validates_and_saves_takes_about_what_was_foreseen(
-    name, twice, make_small, tmp_path
-):
+def test_a_run_that_validates_and_saves_takes_about_what_was_foreseen(name, twice, make_small, tmp_path):
     decoder, tuning, num_pictures, options = RUNS[name]
     options = {"batch_size": 1, "max_seq_length": LENGTH, "truncate": True, "pack": False} | options
-    settings = TrainingSettings(
-        iters=3, steps_per_eval=1, save_every=1, val_batches=1, grad_checkpoint=twice, **options
-    )
+    recipe = Recipe(iters=3, grad_checkpoint=twice, **options)
+    watched = RunOptions(steps_per_eval=1, save_every=1, val_batches=1)
     gc.collect()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     model, processor = make_small(config_of(decoder))
     splits = {"train": rows(4, num_pictures), "valid": rows(1, num_pictures)}
-    trainer = Trainer(model, processor, splits, settings, tuning, tmp_path)
-    need = foreseen(model, trainer.batches.unopened(0), settings)
-    trainer.train()
+    task = TuningTask(model, processor, splits, recipe, tuning)
+    need = foreseen(model, task.batches.unopened(0), recipe)
+    Trainer(task, watched, tmp_path).train()
     taken = mx.get_peak_memory() - before
     is_near(need.total(grad_checkpoint=twice), taken)
 
@@ -157,7 +157,7 @@ def test_what_was_looked_at_is_not_held():
     gc.collect()
     gc.disable()
     try:
-        foreseen(model, [packed], TrainingSettings())
+        foreseen(model, [packed], Recipe())
         before = mx.get_active_memory()
         mx.eval(model.apply(lambda array: array + 1).parameters())
         assert mx.get_active_memory() - before < 1e6
@@ -167,7 +167,7 @@ def test_what_was_looked_at_is_not_held():
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "adafactor", "lion", "muon", "sgd"])
 def test_the_optimizer_takes_what_was_foreseen(name):
-    settings = TrainingSettings(optimizer=name)
+    settings = Recipe(optimizer=name)
     model, packed = prepared(OURS, "full")
     optimizer = make_optimizer(settings)
     optimizer.init(model.trainable_parameters())
@@ -180,7 +180,7 @@ def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
     before = dict(tree_flatten(model.parameters()))
     mx.reset_peak_memory()
     held = mx.get_active_memory()
-    foreseen(model, [packed], TrainingSettings())
+    foreseen(model, [packed], Recipe())
     assert mx.get_peak_memory() - held < 1e6
     after = dict(tree_flatten(model.parameters()))
     assert before.keys() == after.keys() and all(after[name] is value for name, value in before.items())

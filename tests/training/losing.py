@@ -26,8 +26,10 @@ def happens(what):
 def main(folder, what, shard):
     lost_process.PATIENCE, lost_process.TIMES_THE_LONGEST = PATIENCE, 0
     case = CASES["lora"]
-    settings = dataclasses.replace(case.settings, iters=4, save_every=1, shard=shard == "shard")
-    trainer = trainer_of(dataclasses.replace(case, settings=settings), Path(folder) / "run")
+    recipe = dataclasses.replace(case.recipe, iters=4, shard=shard == "shard")
+    options = dataclasses.replace(case.options, save_every=1)
+    case = dataclasses.replace(case, recipe=recipe, options=options)
+    trainer = trainer_of(case, Path(folder) / "run")
     look, left = Trainer._look, []
 
     def look_once(self, packed):

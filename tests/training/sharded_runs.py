@@ -16,16 +16,19 @@ from mm1_mlx import Processor, load, tiny
 from mm1_mlx.config import MlxLmDecoderConfig, MM1Config
 from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.row_forms import Record, Turn
-from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import MM1Error
 from mm1_mlx.model.decoder import Decoder
 from mm1_mlx.training.distributed import in_step
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.distributed.sharding import shard
-from mm1_mlx.training.objective import objective, see
+from mm1_mlx.training.objective import objective
+from mm1_mlx.training.options import RunOptions
+from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.trainer import Trainer
+from mm1_mlx.training.tuning_task import TuningTask
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
+from mm1_mlx.vision.look import see
 
 FULL, LORA, DORA = PartTuning("full"), PartTuning("lora", rank=4), PartTuning("dora", rank=4)
 ALL = Tuning(FULL, FULL, FULL)
@@ -33,20 +36,10 @@ TIED = replace(SMALL, text_config=replace(SMALL.text_config, tied_head=True))
 TIED_LLAMA = replace(
     LLAMA, text_config=MlxLmDecoderConfig(LLAMA.text_config.values | {"tie_word_embeddings": True})
 )
-SETTINGS = TrainingSettings(
-    iters=3,
-    batch_size=6,
-    learning_rate=1e-3,
-    max_seq_length=64,
-    steps_per_report=1,
-    steps_per_eval=3,
-    save_every=3,
-    val_batches=-1,
-    vision_batch_size=1,
-    shard=True,
-)
+RECIPE = Recipe(iters=3, batch_size=6, learning_rate=1e-3, max_seq_length=64, vision_batch_size=1, shard=True)
+OFTEN = RunOptions(steps_per_report=1, steps_per_eval=3, save_every=3, val_batches=-1)
 ALONE = replace(
-    SETTINGS, pack=False
+    RECIPE, pack=False
 )  # routers are to spread the tokens of each sequence, so it must be the same one
 
 
@@ -56,12 +49,13 @@ class Case:
 
     tuning: Tuning
     config: MM1Config = SMALL
-    settings: TrainingSettings = SETTINGS
+    recipe: Recipe = RECIPE
+    options: RunOptions = OFTEN
     bits: int | None = None  # of the quantized model
 
 
 def full(**options):
-    return Case(ALL, settings=replace(SETTINGS, **options))
+    return Case(ALL, recipe=replace(RECIPE, **options))
 
 
 CASES = {
@@ -108,12 +102,17 @@ def processor_of(config):
     return Processor(load("mm1-tiny")[1].tokenizer, config)
 
 
-def trainer_of(case, folder, data=ROWS):
-    """A run that has not begun."""
+def trainer_of(case, folder, data=ROWS, *, at=lambda trainer, line: None):
+    """A run that has not begun; ``at`` is told what it reports."""
     lines = []
     model = make(case.config, bits=case.bits)
-    processor = processor_of(case.config)
-    made = Trainer(model, processor, data, case.settings, case.tuning, folder, report=lines.append)
+    task = TuningTask(model, processor_of(case.config), data, case.recipe, case.tuning)
+
+    def report(line):
+        lines.append(line)
+        at(made, line)
+
+    made = Trainer(task, case.options, folder, report=report)
     made.lines = lines
     return made
 
@@ -127,10 +126,9 @@ def run(case, folder):
 
 def broken_off(case, folder):
     """The same, in two halves: the second goes on from what the first has left."""
-    first = trainer_of(case, folder)
-    if first.processes.rank == 0:
-        first._report = lambda line: setattr(first, "_stop", "SIGTERM") if line["update"] == 1 else None
-    first.train()
+    trainer_of(
+        case, folder, at=lambda trainer, line: trainer.stop("SIGTERM") if line["update"] == 1 else None
+    ).train()
     second = trainer_of(case, folder)
     assert second.resume() and second.progress.update == 1
     second.train()
@@ -139,17 +137,15 @@ def broken_off(case, folder):
 
 def gradients_of(model, packed):
     """Of one sequence, all parts trained."""
-    seen = see(model, packed, trained=frozenset({"image_encoder", "connector", "decoder"}))
+    seen = see(model, packed.pictures, trained=frozenset({"image_encoder", "connector", "decoder"}))
     _, found = nn.value_and_grad(model, objective)(model, packed, seen)
     return found
 
 
 def sequences(number):
     """One with two pictures, then some of other lengths with one or none."""
-    batches = Batches(rows(number, 3), processor_of(SMALL), SETTINGS, packing=False)
-    found = [packed for group in batches.in_order(number) for packed in group]
-    batches.close()
-    return found
+    batches = Batches(rows(number, 3), processor_of(SMALL), RECIPE, packing=False)
+    return [packed for group in batches.in_order(number) for packed in group]
 
 
 def sharded_gradients(folder):
@@ -159,7 +155,7 @@ def sharded_gradients(folder):
     prepare(model, ALL)
     shards = shard(model, processes)
     trained = frozenset({"image_encoder", "connector", "decoder"})
-    seen = in_step.equally_often(model, see(model, packed, trained=trained), trained, processes)
+    seen = in_step.equally_often(model, see(model, packed.pictures, trained=trained), processes)
     _, found = nn.value_and_grad(model, objective)(model, packed, seen)
     mx.eval(found)
     whole = {key: np.array(shards.whole(key, value)) for key, value in tree_flatten(shards.summed(found))}
@@ -187,9 +183,9 @@ def refusals(folder):
             found[name] = str(error)
 
     case = CASES["full"]
-    muon = replace(case, settings=replace(SETTINGS, optimizer="muon"))
+    muon = replace(case, recipe=replace(RECIPE, optimizer="muon"))
     refused("muon", lambda: trainer_of(muon, Path(folder) / "muon"))
-    odd = replace(case, settings=replace(SETTINGS, batch_size=5))
+    odd = replace(case, recipe=replace(RECIPE, batch_size=5))
     refused("batch", lambda: trainer_of(odd, Path(folder) / "odd"))
     around = trainer_of(Case(ALL, TIED), Path(folder) / "around")
     around.model.decoder.__class__ = ReachesAround

@@ -71,7 +71,7 @@ def test_metrics_go_to_a_service_in_mlx_lms_names(tmp_path, monkeypatch):
     ("services", "words"), [("nowhere", "doesn't exist"), ("swanlab", "pip install swanlab")]
 )
 def test_a_service_that_is_not_there_is_a_usage_error(tmp_path, services, words):
-    with pytest.raises(UsageError, match=rf"--report-to {services}: .*{words}"):
+    with pytest.raises(UsageError, match=rf"`report_to` {services}: .*{words}"):
         Reporter(services, None, tmp_path, {})
 
 

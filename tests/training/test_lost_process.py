@@ -15,10 +15,10 @@ from mm1_mlx.errors import TrainingError
 from mm1_mlx.training.distributed import lost_process
 from mm1_mlx.training.distributed.lost_process import Watch
 from mm1_mlx.training.distributed.processes import Processes
-from mm1_mlx.training.run_folder import newest_checkpoint
+from mm1_mlx.training.run_folder import RunFolder
 
 LONGEST = 120  # seconds for all that takes time on a busy machine
-HERE = r"\. It was in update 3; the last good checkpoint is \S+/00000002, --resume goes on"
+HERE = r"\. It was in update 3; the last good checkpoint is \S+/00000002, `resume` goes on"
 
 
 def wait_for(condition):
@@ -61,7 +61,7 @@ def test_a_process_that_ends_is_missed_at_once(tmp_path, what, shard):
     assert re.search(r"mm1: process 1 has left; if it could say why, that stands above" + HERE, said)
     assert said.count("mm1: row 7: its picture is damaged.") == (what == "error")
     assert (tmp_path / "code-0").read_text() == "1"
-    assert newest_checkpoint(tmp_path / "run").name == "00000002"
+    assert RunFolder(tmp_path / "run").newest().name == "00000002"
     assert seconds < losing.PATIENCE
     assert "Traceback" not in said
 
@@ -82,7 +82,7 @@ def test_a_process_that_is_silent_is_given_up(tmp_path, shard):
 def test_a_process_that_is_asked_to_leave_takes_the_others_along(tmp_path, what):
     said, _ = lose(tmp_path, what, "shard", told="")
     assert [(tmp_path / f"code-{rank}").read_text() for rank in (0, 1)] == ["0", "0"]
-    assert newest_checkpoint(tmp_path / "run").name == "00000003"
+    assert RunFolder(tmp_path / "run").newest().name == "00000003"
     assert "mm1:" not in said
 
 

@@ -14,9 +14,10 @@ from mm1_mlx import MM1
 from mm1_mlx.data.packing import Packed, idle_sequence, logits_of
 from mm1_mlx.model.mixture_of_experts import load_balance_loss
 from mm1_mlx.training.checkpointing import layers_checkpointed
-from mm1_mlx.training.objective import Seen, embeddings_of, loss_sum, objective
+from mm1_mlx.training.objective import loss_sum, objective
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
+from mm1_mlx.vision.look import Seen, embed_seen
 
 NO_PICTURES = Seen(visual_tokens=[])
 FROZEN = PartTuning("frozen")
@@ -40,7 +41,7 @@ def sequence():
 
 def routings_of(model, packed):
     routings = []
-    logits_of(model, packed, embeddings_of(model, packed, NO_PICTURES), routings)
+    logits_of(model, packed, embed_seen(model, packed.ids, (), NO_PICTURES), routings)
     return [routing.of_first(packed.num_tokens) for routing in routings]
 
 

@@ -20,9 +20,9 @@ from mm1_mlx.errors import TrainingError
 from mm1_mlx.training.distributed import sharding
 from mm1_mlx.training.distributed.adafactor import ShardedAdafactor
 from mm1_mlx.training.distributed.processes import Processes, _rows_of_each
-from mm1_mlx.training.distributed.turns import in_turn
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.folder import load_adapters
+from mm1_mlx.vision.turns import in_turn
 
 FEW = ("lora", "full", "qlora", "sparse full", "llama lora", "eyes", "checkpointed", "adafactor")
 EVEN = tuple(CASES) if os.environ.get("ALL_SHARDED_CASES") else FEW  # all of them take many minutes
@@ -176,8 +176,8 @@ def test_an_adapter_can_be_loaded_where_nothing_is_cut(many):
 def test_refusals_are_the_same_in_all_processes(many):
     _, (first, second) = many(2)
     assert first["refusals"]["muon"] == second["refusals"]["muon"]
-    assert re.search(r"--optimizer muon .*with --shard no process has one", first["refusals"]["muon"])
-    assert "--batch-size is 5, expected a multiple of the 2 processes" in first["refusals"]["batch"]
+    assert re.search(r"`optimizer` muon .*with `shard` no process has one", first["refusals"]["muon"])
+    assert "`batch_size` is 5, expected a multiple of the 2 processes" in first["refusals"]["batch"]
     for found in (first, second):
         assert re.search(
             r"the mm1_decoder decoder cannot be cut: .*without --shard", found["refusals"]["around"]

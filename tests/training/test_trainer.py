@@ -1,11 +1,12 @@
 """A run: it learns, it stops well, and it goes on as if it had never stopped."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 
 import mlx.core as mx
@@ -15,15 +16,16 @@ from mlx.utils import tree_flatten
 from small_models import SMALL
 
 from mm1_mlx import MM1, Processor, tiny
-from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import RowsApart
 from mm1_mlx.data.row_forms import Record, Turn
-from mm1_mlx.data.settings import TrainingSettings
 from mm1_mlx.errors import DataError, MM1Error, TrainingError
 from mm1_mlx.training import run_folder as state
 from mm1_mlx.training.checkpointing import layers_checkpointed
-from mm1_mlx.training.run_folder import checkpoints, newest_checkpoint
+from mm1_mlx.training.options import RunOptions
+from mm1_mlx.training.recipe import Recipe
+from mm1_mlx.training.run_folder import RunFolder
 from mm1_mlx.training.trainer import Trainer
+from mm1_mlx.training.tuning_task import TuningTask
 from mm1_mlx.tuning.settings import PartTuning, Tuning
 from mm1_mlx.vision.cache import VisionCache
 
@@ -32,15 +34,9 @@ LORA = Tuning(FROZEN, FROZEN, PartTuning(how="lora", rank=4, scale=8.0))
 DROPOUT = Tuning(FROZEN, FROZEN, PartTuning(how="lora", rank=4, scale=8.0, dropout=0.2))
 FULL = Tuning(*[PartTuning(how="full")] * 3)
 CONNECTOR = Tuning(FROZEN, PartTuning(how="full"), FROZEN)
-QUICK = TrainingSettings(
-    iters=6,
-    batch_size=4,
-    learning_rate=1e-3,
-    max_seq_length=256,
-    steps_per_report=1,
-    steps_per_eval=3,
-    save_every=2,
-)
+QUICK = Recipe(iters=6, batch_size=4, learning_rate=1e-3, max_seq_length=256)
+OFTEN = RunOptions(steps_per_report=1, steps_per_eval=3, save_every=2)
+EACH = replace(OFTEN, save_every=1)
 
 
 def rows_of(number, first=0):
@@ -60,18 +56,41 @@ ROWS = rows_of(10)
 def make(mm1_tiny, tmp_path):
     """A trainer of a small model with random weights."""
 
-    def make(settings=QUICK, tuning=LORA, *, rows=None, folder=tmp_path / "run", config=SMALL, **options):
+    def make(
+        recipe=QUICK,
+        tuning=LORA,
+        options=OFTEN,
+        *,
+        rows=None,
+        folder=tmp_path / "run",
+        config=SMALL,
+        vision_cache=None,
+        at=lambda trainer, line: None,
+    ):
         mx.random.seed(5)
         model = MM1(config)
         mx.eval(model.parameters())
         processor = Processor(mm1_tiny[1].tokenizer, config)
-        lines = []
         rows = {"train": ROWS, "valid": ROWS[:4]} if rows is None else rows
-        trainer = Trainer(model, processor, rows, settings, tuning, folder, report=lines.append, **options)
+        task = TuningTask(model, processor, rows, recipe, tuning, vision_cache=vision_cache)
+        lines = []
+
+        def report(line):
+            lines.append(line)
+            at(trainer, line)
+
+        trainer = Trainer(task, options, folder, report=report)
         trainer.lines = lines
         return trainer
 
     return make
+
+
+def stopping(update):
+    """What a run does with its reports to leave after an update."""
+    return lambda trainer, line: (
+        trainer.stop("SIGTERM") if line.get("loss") and line["update"] == update else None
+    )
 
 
 def losses(trainer):
@@ -153,6 +172,7 @@ def test_gradient_checkpointing_takes_less_memory(make, tmp_path):
     for on in (False, True):
         settings = replace(QUICK, iters=2, batch_size=10, max_seq_length=512, grad_checkpoint=on)
         trainer = make(settings, FULL, config=deep, folder=tmp_path / str(on), rows={"train": ROWS})
+        gc.collect()  # models of other runs would go during this one
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         trainer.train()
@@ -179,10 +199,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(make, tmp_path, tuning
     settings = replace(QUICK, optimizer=optimizer, schedule="cosine_decay", warmup=2)
     whole = make(settings, tuning, folder=tmp_path / "whole")
     whole.train()
-    part = make(settings, tuning, folder=tmp_path / "part")
-    part._report = lambda line: (
-        setattr(part, "_stop", "SIGTERM") if line.get("loss") and line["update"] == 3 else None
-    )
+    part = make(settings, tuning, folder=tmp_path / "part", at=stopping(3))
     part.train()
     assert part.progress.update == 3
     rest = make(settings, tuning, folder=tmp_path / "part")
@@ -197,10 +214,7 @@ def test_rates_of_their_own_for_parts_go_on_too(make, tmp_path):
     settings = replace(QUICK, learning_rate_factors=(0.1, 1.0, 0.5))
     whole = make(settings, FULL, folder=tmp_path / "whole")
     whole.train()
-    half = make(settings, FULL, folder=tmp_path / "half")
-    half._report = lambda line: (
-        setattr(half, "_stop", "SIGTERM") if line.get("loss") and line["update"] == 2 else None
-    )
+    half = make(settings, FULL, folder=tmp_path / "half", at=stopping(2))
     half.train()
     rest = make(settings, FULL, folder=tmp_path / "half")
     assert rest.resume()
@@ -218,12 +232,16 @@ def test_a_part_with_a_rate_of_0_stays_as_it_was(make):
     assert not {name for name in after if name.startswith("connector.readout")} <= same
 
 
+def interrupted(trainer, line):
+    if line["update"] == 3:
+        raise KeyboardInterrupt
+
+
 def test_metrics_of_updates_that_are_done_again_stand_once(make, tmp_path):
-    part = make(replace(QUICK, save_every=2), folder=tmp_path / "part")
-    part._report = lambda line: (_ for _ in ()).throw(KeyboardInterrupt) if line.get("update") == 3 else None
+    part = make(folder=tmp_path / "part", at=interrupted)
     with pytest.raises(KeyboardInterrupt):
         part.train()
-    rest = make(replace(QUICK, save_every=2), folder=tmp_path / "part")
+    rest = make(folder=tmp_path / "part")
     assert rest.resume() and rest.progress.update == 2
     rest.train()
     lines = [json.loads(line) for line in (tmp_path / "part" / "metrics.jsonl").read_text().splitlines()]
@@ -234,26 +252,90 @@ def test_another_run_cannot_go_on_and_says_what_differs(make):
     make(replace(QUICK, iters=2)).train()
     other = make(replace(QUICK, iters=2, learning_rate=2e-3, seed=1))
     with pytest.raises(
-        TrainingError, match=r"settings.learning_rate was 0.001 and is 0.002; settings.seed was 0 and is 1"
+        TrainingError, match=r"settings.seed was 0 and is 1; settings.learning_rate was 0.001 and is 0.002"
     ):
         other.resume()
 
 
+def test_a_run_may_be_watched_otherwise_and_go_on_for_longer(make):
+    make(replace(QUICK, iters=2)).train()
+    longer = make(replace(QUICK, iters=4), options=RunOptions(steps_per_report=2, val_batches=1))
+    assert longer.resume()
+    longer.train()
+    assert [line["update"] for line in longer.lines if "loss" in line] == [4]
+
+
+OLD = {  # what run.json said of QUICK and LORA before recipe and options were apart, and before shard
+    "settings": {
+        "iters": 6,
+        "batch_size": 4,
+        "grad_accumulation_steps": 1,
+        "learning_rate": 0.001,
+        "learning_rate_factors": [1.0, 1.0, 1.0],
+        "schedule": "constant",
+        "warmup": 0,
+        "optimizer": "adamw",
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+        "max_seq_length": 256,
+        "pack": True,
+        "truncate": False,
+        "skip_bad": False,
+        "train_on_prompt": False,
+        "grad_checkpoint": False,
+        "vision_batch_size": None,
+        "val_batches": 25,
+        "steps_per_report": 7,
+        "steps_per_eval": 9,
+        "save_every": 1,
+        "keep": 1,
+        "seed": 0,
+    },
+    "tuning": {
+        part: {"how": how, "rank": rank, "scale": scale, "dropout": 0.0, "keys": [], "num_layers": -1}
+        for part, how, rank, scale in (
+            ("image_encoder", "frozen", 8, 20.0),
+            ("connector", "frozen", 8, 20.0),
+            ("decoder", "lora", 4, 8.0),
+        )
+    },
+    "rows": 10,
+    "processes": 1,
+}
+
+
+def test_a_run_saved_by_an_earlier_version_goes_on(make, tmp_path):
+    whole = make(folder=tmp_path / "whole")
+    whole.train()
+    part = make(folder=tmp_path / "part", at=stopping(3))
+    part.train()
+    path = RunFolder(tmp_path / "part").newest() / "run.json"
+    path.write_text(json.dumps(OLD | {"base": json.loads(path.read_text())["base"]}))
+    rest = make(folder=tmp_path / "part")
+    assert rest.resume()
+    rest.train()
+    assert losses(rest) == losses(whole)[3:]
+
+
 def test_a_damaged_checkpoint_is_refused(make, tmp_path):
     make(replace(QUICK, iters=2)).train()
-    path = newest_checkpoint(tmp_path / "run") / "optimizer.safetensors"
+    path = RunFolder(tmp_path / "run").newest() / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(MM1Error, match="is damaged"):
         make(replace(QUICK, iters=2)).resume()
 
 
 def test_the_last_checkpoints_are_kept(make, tmp_path):
-    make(replace(QUICK, save_every=1, keep=3)).train()
-    assert [path.name for path in checkpoints(tmp_path / "run")] == ["00000004", "00000005", "00000006"]
+    make(options=replace(EACH, keep=3)).train()
+    assert [path.name for path in RunFolder(tmp_path / "run").checkpoints()] == [
+        "00000004",
+        "00000005",
+        "00000006",
+    ]
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(make, tmp_path, monkeypatch):
-    trainer = make(replace(QUICK, save_every=2))
+    trainer = make()
     write, calls = state.write_tensors, []
 
     def full(*args):
@@ -266,7 +348,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(make, tmp_path, monkeypatch
     with pytest.raises(MM1Error, match=r"cannot be written"):
         trainer.train()
     monkeypatch.undo()
-    assert make(replace(QUICK, save_every=2)).resume()
+    assert make().resume()
 
 
 KILLED = """
@@ -274,23 +356,24 @@ import os, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 import mlx.core as mx
-from test_trainer import LORA, QUICK, ROWS
+from test_trainer import EACH, LORA, QUICK, ROWS
 from small_models import SMALL
 from mm1_mlx import MM1, Processor, load
-from mm1_mlx.training import run_folder as state, trainer as t
-from dataclasses import replace
+from mm1_mlx.training import run_folder as state, step as s, trainer as t
+from mm1_mlx.training.tuning_task import TuningTask
 processor = load("mm1-tiny")[1]
 mx.random.seed(5)
 model = MM1(SMALL)
 mx.eval(model.parameters())
 {fault}
-run = t.Trainer(model, Processor(processor.tokenizer, SMALL), {{"train": ROWS}}, replace(QUICK, save_every=1), LORA, Path({folder!r}))
+task = TuningTask(model, Processor(processor.tokenizer, SMALL), {{"train": ROWS}}, QUICK, LORA)
+run = t.Trainer(task, EACH, Path({folder!r}))
 run.resume()
 run.train()
 """
-IN_A_STEP = "clip = t.clipped\nt.clipped = lambda *a: os.kill(os.getpid(), 9) if run.progress.update == 3 else clip(*a)"
+IN_A_STEP = "clip = s.clipped\ns.clipped = lambda *a: os.kill(os.getpid(), 9) if run.progress.update == 3 else clip(*a)"
 IN_A_SAVE = (
-    "from mm1_mlx.training import state\nsave = state.write_tensors\nstate.write_tensors = lambda p, *a: "
+    "save = state.write_tensors\nstate.write_tensors = lambda p, *a: "
     "os.kill(os.getpid(), 9) if '00000004' in str(p) and 'optimizer' in str(p) else save(p, *a)"
 )
 
@@ -302,11 +385,11 @@ def test_a_killed_run_goes_on_as_if_it_had_never_stopped(make, tmp_path, fault):
     paths = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
     script = KILLED.format(paths=paths, fault=fault, folder=str(folder))
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
-    settings, rows = replace(QUICK, save_every=1), {"train": ROWS}
-    rest = make(settings, rows=rows, folder=folder)
+    rows = {"train": ROWS}
+    rest = make(options=EACH, rows=rows, folder=folder)
     assert rest.resume() and rest.progress.update == 3
     rest.train()
-    whole = make(settings, rows=rows, folder=tmp_path / "whole")
+    whole = make(options=EACH, rows=rows, folder=tmp_path / "whole")
     whole.train()
     assert losses(rest) == losses(whole)[3:]
     theirs = weights(whole)
@@ -317,12 +400,11 @@ def test_a_killed_run_goes_on_as_if_it_had_never_stopped(make, tmp_path, fault):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_its_rows(make, tmp_path):
-    trainer = make(replace(QUICK, save_every=1))
-    trainer._report = lambda line: (
-        trainer.model.update({"decoder": {"norm": {"weight": mx.full((64,), float("nan"))}}})
-        if line.get("loss") and line["update"] == 2
-        else None
-    )
+    def break_it(trainer, line):
+        if line.get("loss") and line["update"] == 2:
+            trainer.model.update({"decoder": {"norm": {"weight": mx.full((64,), float("nan"))}}})
+
+    trainer = make(options=EACH, at=break_it)
     with pytest.raises(
         TrainingError, match=r"update 3: the loss is nan .*row \d, row \d.*run/checkpoints/00000002"
     ):
@@ -341,17 +423,28 @@ BAD = Record("bad row", (Turn("user", "<image>?"), Turn("assistant", "x")), None
 
 
 def test_a_row_that_cannot_be_used_stops_the_run(make):
-    with pytest.raises(DataError, match=r"bad row: .*not a picture.*--check-data .*--skip-bad"):
-        make(rows={"train": [*ROWS, BAD]}, settings=replace(QUICK, batch_size=11)).train()
+    with pytest.raises(DataError, match=r"bad row: .*not a picture.*`check_data` .*`skip_bad`"):
+        make(rows={"train": [*ROWS, BAD]}, recipe=replace(QUICK, batch_size=11)).train()
 
 
 def test_a_row_that_cannot_be_used_is_left_out_where_asked_for(make, tmp_path, capsys):
     trainer = make(replace(QUICK, batch_size=11, iters=2, skip_bad=True), rows={"train": [*ROWS, BAD]})
     trainer.train()
-    assert len(trainer.batches.left_out) == 2 and "left out: bad row" in capsys.readouterr().err
+    assert len(trainer.task.batches.left_out) == 2 and "left out: bad row" in capsys.readouterr().err
     clean = make(replace(QUICK, batch_size=10, iters=1), folder=tmp_path / "clean")
     clean.train()
     assert losses(trainer)[0] == pytest.approx(losses(clean)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_no_thread_outlives_a_run_that_fails(make, split):
+    before = threading.active_count()
+    rows = {"train": ROWS, "valid": ROWS} | {split: [*ROWS, BAD]}
+    with pytest.raises(DataError, match="bad row"):
+        make(rows=rows).train()
+    with pytest.raises(KeyboardInterrupt):
+        make(at=interrupted).train()
+    assert threading.active_count() == before
 
 
 def test_an_update_of_rows_left_out_alone_is_passed_over(make):
@@ -371,46 +464,7 @@ def test_nothing_to_train_is_refused(make):
         make(tuning=Tuning(FROZEN, FROZEN, FROZEN))
 
 
-# Order
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_every_epoch_sees_every_row_once(mm1_tiny, size):
-    settings = replace(QUICK, batch_size=2)
-    seen = []
-    for rank in range(size):
-        batches = Batches(ROWS, mm1_tiny[1], settings, rank=rank, size=size)
-        seen += [row for update in range(5) for row in batches.rows_of(update)]
-        batches.close()
-    assert sorted(seen) == list(range(10))
-
-
-def test_the_rows_of_an_update_do_not_depend_on_those_before(mm1_tiny):
-    first, second = (Batches(ROWS, mm1_tiny[1], QUICK) for _ in range(2))
-    for update in range(9):
-        first.rows_of(update)
-    assert first.rows_of(9) == second.rows_of(9)
-    assert first.rows_of(0) != first.rows_of(5)
-    first.close(), second.close()
-
-
-def test_the_next_rows_are_made_ready_during_an_update(mm1_tiny):
-    class Watched(list):
-        asked = []
-
-        def __getitem__(self, number):
-            self.asked.append(number)
-            return super().__getitem__(number)
-
-    rows = Watched(ROWS)
-    batches = Batches(rows, mm1_tiny[1], replace(QUICK, batch_size=2))
-    updates = batches.updates(0, 5)
-    next(updates)
-    deadline = time.time() + 5
-    while len(rows.asked) < 4 and time.time() < deadline:
-        time.sleep(0.01)
-    assert len(rows.asked) == 4  # those of this update and of the next, no more
-    updates.close(), batches.close()
+# Validation
 
 
 def test_validation_measures_the_rows_and_keeps_the_best(make, tmp_path):
@@ -421,4 +475,3 @@ def test_validation_measures_the_rows_and_keeps_the_best(make, tmp_path):
     best = min(found, key=lambda line: line["val_loss"])
     assert trainer.progress.best_update == best["update"] > 0
     assert (tmp_path / "run" / "best" / "adapters.safetensors").exists()
-    assert state.FOLDER

@@ -425,12 +425,12 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         load_adapters(other, tmp_path / "a")
 
 
-def test_an_adapter_of_the_model_in_another_type_is_refused_with_the_flag(tmp_path):
+def test_an_adapter_of_the_model_in_another_type_is_refused_with_the_one_to_take(tmp_path):
     saved(tmp_path / "a", TUNINGS["lora"])
     model = make()
     model.set_dtype(mx.float16)
     with pytest.raises(
-        CheckpointError, match="in float32, and this one is in float16; load it with --dtype float32"
+        CheckpointError, match="in float32, and this one is in float16; load it with `dtype` float32"
     ):
         load_adapters(model, tmp_path / "a")
 

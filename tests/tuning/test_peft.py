@@ -144,7 +144,7 @@ def test_an_imported_adapter_is_taken_off_again(tmp_path):
 
 def test_other_tuned_parts_are_left_out_only_when_asked(tmp_path):
     model = trained(LLAMA, tuning(connector=PartTuning("full"), decoder=HOWS["lora"]))
-    with pytest.raises(CheckpointError, match=r"the connector was tuned too.*--decoder-only leaves it out"):
+    with pytest.raises(CheckpointError, match=r"the connector was tuned too.*`decoder_only` leaves it out"):
         export_peft(model, tmp_path / "peft", base_model="llama")
     export_peft(model, tmp_path / "peft", base_model="llama", decoder_only=True)
     assert config_of(tmp_path / "peft")["r"] == 4

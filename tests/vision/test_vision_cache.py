@@ -6,9 +6,9 @@ from PIL import Image
 from mm1_mlx import tiny
 from mm1_mlx.files.identity import vision_identity
 from mm1_mlx.generation import stream_generate
+from mm1_mlx.generation.timing import Timing
 from mm1_mlx.vision.cache import VisionCache, entry_key
 from mm1_mlx.vision.encode import embed
-from mm1_mlx.vision.timing import Timing
 
 QUESTION = "What color is it?"
 

@@ -10,7 +10,8 @@ from small_models import ANYRES, PAIR, SMALL, SMART
 
 from mm1_mlx import MM1, Processor
 from mm1_mlx.config import ConnectorConfig, ImageEncoderConfig
-from mm1_mlx.errors import PictureError, SamplingError
+from mm1_mlx.errors import PictureError, PromptError, SamplingError
+from mm1_mlx.generation.timing import Timing
 from mm1_mlx.inputs.picture import Picture
 from mm1_mlx.vision.cache import VisionCache
 from mm1_mlx.vision.encode import (
@@ -19,10 +20,9 @@ from mm1_mlx.vision.encode import (
     embed,
     one_ahead,
     pixel_batches,
-    tokens_of,
     view_bytes,
+    visual_tokens_of,
 )
-from mm1_mlx.vision.timing import Timing
 
 
 def noise(width, height, seed=0):
@@ -71,7 +71,7 @@ def test_a_picture_that_the_cache_knows_is_not_even_decoded(make_small, monkeypa
 def test_a_picture_shown_twice_in_a_prompt_is_encoded_once(make_small):
     model, processor = make_small(SMALL)
     inputs, timing = processor("Compare.", [noise(40, 30), noise(9, 9), noise(40, 30)]), Timing()
-    tokens = tokens_of(model, inputs, range(3), timing)
+    tokens = mx.concatenate(visual_tokens_of(model, inputs.pictures, timing))
     assert timing.encoded_views == 2
     assert mx.array_equal(tokens[:4], tokens[8:]) and not mx.array_equal(tokens[:4], tokens[4:8])
 
@@ -134,7 +134,7 @@ def test_an_error_on_the_way_reaches_the_caller():
 
 def test_a_batch_below_1_is_refused(make_small):
     model, processor = make_small(SMALL)
-    with pytest.raises(SamplingError, match="--vision-batch-size is 0, expected at least 1"):
+    with pytest.raises(SamplingError, match="`vision_batch_size` is 0, expected at least 1"):
         embed(model, processor("Look.", [noise(9, 9)]), vision_batch_size=0)
 
 
@@ -179,7 +179,7 @@ def peak(model, processor, width, height):
     inputs = processor("Look.", [noise(width, height)])
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    tokens = tokens_of(model, inputs, [0], Timing(), vision_batch_size=8)
+    (tokens,) = visual_tokens_of(model, inputs.pictures, batch_size=8)
     mx.eval(tokens)
     return inputs.num_views[0], mx.get_peak_memory() - before - tokens.nbytes
 
@@ -205,3 +205,26 @@ def test_the_estimate_of_a_view_is_near_what_it_takes(mm1_tiny):
     model, processor = wide(mm1_tiny)
     _, eight = peak(model, processor, 7 * 112, 112)
     assert 0.4 * eight <= 8 * view_bytes(model) <= 2.5 * eight
+
+
+@pytest.mark.parametrize(("shown", "extra", "places"), [(2, 0, 4), (1, 1, 5), (0, 0, 4)])
+def test_places_and_visual_tokens_that_differ_in_number_are_refused_with_both(
+    make_small, shown, extra, places
+):
+    model, processor = make_small(SMALL)
+    inputs = processor("a <image> b", [noise(40, 30)])
+    more = mx.full((extra,), SMALL.image_token_id, inputs.input_ids.dtype)
+    inputs = replace(
+        inputs, input_ids=mx.concatenate([inputs.input_ids, more]), pictures=inputs.pictures * shown
+    )
+    with pytest.raises(PromptError) as refusal:
+        embed(model, inputs)
+    assert str(refusal.value) == (
+        f"the input ids have {places} places for visual tokens, but the pictures give {4 * shown}."
+    )
+
+
+def test_pictures_that_were_prepared_for_another_model_are_refused(make_small):
+    (model, _), (_, processor) = make_small(SMALL), make_small(SMART)
+    with pytest.raises(PromptError, match="prepared for 20 visual tokens, but this model makes 4 of them"):
+        embed(model, processor("Look.", [noise(40, 30)]))

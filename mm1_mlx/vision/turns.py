@@ -12,7 +12,7 @@ import mlx.core as mx
 
 @mx.custom_function
 def in_turn(first: mx.array, second: mx.array) -> tuple[mx.array, mx.array]:
-    """Both as they are. What reads ``second`` waits for ``first``; backwards it is the other way round."""
+    """Return both as they are. What reads ``second`` waits for ``first``; backwards it is the other way round."""
     return first, mx.depends([second], [first])[0]
 
 

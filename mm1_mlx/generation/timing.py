@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+from mm1_mlx.vision.clock import Clock
+
 
 @dataclass
-class Timing:
+class Timing(Clock):
     """Seconds of each phase, token counts, and the peak of MLX's memory in bytes."""
 
     preprocess: float = 0.0  # open, resize and normalise the pictures; tokenise
@@ -36,15 +38,16 @@ class Timing:
 
     @property
     def prompt_rate(self) -> float:
-        """Prompt tokens a second, image encoder and connector included."""
+        """Prompt tokens read in a second, image encoder and connector included."""
         return self.prompt_tokens / max(self.encoder + self.connector + self.prefill, 1e-9)
 
     @property
     def generation_rate(self) -> float:
-        """Tokens a second after the first; 0 where there was no second."""
+        """Tokens written in a second after the first; 0 where there was no second."""
         return (self.generation_tokens - 1) / self.decode if self.generation_tokens > 1 else 0.0
 
     def to_dict(self) -> dict[str, float]:
+        """Return all of it, the rates included."""
         return asdict(self) | {
             "prompt_tokens_per_second": self.prompt_rate,
             "generation_tokens_per_second": self.generation_rate,

@@ -1,0 +1,33 @@
+"""What can be run: ``python -m mm1_mlx`` lists the commands, ``--version`` tells the version."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from importlib.util import find_spec
+
+from mm1_mlx import __version__
+from mm1_mlx.command import entry_points
+
+COMMANDS = ("generate", "chat", "lora", "fuse", "peft", "show", "benchmark")
+CONVERT = "Turn a PyTorch checkpoint into a model folder; check one; write one back."
+ABOUT = "MM1 multimodal language models on Apple silicon."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"mm1_mlx {__version__}")
+
+
+def run(args: argparse.Namespace) -> None:
+    print(f"{ABOUT} Each of these commands takes --help:\n")
+    for name in COMMANDS:
+        about = import_module(f"mm1_mlx.{name}").__doc__.partition("\n")[0].replace("``", "")
+        print(f"python -m mm1_mlx.{name:<10} {about}")
+    home = "mm1_mlx.convert" if find_spec("mm1_mlx.convert") else "convert"  # in a checkout, not installed
+    print(f"python -m {home:<18} {CONVERT}")
+
+
+main, script = entry_points(ABOUT, add_arguments, run)
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,62 @@
+"""The tokenizer of a folder: read quietly, without running the folder's code, and fit for the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mm1_mlx.config import MM1Config
+from mm1_mlx.errors import CheckpointError
+
+
+@contextmanager
+def reading_tokenizer(folder: Path) -> Iterator[None]:
+    """Keep transformers quiet, and say in the user's words what it cannot read.
+
+    Raises:
+        CheckpointError: whatever a broken file provokes in it.
+    """
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"the tokenizer of {folder} cannot be loaded: {reason}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def load_tokenizer_of(folder: Path, config: MM1Config) -> Any:
+    """Return the folder's tokenizer, which must fit ``config``.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    from mlx_lm.tokenizer_utils import load as load_tokenizer
+
+    eos = config.eos_token_id
+    generation_config = folder / "generation_config.json"
+    with reading_tokenizer(folder):  # which warns that it does not know the model type mm1
+        if generation_config.exists():
+            eos = json.loads(generation_config.read_text()).get("eos_token_id", eos)
+        tokenizer = load_tokenizer(
+            folder,
+            {"trust_remote_code": False},  # else transformers asks on stdin whether to run the folder's code
+            eos_token_ids=list(eos) if isinstance(eos, tuple) else eos,
+        )
+    if tokenizer.vocab_size > config.text_config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but the model's vocabulary is "
+            f"{config.text_config.vocab_size}."
+        )
+    if tokenizer.convert_ids_to_tokens(config.image_token_id) is None:
+        raise CheckpointError(
+            f"image_token_id is {config.image_token_id}, which the tokenizer of {folder} does not know."
+        )
+    return tokenizer

@@ -1,0 +1,203 @@
+"""Score short answers: against those of ten people, or as exactly right or wrong.
+
+Source: Antol et al., "VQA: Visual Question Answering" (arXiv:1505.00468), and the evaluation program that its authors
+published, accidents included. lmms-eval's rules are those of its ``EvalAIAnswerProcessor``.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from mm1_mlx.errors import DataError
+
+ENOUGH = 3  # people who gave an answer make it wholly right
+SIGNS = ';/[]"{}()=+\\_-><@`,?!'
+PERIOD = re.compile(r"\.(?!\d)")  # before no digit; it was meant to be after none either
+MOST_PERIODS = 32  # the program passes re.UNICODE, 32, where a number of replacements belongs
+COMMA = {"official": re.compile(r"\d,\d"), "lmms": re.compile(r"\d,+\d")}
+ARTICLES = {"a", "an", "the"}
+DIGITS = dict(
+    zip(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+        map(str, range(11)),
+        strict=True,
+    )
+)
+NUMBERS = {"none": "0"} | DIGITS
+# A word without its apostrophe gets it back,
+ONE_APOSTROPHE = [
+    "'twas",
+    "ain't",
+    "aren't",
+    "can't",
+    "could've",
+    "couldn't",
+    "didn't",
+    "doesn't",
+    "don't",
+    "hadn't",
+    "hasn't",
+    "haven't",
+    "he'd",
+    "he's",
+    "how'd",
+    "how'll",
+    "how's",
+    "isn't",
+    "it'd",
+    "it'll",
+    "ma'am",
+    "might've",
+    "mightn't",
+    "must've",
+    "mustn't",
+    "needn't",
+    "not've",
+    "o'clock",
+    "oughtn't",
+    "shan't",
+    "should've",
+    "shouldn't",
+    "somebody'll",
+    "somebody's",
+    "someone'd",
+    "someone'll",
+    "someone's",
+    "something'd",
+    "something'll",
+    "that's",
+    "there'd",
+    "there're",
+    "there's",
+    "they'd",
+    "they'll",
+    "they're",
+    "they've",
+    "wasn't",
+    "we've",
+    "weren't",
+    "what'll",
+    "what're",
+    "what's",
+    "what've",
+    "when's",
+    "where'd",
+    "where's",
+    "where've",
+    "who'd",
+    "who'll",
+    "who's",
+    "who've",
+    "why'll",
+    "why're",
+    "why's",
+    "won't",
+    "would've",
+    "wouldn't",
+    "y'all",
+    "you'd",
+    "you'll",
+    "you're",
+    "you've",
+]
+# a word without one of several the missing one, and only this one loses it.
+MORE_APOSTROPHES = [
+    "'ow's'at",
+    "couldn't've",
+    "hadn't've",
+    "he'd've",
+    "it'd've",
+    "mightn't've",
+    "she'd've",
+    "shouldn't've",
+    "somebody'd've",
+    "someone'd've",
+    "something'd've",
+    "there'd've",
+    "they'd've",
+    "we'd've",
+    "who'd've",
+    "wouldn't've",
+    "y'all'd've",
+    "y'all'll",
+    "you'd've",
+]
+CONTRACTIONS = (
+    {word.replace("'", ""): word for word in ONE_APOSTROPHE}
+    | {
+        word[:at] + word[at + 1 :]: word
+        for word in MORE_APOSTROPHES
+        for at, sign in enumerate(word)
+        if sign == "'"
+    }
+    | {"somebody'd": "somebodyd"}
+)
+Rules = Literal["official", "lmms"]
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str], rules: Rules = "official") -> float:
+    """Return how many people agree with an answer, from 0 to 1, where three are enough.
+
+    It is the mean over the people of what the answer scores against all the others.
+
+    Args:
+        prediction: The model's answer.
+        answers: The people's answers, usually ten.
+        rules: ``"official"`` tidies the answers only where the people's differ; ``"lmms"``, as lmms-eval does it,
+            always, and takes commas, question marks and the ``'s`` apart before.
+
+    Raises:
+        DataError: If there are fewer than two answers, so that nobody is left to compare with.
+        ValueError: If the rules are not known.
+    """
+    if rules not in COMMA:
+        raise ValueError(f'`rules` is {rules!r}, expected "official" or "lmms".')
+    if isinstance(answers, str):
+        raise DataError(f"`answers` is the text {answers!r}, expected a list of answers.")
+    if len(answers) < 2:
+        raise DataError(
+            f"`answers` has {len(answers)}, expected at least 2 (usually 10), each left out in turn."
+        )
+    if rules == "lmms":
+        prediction, *answers = (_lmms_words(answer) for answer in (prediction, *answers))
+    prediction, *answers = (_one_line(answer) for answer in (prediction, *answers))
+    if rules == "lmms" or len(set(answers)) > 1:
+        prediction, *answers = (normalise(answer, rules) for answer in (prediction, *answers))
+    agreeing = sum(answer == prediction for answer in answers)
+    scores = (min(1.0, (agreeing - (answer == prediction)) / ENOUGH) for answer in answers)
+    return sum(scores) / len(answers)
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """Return 1 if a prediction is one of the answers, else 0; case, blanks and a final sign do not matter.
+
+    Raises:
+        DataError: If there is no answer.
+    """
+    if isinstance(answers, str) or not answers:
+        raise DataError(f"`answers` is {answers!r}, expected a list of at least one answer.")
+    return float(_folded(prediction) in map(_folded, answers))
+
+
+def normalise(answer: str, rules: Rules = "official") -> str:
+    """Tidy an answer: signs away, number words as digits, no articles, apostrophes where they belong."""
+    joined = COMMA[rules].search(answer) is not None  # then signs leave no blank
+    text = answer
+    for sign in SIGNS:
+        beside_blank = f"{sign} " in answer or f" {sign}" in answer
+        text = text.replace(sign, "" if joined or beside_blank else " ")
+    text = PERIOD.sub("", text, count=MOST_PERIODS)
+    words = [NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def _one_line(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _lmms_words(answer: str) -> str:
+    return answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+
+
+def _folded(answer: str) -> str:
+    return " ".join(answer.casefold().split()).rstrip(" .,;:!?。！？")

@@ -1,0 +1,100 @@
+"""Write a token the way the Penn Treebank does: two kinds of quotes, brackets by name, one kind of dash.
+
+Each function takes what stood in the text. The tokenizer's American spelling is off as the metrics run it.
+"""
+
+import re
+
+FRACTIONS = str.maketrans({"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"})
+CURRENCIES = str.maketrans({"¢": "cents", "£": "#", "¤": "$", "₠": "$", "€": "$", "\x80": "$"})
+ROUND_BRACKETS = str.maketrans({"(": "-LRB-", ")": "-RRB-"})
+NAMES = {
+    "(": "-LRB-",
+    ")": "-RRB-",
+    "[": "-LSB-",
+    "]": "-RSB-",
+    "{": "-LCB-",
+    "}": "-RCB-",
+    "&lt;": "<",
+    "&gt;": ">",
+}
+QUOTES = str.maketrans(
+    dict.fromkeys("\x91‘‛‹", "`")
+    | dict.fromkeys("\x92’›", "'")
+    | dict.fromkeys("\x93“«", "``")
+    | dict.fromkeys("\x94”»", "''")
+)
+
+
+def as_it_stands(text: str) -> str:
+    """Change nothing."""
+    return text
+
+
+def nothing(text: str) -> None:
+    """Make no token of blanks and of characters that the tokenizer does not know."""
+
+
+def without_soft_hyphens(text: str) -> str:
+    """Take out the hyphens that a line break would show."""
+    return text.replace("\u00ad", "") or "-"
+
+
+def opening_quote(text: str) -> str:
+    """Write a quote before a word as one or two backticks."""
+    return re.sub('"|&quot;', "``", re.sub("&apos;|'", "`", text)).translate(QUOTES)
+
+
+def closing_quote(text: str) -> str:
+    """Write other quotes, and the apostrophe of ``'s``, as one or two apostrophes."""
+    return re.sub('"|&quot;', "''", text.replace("&apos;", "'")).translate(QUOTES)
+
+
+def ampersands(text: str) -> str:
+    """Write the entity as the sign."""
+    return re.sub("&amp;", "&", text, flags=re.IGNORECASE)
+
+
+def hard_blanks(text: str) -> str:
+    """Keep the blanks inside a token, as blanks that do not break."""
+    return text.replace(" ", "\u00a0")
+
+
+def fractions(text: str) -> str:
+    """Write the common fractions with a slash."""
+    return text.translate(FRACTIONS)
+
+
+def currencies(text: str) -> str:
+    """Write the pound as ``#`` and the euro as ``$``, the signs that the Treebank knows."""
+    return text.translate(CURRENCIES)
+
+
+def round_brackets(text: str) -> str:
+    """Write the brackets of a smiley by name."""
+    return text.translate(ROUND_BRACKETS)
+
+
+def phone(text: str) -> str:
+    """Keep a telephone number together, its brackets by name."""
+    return round_brackets(hard_blanks(text))
+
+
+def dashes(text: str) -> str:
+    """Write three or four hyphens as a dash."""
+    return "--" if 3 <= len(text) <= 4 else text
+
+
+def named(text: str) -> str:
+    """Write a bracket by its name."""
+    return NAMES.get(text.lower(), text)
+
+
+def dash(text: str) -> str:
+    """Write every kind of dash in one way."""
+    return "--"
+
+
+def ellipsis(text: str) -> str:
+    """Write every kind of ellipsis in one way."""
+    return "..."

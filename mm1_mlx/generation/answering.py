@@ -1,0 +1,56 @@
+"""One request on its way: what the model reads of it, and its answer, token by token up to where it stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mm1_mlx.generation.request import Request
+from mm1_mlx.generation.stops import Stops
+from mm1_mlx.generation.timing import Timing
+from mm1_mlx.inputs.content import content_of
+from mm1_mlx.inputs.processor import Processor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next bit of text; the last one has a ``finish_reason``: "stop" or "length"."""
+
+    text: str
+    token: int
+    timing: Timing  # as far as known; complete on the last piece
+    finish_reason: str | None
+
+
+class Answering:
+    """A prepared prompt, and the pieces of its answer with their time.
+
+    Args:
+        request: what is asked.
+        processor: from ``load``; errors are its own.
+        stop: texts that end the answer, beside the request's.
+    """
+
+    def __init__(self, request: Request, processor: Processor, stop: Sequence[str] = ()):
+        self._begun, self._first = time.perf_counter(), None  # when the first token came
+        self._stops, self.timing = Stops((*request.stop, *stop)), Timing()
+        with self.timing.phase("preprocess"):
+            self.inputs = request.prepare(processor)
+            self.content = content_of(self.inputs, processor.config.image_token_id)
+        self.timing.prompt_tokens = len(self.content)
+        self.timing.visual_tokens = self.inputs.num_visual_tokens
+
+    def add(self, text: str, token: int, finish_reason: str | None) -> Piece:
+        """Take the next token and the text that it completes."""
+        now, timing = time.perf_counter(), self.timing
+        if self._first is None:
+            self._first = now
+            timing.first_token = now - self._begun
+        timing.decode = now - self._first
+        timing.generation_tokens += 1
+        timing.peak_memory = mx.get_peak_memory()
+        shown = self._stops.feed(text, last=finish_reason is not None)
+        return Piece(shown, token, timing, "stop" if self._stops.found else finish_reason)

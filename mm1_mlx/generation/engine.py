@@ -1,0 +1,233 @@
+"""Answer many requests together, each from when it comes to when it ends or is cancelled.
+
+mlx-lm's ``BatchGenerator`` decodes; pictures and shared starts are ours. Prompts that begin alike (the same worked
+examples, or one picture and many questions) are put side by side; their shared start is encoded and read once, and
+every prompt goes on from a copy of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mm1_mlx.errors import MM1Error, SamplingError
+from mm1_mlx.generation.answering import Answering, Piece
+from mm1_mlx.generation.decoding import Decoding, require_at_least_1
+from mm1_mlx.generation.prefix import Prefix
+from mm1_mlx.generation.request import Request
+from mm1_mlx.generation.stream import answer_alone
+from mm1_mlx.inputs.content import shared_length
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.settings import BATCH_SIZE
+from mm1_mlx.vision.cache import VisionCache
+from mm1_mlx.vision.encode import embed
+
+WINDOW = 8  # times the batch: so many requests are looked at together for what they share
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a step did for one request: wrote the next piece of its answer, or found why there is none."""
+
+    id: int  # that ``add`` gave it
+    piece: Piece | None = None  # the last one has a ``finish_reason``
+    error: MM1Error | None = None  # nothing follows
+
+
+@dataclass(frozen=True)
+class _Running:
+    """An answer that is written with others."""
+
+    id: int
+    answering: Answering
+    detokenizer: Any
+
+    def add(self, response: Any) -> Piece:
+        """Take the next token."""
+        if response.finish_reason != "stop":
+            self.detokenizer.add_token(response.token)
+        if response.finish_reason is not None:
+            self.detokenizer.finalize()
+        return self.answering.add(self.detokenizer.last_segment, response.token, response.finish_reason)
+
+
+class Engine:
+    """Takes requests at any time, and writes one more token of every answer at each step.
+
+    Args:
+        model: from ``load``.
+        processor: from ``load``.
+        decoding: settings of every answer.
+        batch_size: answers written together. Each holds its own KV cache.
+        vision_cache: where visual tokens are kept; by default in a cache of its own.
+
+    Raises:
+        SamplingError: a setting is out of range, or mlx-lm cannot batch this decoder or with these settings.
+    """
+
+    def __init__(
+        self,
+        model: MM1,
+        processor: Processor,
+        decoding: Decoding,
+        *,
+        batch_size: int = BATCH_SIZE,
+        vision_cache: VisionCache | None = None,
+    ):
+        from mlx_lm.generate import BatchGenerator
+
+        require_at_least_1("batch_size", batch_size)
+        if (decoding.max_kv_size, decoding.kv_bits) != (None, None):
+            raise SamplingError(
+                "mlx-lm's batches keep all positions, unpacked: they exclude `max_kv_size` and `kv_bits`."
+            )
+        self._model, self._processor, self._decoding = model, processor, decoding
+        self._batch_size = batch_size
+        self._vision_cache = VisionCache() if vision_cache is None else vision_cache
+        self._trunk = Prefix(model)  # the start that prompts share
+        unable = {type(entry).__name__ for entry in self._trunk.cache if not hasattr(entry, "merge")}
+        if unable:
+            raise SamplingError(
+                f"mlx-lm cannot batch this {model.config.text_config.model_type} decoder ({', '.join(sorted(unable))}); "
+                "answer one by one."
+            )
+        self._generator = BatchGenerator(
+            model,
+            stop_tokens=[[id] for id in processor.tokenizer.eos_token_ids],
+            sampler=decoding.sampler(model),
+            completion_batch_size=batch_size,
+            prefill_batch_size=batch_size,
+        )
+        self._num_added = 0
+        self._waiting: dict[int, Request] = {}  # by id, as they came
+        self._lined_up: dict[int, Answering] = {}  # neighbours share the most
+        self._running: dict[int, _Running] = {}  # by mlx-lm's number
+        self._alone: dict[int, Iterator[Piece]] = {}  # by id; those that mlx-lm cannot batch
+        if decoding.sampling.seed is not None:
+            mx.random.seed(decoding.sampling.seed)
+
+    @property
+    def window(self) -> int:
+        """How many requests are looked at together for what they share; it pays to add as many before a step."""
+        return WINDOW * self._batch_size
+
+    @property
+    def num_waiting(self) -> int:
+        """How many requests have no answer begun."""
+        return len(self._waiting) + len(self._lined_up)
+
+    @property
+    def num_running(self) -> int:
+        """How many answers are being written."""
+        return len(self._running) + len(self._alone)
+
+    def add(self, request: Request) -> int:
+        """Take a request; returns its id, counted from 0. Whatever is wrong with it comes as an event."""
+        self._waiting[self._num_added] = request
+        self._num_added += 1
+        return self._num_added - 1
+
+    def cancel(self, id: int) -> None:
+        """Let go of a request, waiting or half answered; no event of it follows. One that has ended is no matter."""
+        for there in (self._waiting, self._lined_up, self._alone):
+            there.pop(id, None)
+        for uid in [uid for uid, running in self._running.items() if running.id == id]:
+            self._generator.remove([uid])
+            del self._running[uid]
+
+    def step(self) -> list[Event]:
+        """Begin what waits, as far as there is room, and write one more token of every answer."""
+        events: list[Event] = []
+        while self.num_waiting and self.num_running < self._batch_size:
+            if not self._lined_up:
+                events += self._line_up()
+                continue
+            id = next(iter(self._lined_up))
+            try:
+                self._begin(id, self._lined_up.pop(id))
+            except MM1Error as error:
+                events.append(Event(id, error=error))
+        return [*events, *self._write_alone(), *self._write_together()]
+
+    def close(self) -> None:
+        """Give back what mlx-lm holds of the machine."""
+        self._generator.close()
+
+    def _line_up(self) -> Iterator[Event]:
+        """Prepare those that came first and put them in an order in which neighbours share the most."""
+        found = {}
+        for id in list(self._waiting)[: self.window]:
+            try:
+                found[id] = Answering(self._waiting.pop(id), self._processor, self._decoding.stop)
+            except MM1Error as error:
+                yield Event(id, error=error)
+        self._lined_up = dict(sorted(found.items(), key=lambda item: item[1].content))
+
+    def _begin(self, id: int, answering: Answering) -> None:
+        """Read a prompt up to its last token: first, if it is to be shared, what begins the next prompt too."""
+        content, last = answering.content, len(answering.content) - 1
+        following = next((other.content for other in self._lined_up.values()), [])
+        shared = min(shared_length(content, following), last)
+        if shared > shared_length(self._trunk.content, content):
+            self._read(self._trunk, answering, shared)
+        own, tokenizer = self._trunk.fork(), self._processor.tokenizer
+        if content[last] < 0:  # a picture ends the prompt; mlx-lm's batches begin with text
+            self._alone[id] = answer_alone(
+                self._model, tokenizer, answering, self._decoding, own, self._vision_cache
+            )
+            return
+        self._read(own, answering, last)
+        answering.timing.prefilled_tokens += 1
+        ids, room = answering.inputs.input_ids.tolist(), self._decoding.room(self._model, len(content))
+        (uid,) = self._generator.insert([ids[last:]], [room], caches=[own.cache], all_tokens=[ids[:last]])
+        self._running[uid] = _Running(id, answering, tokenizer.detokenizer)
+
+    def _read(self, prefix: Prefix, answering: Answering, stop: int) -> None:
+        """Read a prompt into ``prefix``, from what they share to position ``stop``."""
+        inputs, timing, decoding = answering.inputs, answering.timing, self._decoding
+        start = prefix.keep_shared(answering.content[: stop + 1])
+        if start == stop:
+            return
+        embeddings = embed(
+            self._model,
+            inputs,
+            timing,
+            vision_cache=self._vision_cache,
+            vision_batch_size=decoding.vision_batch_size,
+            start=start,
+            stop=stop,
+        )
+        with timing.phase("prefill"):
+            for begin in range(start, stop, decoding.prefill_step_size):
+                end = min(begin + decoding.prefill_step_size, stop)
+                ids, own = inputs.input_ids[begin:end], embeddings[begin - start : end - start]
+                self._model(ids[None], cache=prefix.cache, input_embeddings=own[None])
+                mx.eval([entry.state for entry in prefix.cache])
+        timing.prefilled_tokens += stop - start
+        prefix.extend(answering.content[:stop], inputs)
+
+    def _write_alone(self) -> Iterator[Event]:
+        """Write a token of each answer that is written alone."""
+        for id, pieces in list(self._alone.items()):
+            try:
+                event = Event(id, next(pieces))
+            except MM1Error as error:
+                event = Event(id, error=error)
+            if event.piece is None or event.piece.finish_reason is not None:
+                del self._alone[id]
+            yield event
+
+    def _write_together(self) -> Iterator[Event]:
+        """Write a token of each answer that is written with others."""
+        for response in self._generator.next_generated() if self._running else ():
+            running = self._running[response.uid]
+            piece = running.add(response)
+            if piece.finish_reason is not None:
+                if response.finish_reason is None:  # a stop text was found
+                    self._generator.remove([response.uid])
+                del self._running[response.uid]
+            yield Event(running.id, piece)

@@ -1,0 +1,56 @@
+"""Text is text: control tokens that people write in a prompt stay words.
+
+``<|end|>`` in a question would end a turn if it were tokenised as the chat template's own ``<|end|>`` is. So what people
+write is marked before the template is rendered, and what is marked is tokenised letter by letter, as transformers does
+with ``split_special_tokens``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from mm1_mlx.inputs.prompt import ESCAPED, IMAGE
+
+MARK = "\ufdd0"  # a code point that Unicode sets aside for use inside a program
+FIRST = 0xE000  # the marks are followed by a private character that numbers the token
+
+Encode = Callable[..., list[int]]  # text, and whether control tokens in it are text: ids
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer.
+
+    Args:
+        tokens: as they are written, the image token among them.
+    """
+
+    def __init__(self, tokens: Iterable[str]):
+        self._tokens = sorted({*tokens} - {IMAGE, ""}, key=len, reverse=True)
+        self._written = [MARK, ESCAPED, *self._tokens]
+        self._means = [MARK, IMAGE, *self._tokens]
+        self._any = re.compile("|".join(map(re.escape, self._written)))
+        own = sorted({*self._tokens, *tokens}, key=len, reverse=True)
+        self._own = re.compile(f"({'|'.join(map(re.escape, own))})" if own else r"(?!)()")
+
+    def hide(self, text: str) -> str:
+        """Return ``text`` with each control token marked, and ``\\<image>`` as the word that it stands for."""
+        return self._any.sub(lambda found: MARK + chr(FIRST + self._written.index(found[0])), text)
+
+    def encode(self, text: str, encode: Encode) -> list[int]:
+        """Return the ids of ``text``, in which control tokens that are not marked are those of the template.
+
+        Args:
+            text: a rendered prompt, or a piece of one.
+            encode: ids of a text; with True, control tokens in it are text.
+        """
+        if MARK not in text:
+            return encode(text, False)
+        ids: list[int] = []
+        for number, piece in enumerate(self._own.split(text)):
+            if piece:
+                ids += encode(piece, False) if number % 2 else encode(self._shown(piece), True)
+        return ids
+
+    def _shown(self, text: str) -> str:
+        return re.sub(f"{MARK}(.)", lambda found: self._means[ord(found[1]) - FIRST], text)

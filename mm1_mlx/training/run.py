@@ -1,0 +1,59 @@
+"""What makes a run this run, as its checkpoints tell it; another one cannot go on from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mm1_mlx.training.options import RunOptions
+from mm1_mlx.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as ``run.json`` keeps it."""
+
+    recipe: Recipe
+    options: RunOptions  # how it is watched: with others it is still the same run
+    task: dict[str, Any]  # the rest of what it is, by name: parts that learn, the model, processes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as plain JSON values."""
+        values = {"settings": self.recipe.to_dict(), "options": self.options.to_dict()} | self.task
+        return json.loads(json.dumps(values))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Run:
+        """Read a run; earlier versions kept the options among the settings, and knew fewer of both.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range.
+        """
+        settings = {**values["settings"], **values.get("options", {})}
+        watched = {field.name for field in fields(RunOptions)}
+        return cls(
+            Recipe.from_dict({name: value for name, value in settings.items() if name not in watched}),
+            RunOptions.from_dict({name: value for name, value in settings.items() if name in watched}),
+            {name: value for name, value in values.items() if name not in ("settings", "options")},
+        )
+
+    def differences(self, now: Run) -> list[str]:
+        """Say what keeps ``now`` from going on with this run; more updates do not."""
+        was, now_is = self.to_dict(), now.to_dict()
+        if now.recipe.iters > self.recipe.iters:
+            del was["settings"]["iters"], now_is["settings"]["iters"]
+        del was["options"], now_is["options"]
+        return _differences(was, now_is)
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """List what differs, by dotted name."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = dict.fromkeys([*there, *here])
+        return [
+            line
+            for key in keys
+            for line in _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if there == here else [f"{name} was {there!r} and is {here!r}"]
