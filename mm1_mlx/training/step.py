@@ -24,8 +24,7 @@ class Update:
     tokens: int
     places: int  # of tokens, padding included
     pictures: int
-    gradients: Any  # of the mean, clipped; of what is cut, this process's rows
-    norm: mx.array  # theirs before they were clipped
+    norm: mx.array  # of the gradients before they were clipped
 
     @property
     def loss(self) -> float:
@@ -45,8 +44,10 @@ def update_of(
     *,
     look: Look,
     summed: Callable[..., list[int | float]],
-) -> Update:
-    """Compute an update.
+) -> tuple[Update, Any]:
+    """Compute an update, and the gradients of its mean, clipped; of what is cut, this process's rows.
+
+    The caller alone holds the gradients, so that the optimizer can let go of each once it is used.
 
     Args:
         task: that is trained.
@@ -67,7 +68,7 @@ def update_of(
     gradients = tree_map(lambda g: g / max(learned, 1), gradients)
     norm = shards.norm(gradients)
     gradients = clipped(gradients, task.recipe.clip_norm, norm)
-    return Update(measured, learned, tokens, places, pictures, gradients, norm)
+    return Update(measured, learned, tokens, places, pictures, norm), gradients
 
 
 def _added_up(

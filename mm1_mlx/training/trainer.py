@@ -156,13 +156,14 @@ class Trainer:
         self.model.train()
         origin = (self.recipe.seed, self.progress.update, self.processes.rank)
         mx.random.seed(int(np.random.SeedSequence(origin).generate_state(1, np.uint64)[0]))
-        update = update_of(
+        update, gradients = update_of(
             self.task, batches, gradients_of, self._shards, look=self._look, summed=self._summed
         )
         if update.learned:  # not all rows were left out
             if not update.is_finite():
                 self._refuse_to_go_on(update.loss, batches)
-            self.optimizer.update(self.model, update.gradients)
+            self.optimizer.update(self.model, gradients)
+            del gradients
             mx.eval(self.model.trainable_parameters(), self.optimizer.state)
             self.progress.learned_tokens += update.learned
             meter.count(update)
