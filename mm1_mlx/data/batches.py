@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from mm1_mlx.data.examples import Example, make_example
+from mm1_mlx.data.mixture import Mixture
 from mm1_mlx.data.packing import Packed, join, pack
 from mm1_mlx.data.records import Records
 from mm1_mlx.data.sampler import Sampler
@@ -23,43 +24,32 @@ WORKERS = 4  # threads that open pictures
 NAMED = 5  # rows left out that are named, of all
 
 
-class Tally(Protocol):
-    """Counts what updates get, and decides how many damaged rows are too many."""
-
-    def count(self, number: Any, example: Example) -> None:
-        """Add a row that goes into an update."""
-
-    def leave_out(self, number: Any, error: DataError) -> None:
-        """Add a damaged row. Raises: DataError: it may not be left out."""
-
-
 class Batches:
     """Turns the rows that a sampler names into packed sequences.
 
     Args:
-        rows: the data, by whatever the sampler calls a row.
+        rows: the data. A mixture says itself which rows come when, counts them, and leaves damaged ones out.
         processor: from ``load``.
         settings: of the data.
         sampler: which rows come when; None: all of them, in a process alone.
         packing: rows may share a sequence.
         known: whether the visual tokens of a picture with this digest are there already, so that it is not opened.
-        tally: of the rows; None: damaged ones are left out if ``skip_bad`` says so.
     """
 
     def __init__(
         self,
-        rows: Records,
+        rows: Records | Mixture,
         processor: Processor,
         settings: DataSettings,
         sampler: Sampler | None = None,
         *,
         packing: bool = True,
         known: Callable[[str], bool] = lambda digest: False,
-        tally: Tally | None = None,
     ):
         self.rows, self._processor, self._settings = rows, processor, settings
-        self._sampler = Sampler(len(rows), settings) if sampler is None else sampler
-        self._packing, self._known, self._tally = packing, known, tally
+        self._mixture = rows if isinstance(rows, Mixture) else None
+        self._sampler = self._mixture or sampler or Sampler(len(rows), settings)
+        self._packing, self._known = packing, known
         self.left_out: list[str] = []  # why rows could not be used
         self.waited = 0.0  # seconds that updates stood still for data
 
@@ -115,14 +105,17 @@ class Batches:
             try:
                 examples.append(future.result())
             except DataError as error:
-                (self._leave_out if self._tally is None else self._tally.leave_out)(number, error)
+                self._leave_out(number, error)
             else:
-                if self._tally is not None:
-                    self._tally.count(number, examples[-1])
+                if self._mixture is not None:
+                    self._mixture.count(number, examples[-1])
         self.waited += time.perf_counter() - start
         return examples
 
-    def _leave_out(self, _: Any, error: DataError) -> None:
+    def _leave_out(self, number: Any, error: DataError) -> None:
+        if self._mixture is not None:
+            self._mixture.leave_out(number, error)
+            return
         if not self._settings.skip_bad:
             raise DataError(
                 f"{error} `check_data` lists all such rows, `skip_bad` trains without them."

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -68,6 +68,7 @@ class SourceSettings(Config):
             self._require(0 <= value <= 1, f"{name} is {value}, expected 0 to 1.")
 
 
+@runtime_checkable
 class Source(Protocol):
     """Rows by the number of the draw, for any thread that asks."""
 

@@ -77,16 +77,18 @@ def open_tar(path: Path) -> TarShard:
     """
     rows: dict[str, Members] = {}
     try:
-        size = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError("unexpected end of data")
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
                 if member.isfile() and stem and suffix:
                     key = f"{folder}/{stem}" if folder else stem
                     rows.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
+            end = tar.offset
+        with path.open("rb") as file:  # tarfile takes a shard that is cut off for one that has ended
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("unexpected end of data")
     except (OSError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
