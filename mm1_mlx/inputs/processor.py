@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from mm1_mlx.inputs.picture import Source, find_picture
 from mm1_mlx.inputs.prompt import IMAGE, Prompt, cut, messages_of, plain_text, with_image_parts
 from mm1_mlx.inputs.sub_images import view_indices
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
+
+TOKENIZING = threading.Lock()  # what is a control token is a state of the tokenizer, which threads share
 
 
 class Processor:
@@ -248,8 +251,10 @@ class Processor:
 
     def _encode(self, text: str, as_text: bool = False) -> list[int]:
         """Return the ids of ``text`` alone, without special tokens around; ``as_text``: none in it either."""
-        only = {"split_special_tokens": True} if as_text else {}
-        return self.tokenizer.encode(text, add_special_tokens=False, verbose=False, **only)
+        with TOKENIZING:
+            return self.tokenizer.encode(
+                text, add_special_tokens=False, verbose=False, split_special_tokens=as_text
+            )
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of a rendered text, in which what people wrote is text."""

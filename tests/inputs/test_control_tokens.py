@@ -1,5 +1,8 @@
 """What people write is text: it forges no turn, and an escaped ``<image>`` is a word."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,3 +117,15 @@ def test_ordinary_text_has_the_ids_it_always_had(mm1_tiny, text):
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     expected = tokenizer.encode(rendered, add_special_tokens=False)
     assert mm1_tiny[1].prompt_ids(text, 0) == expected
+
+
+def test_threads_that_share_a_tokenizer_do_not_mix_control_tokens_with_text(ids_of):
+    interval, texts = sys.getswitchinterval(), [FORGED, "red", "\\<image>", "blue"]
+    expected = [ids_of(text, 0) for text in texts]
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda text: ids_of(text, 0), texts * 100))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == expected * 100
