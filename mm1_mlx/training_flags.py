@@ -264,18 +264,10 @@ def take_defaults(
 
 def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
     """Read flags and their values; the keys may be written with - or _, and adapters as mlx-lm writes them."""
-    import yaml
-
     from mm1_mlx.files.json_lines import require_known
+    from mm1_mlx.files.yaml_files import read_mapping
 
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(f"-c {path} cannot be read: {reason}.") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"-c {path} holds {values!r}, expected flags and their values.")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    values = read_mapping(path, f"-c {path}", "flags and their values")
     within = values.pop("lora_parameters", {})
     if not isinstance(within, dict):
         raise ConfigError(

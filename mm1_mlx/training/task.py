@@ -56,6 +56,22 @@ class Task:
         """Do for a micro-batch what no trained weight is involved in, outside of the gradient."""
         return None
 
+    def looks(self, update: Sequence[MicroBatch], look: Look) -> Iterator[Any]:
+        """Yield what is seen of each micro-batch of an update, when its turn comes.
+
+        What all of them have to do with each other is found here, before the first: it is called for every update
+        and every group of held-out rows, even where this process's share is empty.
+
+        Args:
+            update: this process's share.
+            look: ``look``, watched by the trainer.
+        """
+        return map(look, update)
+
+    def told(self) -> dict[str, Any]:
+        """Return what a report tells beside, since the last one. All processes come here together."""
+        return {}
+
     def loss(self, model: nn.Module, batch: MicroBatch, seen: Any) -> tuple[mx.array, Measured]:
         """Return what is to become smaller, and the measures, all summed over what is learned.
 

@@ -180,7 +180,7 @@ class Trainer:
             return
         self.model.eval()
         with closing(self.task.held_out(rows)) as groups:
-            total, learned = losses(groups, self._loss_of)
+            total, learned = losses(groups, self._losses_of)
         total, learned = self._summed(total, learned)
         if not learned:
             return
@@ -192,9 +192,11 @@ class Trainer:
             if progress.update:
                 self._keep(self.folder.best, whole_weights(self.model, self._shards))
 
-    def _loss_of(self, batch: MicroBatch) -> mx.array:
-        _, (loss, *_) = self.task.loss(self.model, batch, self._look(batch))
-        return loss
+    def _losses_of(self, group: Sequence[MicroBatch]) -> Iterator[mx.array]:
+        looks = self.task.looks(group, self._look)
+        for batch in group:
+            _, (loss, *_) = self.task.loss(self.model, batch, next(looks))
+            yield loss
 
     def _look(self, batch: MicroBatch) -> Any:
         """Look at the pictures of a micro-batch."""
@@ -214,7 +216,7 @@ class Trainer:
         rate = self.optimizer
         rate = rate.optimizers[-1] if hasattr(rate, "optimizers") else rate
         line = meter.line(self.progress.update, float(rate.learning_rate), self.task.waited)
-        self._write(line | {"held_memory": self.held_bytes})
+        self._write(line | {"held_memory": self.held_bytes} | self.task.told())
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.processes.rank == 0:

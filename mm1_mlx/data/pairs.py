@@ -1,0 +1,108 @@
+"""Pictures and their captions side by side, as contrastive learning reads them: no visual tokens, no packing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Integer
+
+from mm1_mlx.data.packing import PAD_TO
+from mm1_mlx.data.row_forms import Record
+from mm1_mlx.errors import DataError, MM1Error
+from mm1_mlx.inputs.inputs import PreparedPicture
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.inputs.prompt import IMAGE
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and its caption."""
+
+    name: str  # of the row, for messages
+    ids: tuple[int, ...]  # of the caption, the token that ends it included
+    picture: PreparedPicture  # one view
+
+    def opened(self) -> Pair:
+        """Return the same with its view in memory.
+
+        Raises:
+            DataError: the picture is damaged.
+        """
+        try:
+            return replace(self, picture=self.picture.opened())
+        except MM1Error as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Some pairs that are computed together."""
+
+    names: tuple[str, ...]
+    ids: Integer[mx.array, "N L"]  # padded behind
+    lengths: Integer[mx.array, "N"]  # tokens of each caption
+    pictures: tuple[PreparedPicture, ...]
+    num_tokens: int
+
+    @property
+    def num_learned(self) -> int:
+        """Pairs: the loss is a sum over them."""
+        return len(self.names)
+
+    @property
+    def num_places(self) -> int:
+        return self.ids.size
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.pictures)
+
+
+def make_pair(record: Record, processor: Processor, *, max_length: int) -> Pair:
+    """Tokenise a caption and find its picture, which is not decoded.
+
+    Args:
+        record: a row with image and caption.
+        processor: of the model; it makes one view of each picture.
+        max_length: tokens of the caption; a longer one is cut before its end.
+
+    Raises:
+        DataError: the row is of another form, or cannot be read.
+    """
+    if record.form != "caption":
+        raise DataError(
+            f"{record.name}: it is a row of the form {record.form}, but a contrastive stage takes image and caption."
+        )
+    try:
+        ids = processor.prompt_ids(record.document.removeprefix(IMAGE).strip(), 0, template="plain")
+        inputs = processor.assemble([processor.config.image_token_id], record.images)
+    except MM1Error as error:
+        raise DataError(f"{record.name}: {error}") from None
+    end = processor.tokenizer.eos_token_id
+    ids = ids[: max_length - 1] if end is not None else ids[:max_length]
+    if end is not None and ids[-1] != end:
+        ids = [*ids, end]
+    return Pair(record.name, tuple(ids), inputs.pictures[0])
+
+
+def chunks(pairs: Sequence[Pair], size: int) -> Iterator[Pairs]:
+    """Yield pairs, in order, at most ``size`` together."""
+    for start in range(0, len(pairs), size):
+        yield _together(pairs[start : start + size])
+
+
+def _together(pairs: Sequence[Pair]) -> Pairs:
+    lengths = [len(pair.ids) for pair in pairs]
+    ids = np.zeros((len(pairs), -max(lengths) // PAD_TO * -PAD_TO), np.int32)
+    for row, pair in zip(ids, pairs, strict=True):
+        row[: len(pair.ids)] = pair.ids
+    return Pairs(
+        tuple(pair.name for pair in pairs),
+        mx.array(ids),
+        mx.array(lengths),
+        tuple(pair.picture for pair in pairs),
+        sum(lengths),
+    )
