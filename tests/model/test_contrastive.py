@@ -33,14 +33,18 @@ def test_clips_loss_is_the_mean_of_two_cross_entropies():
     images, texts = unit(5, 0), unit(5, 1)
     logits = 7 * images @ texts.T
     expected = -(np.diag(log_softmax(logits)) + np.diag(log_softmax(logits.T))).sum() / 2
-    assert clip_loss(mx.array(images), mx.array(texts), mx.array(math.log(7))).item() == pytest.approx(expected)
+    assert clip_loss(mx.array(images), mx.array(texts), mx.array(math.log(7))).item() == pytest.approx(
+        expected
+    )
 
 
 def test_siglips_loss_is_a_cross_entropy_for_each_of_all_pairs():
     images, texts = unit(5, 0), unit(5, 1)
     logits = 7 * images @ texts.T - 2
     expected = sum(
-        -math.log(1 / (1 + math.exp(-(1 if i == j else -1) * logits[i, j]))) for i in range(5) for j in range(5)
+        -math.log(1 / (1 + math.exp(-(1 if i == j else -1) * logits[i, j])))
+        for i in range(5)
+        for j in range(5)
     )
     found = siglip_loss(mx.array(images), mx.array(texts), mx.array(math.log(7)), mx.array(-2.0))
     assert found.item() == pytest.approx(expected, rel=1e-5)

@@ -26,7 +26,11 @@ from mm1_mlx.settings import EMBEDDED_MODEL
 from mm1_mlx.training.pretraining.recipe import SECTIONS, ModelSource
 
 Values = dict[str, Any]
-FRESH = {"image_encoder": "image encoder", "connector": "connector", "decoder": "decoder"}  # as config.json says it
+FRESH = {
+    "image_encoder": "image encoder",
+    "connector": "connector",
+    "decoder": "decoder",
+}  # as config.json says it
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,10 @@ def sizes_of(source: ModelSource) -> tuple[MM1Config, Path]:
     values = {name: values[name] for name in SECTIONS if name in values}
     if source.image_encoder is not None:
         taken = _plain_config(source.image_encoder)
-        values |= {"vision_config": taken.vision_config.to_dict(), "image_config": taken.image_config.to_dict()}
+        values |= {
+            "vision_config": taken.vision_config.to_dict(),
+            "image_config": taken.image_config.to_dict(),
+        }
     if source.decoder is not None:
         values["text_config"] = _plain_config(source.decoder).text_config.to_dict()
     untrained = [words for part, words in FRESH.items() if _is_untrained(getattr(source, part, None), words)]
@@ -125,7 +132,9 @@ def sizes_of(source: ModelSource) -> tuple[MM1Config, Path]:
 def _plain_config(name: str) -> MM1Config:
     config = read_config(find_folder(name, weights=False))
     if config.quantization is not None:
-        raise ConfigError(f"{name} is quantized, and packed weights are not trained in full; take the original.")
+        raise ConfigError(
+            f"{name} is quantized, and packed weights are not trained in full; take the original."
+        )
     return config
 
 

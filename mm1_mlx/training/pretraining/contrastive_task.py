@@ -6,21 +6,15 @@ Source: MM1, "Model Architecture Ablations" (image encoder pre-training); CLIP (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 import mlx.core as mx
 from jaxtyping import Float
 
 from mm1_mlx.data.pairs import Pairs
 from mm1_mlx.errors import ConfigError
-from mm1_mlx.model.contrastive import Contrastive, clip_loss, siglip_loss
+from mm1_mlx.model.contrastive import Contrastive
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.distributed.processes import Processes
-from mm1_mlx.training.pretraining.gradient_cache import Embedded, Pull, pulls
+from mm1_mlx.training.pretraining.gradient_cache import Embedded
 from mm1_mlx.training.pretraining.recipe import ContrastiveSettings
-from mm1_mlx.training.task import Look, Measured, Task
-from mm1_mlx.vision.encode import pixel_batches
 
 BEGINNINGS = {"clip": (1 / 0.07, None), "siglip": (10.0, -10.0)}  # scale and bias of the cosines
 

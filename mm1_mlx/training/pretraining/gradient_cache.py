@@ -20,7 +20,9 @@ from jaxtyping import Float
 from mm1_mlx.training.distributed.processes import Processes
 
 Embedded = tuple[mx.array, mx.array]  # (n, E) of pictures, and of their texts
-Loss = Callable[..., mx.array]  # of all pictures' and all texts' embeddings, and of what else is learned in it
+Loss = Callable[
+    ..., mx.array
+]  # of all pictures' and all texts' embeddings, and of what else is learned in it
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,12 @@ class Stage(Config):
     name: str
     kind: Kind = "pretraining"
     start: str | None = None  # an earlier stage, a model folder or hub id; None: the stage before
-    train: tuple[Part, ...] | None = None  # parts that learn, in full; None: all that the kind of stage can train
+    train: tuple[Part, ...] | None = (
+        None  # parts that learn, in full; None: all that the kind of stage can train
+    )
     image: dict | None = None  # changes to image_config, such as a larger image_size
     contrastive: ContrastiveSettings | None = None  # of a contrastive stage alone
-    options: RunOptions = RunOptions()
+    options: RunOptions = field(default_factory=RunOptions)
     given: dict = field(default_factory=dict)  # settings of ``Recipe`` that the file gives
 
     def __post_init__(self) -> None:
@@ -126,7 +128,9 @@ class Stage(Config):
             self.train is None or not is_contrastive,
             "train is not for a contrastive stage, in which the image encoder learns.",
         )
-        self._require(self.train != (), "train is empty, so nothing would learn; name parts, or leave it out.")
+        self._require(
+            self.train != (), "train is empty, so nothing would learn; name parts, or leave it out."
+        )
         lacking = [name for name in ("iters", "batch_size") if name not in self.given]
         self._require(not lacking, f"{' and '.join(lacking)} must be given.")
         recipe = self.recipe({})
@@ -229,7 +233,9 @@ class PretrainingRecipe(Config):
         if isinstance(values, dict) and isinstance(values.get("model"), str):
             values = values | {"model": {"folder": values["model"]}}
         if isinstance(values, dict) and isinstance(values.get("stages"), list):
-            values = values | {"stages": list(map(_stage, values["stages"], range(1, len(values["stages"]) + 1)))}
+            values = values | {
+                "stages": list(map(_stage, values["stages"], range(1, len(values["stages"]) + 1)))
+            }
         return super().from_dict(values)
 
 

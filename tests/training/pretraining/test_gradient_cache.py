@@ -37,7 +37,10 @@ def batch(number):
 
 def in_chunks(arrays, sizes):
     starts = np.cumsum([0, *sizes])
-    return [tuple(side[a:b] for side in arrays) for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
+    return [
+        tuple(side[a:b] for side in arrays)
+        for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("loss", [clip_loss, siglip_loss])
@@ -50,7 +53,9 @@ def test_gradients_are_those_of_the_batch_at_once(loss, sizes):
 
     value, expected = nn.value_and_grad(model, whole)(model)
     chunks = in_chunks(arrays, sizes)
-    found = pulls([model.embed(chunk) for chunk in chunks], others(model, loss), loss, dims=DIMS, processes=Processes())
+    found = pulls(
+        [model.embed(chunk) for chunk in chunks], others(model, loss), loss, dims=DIMS, processes=Processes()
+    )
     total = tree_map(mx.zeros_like, expected)
     for chunk, pull in zip(chunks, found, strict=True):
 

@@ -10,7 +10,15 @@ from mm1_mlx import MM1, preset
 from mm1_mlx.model.mm1 import count_parameters
 from mm1_mlx.training.pretraining.rule import num_counted, peak_rate, warmup_of
 
-FITTED = {9e6: 6.75e-4, 85e6: 2.62e-4, 302e6: 1.54e-4, 1.2e9: 8.58e-5, 2.9e9: 5.92e-5, 6.4e9: 4.24e-5, 30e9: 2.21e-5}
+FITTED = {
+    9e6: 6.75e-4,
+    85e6: 2.62e-4,
+    302e6: 1.54e-4,
+    1.2e9: 8.58e-5,
+    2.9e9: 5.92e-5,
+    6.4e9: 4.24e-5,
+    30e9: 2.21e-5,
+}
 
 
 @pytest.mark.parametrize(("parameters", "rate"), FITTED.items())
