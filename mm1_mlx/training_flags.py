@@ -110,11 +110,16 @@ def add_run(parser: argparse.ArgumentParser, default: RunOptions) -> None:
     run.add_argument("--steps-per-eval", type=int, help=_told("updates", default.steps_per_eval))
     run.add_argument("--save-every", type=int, help=_told("updates", default.save_every))
     run.add_argument("--keep", type=int, help=_told("checkpoints; older ones are deleted", default.keep))
-    run.add_argument("--json", action="store_true", help="print metrics as JSON lines")
-    run.add_argument(
+    add_reports(run)
+
+
+def add_reports(group: Any) -> None:
+    """Add where metrics go."""
+    group.add_argument("--json", action="store_true", help="print metrics as JSON lines")
+    group.add_argument(
         "--report-to", default="", metavar="NAMES", help="wandb, swanlab or both, with a comma between"
     )
-    run.add_argument("--project-name", metavar="NAME", help="there")
+    group.add_argument("--project-name", metavar="NAME", help="there")
 
 
 def _add_switch(group: Any, flag: str, about: str) -> None:

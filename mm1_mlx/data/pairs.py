@@ -9,8 +9,12 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Integer
 
+from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import PAD_TO
+from mm1_mlx.data.records import Records
 from mm1_mlx.data.row_forms import Record
+from mm1_mlx.data.sampler import Sampler
+from mm1_mlx.data.settings import DataSettings
 from mm1_mlx.errors import DataError, MM1Error
 from mm1_mlx.inputs.inputs import PreparedPicture
 from mm1_mlx.inputs.processor import Processor
@@ -106,3 +110,39 @@ def _together(pairs: Sequence[Pair]) -> Pairs:
         tuple(pair.picture for pair in pairs),
         sum(lengths),
     )
+
+
+class PairBatches(Batches):
+    """The pairs of every update, in chunks; as other batches in all else.
+
+    Args:
+        rows: the data, captions alone.
+        processor: of the model.
+        settings: of the data.
+        sampler: which rows come when.
+        max_length: tokens of a caption.
+        chunk_size: pairs computed together.
+    """
+
+    def __init__(
+        self,
+        rows: Records,
+        processor: Processor,
+        settings: DataSettings,
+        sampler: Sampler,
+        *,
+        max_length: int,
+        chunk_size: int,
+    ):
+        super().__init__(rows, processor, settings, sampler)
+        self._max_length, self._chunk_size = max_length, chunk_size
+
+    def packed(self, examples: Sequence[Pair]) -> list[Pairs]:
+        """Put pairs into chunks."""
+        return list(chunks(examples, self._chunk_size))
+
+    def _example(self, number: int) -> Pair:
+        return make_pair(self.rows[number], self._processor, max_length=self._max_length)
+
+    def _prepare(self, number: int) -> Pair:
+        return self._example(number).opened()

@@ -12,7 +12,6 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-
 Call = Callable[..., Any]  # takes the module's own function, the module, and what that was called with
 
 

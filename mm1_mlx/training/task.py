@@ -38,6 +38,7 @@ class Task:
     measures: tuple[str, ...] = (
         "loss",
     )  # what the loss measures beside what it makes smaller; first the loss
+    keeps_frozen: bool = False  # ``save`` takes all weights of the model, not the trained ones alone
     waited: float = 0.0  # seconds that updates stood still for data
 
     def __init__(self, model: nn.Module, recipe: Recipe):
@@ -86,6 +87,13 @@ class Task:
             TrainingError: says why.
         """
 
+    def require_room(self) -> None:
+        """Refuse a run that will not fit the memory, before it begins; not one that is spread over processes.
+
+        Raises:
+            TrainingError: says what to lower.
+        """
+
     def num_held_out(self, num_batches: int) -> int:
         """Return how many rows so many batches of a validation have; -1 stands for all batches. 0: there are none."""
         return 0
@@ -99,5 +107,5 @@ class Task:
 
         Args:
             folder: of the run, or inside it for the best weights so far.
-            weights: the trained ones, whole, by key.
+            weights: the trained ones, or all with ``keeps_frozen``, whole, by key.
         """

@@ -190,7 +190,7 @@ class Trainer:
         if better:
             progress.best_val_loss, progress.best_update = loss, progress.update
             if progress.update:
-                self._keep(self.folder.best, whole_weights(self.model, self._shards))
+                self._keep(self.folder.best, self._learned())
 
     def _losses_of(self, group: Sequence[MicroBatch]) -> Iterator[mx.array]:
         looks = self.task.looks(group, self._look)
@@ -224,11 +224,19 @@ class Trainer:
             self._report(line)
 
     def _save(self) -> None:
-        weights = whole_weights(self.model, self._shards)
-        self.folder.save(weights, self.optimizer, self.progress, shards=self._shards, run=self.run)
-        self._keep(self.folder.path, weights)
+        learned = self._learned()
+        self.folder.save(learned, self.optimizer, self.progress, shards=self._shards, run=self.run)
+        self._keep(self.folder.path, learned)
+
+    def _learned(self) -> dict[str, mx.array]:
+        return whole_weights(tree_flatten(self.model.trainable_parameters()), self._shards)
 
     def _keep(self, folder: Path, weights: dict[str, mx.array]) -> None:
+        if self.task.keeps_frozen:
+            learned = {key for key, _ in tree_flatten(self.model.trainable_parameters())}
+            every = tree_flatten(self.model.parameters())
+            frozen = [(key, value) for key, value in every if key not in learned]
+            weights = weights | whole_weights(frozen, self._shards)
         if self.processes.rank == 0:
             self.task.save(folder, weights)
 

@@ -6,38 +6,102 @@ Source: MM1, "Model Architecture Ablations" (image encoder pre-training); CLIP (
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import mlx.core as mx
 from jaxtyping import Float
 
+from mm1_mlx.data.mixture import Mixture
 from mm1_mlx.data.pairs import Pairs
-from mm1_mlx.errors import ConfigError
-from mm1_mlx.model.contrastive import Contrastive
-from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.pretraining.gradient_cache import Embedded
-from mm1_mlx.training.pretraining.recipe import ContrastiveSettings
+from mm1_mlx.files.identity import model_identity
+from mm1_mlx.machine import machine_memory
+from mm1_mlx.model.contrastive import Contrastive, clip_loss, siglip_loss
+from mm1_mlx.training.distributed.processes import Processes
+from mm1_mlx.training.dry_run import require_room
+from mm1_mlx.training.pretraining.batches import batches_of
+from mm1_mlx.training.pretraining.gradient_cache import Pull, pulls
+from mm1_mlx.training.pretraining.outcome import Outcome
+from mm1_mlx.training.pretraining.towers import contrastive_need, embed_pairs, learned_beside, towers
+from mm1_mlx.training.recipe import Recipe
+from mm1_mlx.training.task import Look, Measured, Task
+from mm1_mlx.tuning.adapters import prepare
+from mm1_mlx.tuning.settings import in_full
+from mm1_mlx.vision.encode import pixel_batches
 
-BEGINNINGS = {"clip": (1 / 0.07, None), "siglip": (10.0, -10.0)}  # scale and bias of the cosines
 
+class ContrastiveTask(Task):
+    """Trains the image encoder of a model, and a text tower that is let go of at the end.
 
-def towers(model: MM1, settings: ContrastiveSettings) -> Contrastive:
-    """Return the image encoder of a model with a new text tower beside it; the encoder is shared.
-
-    Raises:
-        ConfigError: pictures of this model differ in size, or are more than one view each.
+    Args:
+        outcome: the model, untouched; its image encoder is changed in place.
+        mixture: captions.
+        recipe: of the run.
     """
-    config = model.config
-    if config.image_config.resize == "smart" or config.connector_config.views_at_once > 1:
-        raise ConfigError(
-            "a contrastive stage needs one view of one size of each picture; this model's image_config or connector "
-            "makes others."
+
+    measures = ("loss", "pairs_right", "scale")
+
+    def __init__(self, outcome: Outcome, mixture: Mixture, recipe: Recipe):
+        whole, settings = outcome.beginning.model, outcome.stage.contrastive
+        self._base = model_identity(whole)
+        prepare(whole, in_full(outcome.stage.parts))
+        mx.random.seed(recipe.seed)
+        super().__init__(towers(whole, settings), recipe)
+        self._outcome, self._settings = outcome, settings
+        self._loss = {"clip": clip_loss, "siglip": siglip_loss}[settings.loss]
+        self._processes = Processes()
+        self.batches = batches_of(outcome.stage, outcome.beginning, mixture, recipe)
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What makes the run this run beside its recipe."""
+        return {"stage": self._outcome.stage.identity(), "base": self._base}
+
+    @property
+    def waited(self) -> float:
+        """Seconds that updates stood still for data."""
+        return self.batches.waited
+
+    def updates(self, first: int, stop: int) -> Iterator[list[Pairs]]:
+        """Yield the pairs of each update, in chunks."""
+        return self.batches.updates(first, stop)
+
+    def look(self, pairs: Pairs) -> Float[mx.array, "N H W 3"]:
+        """Return the pixels of the pictures."""
+        (pixels,) = pixel_batches(pairs.pictures, len(pairs.pictures))
+        return mx.array(pixels)
+
+    def looks(self, update: Sequence[Pairs], look: Look) -> Iterator[tuple[mx.array, Pull]]:
+        """Embed all pairs of an update, those of other processes among them; then yield what pulls at each chunk."""
+        self.model.clip_scale()  # after the update before, as CLIP does it
+        own = []
+        for pairs in update:
+            own.append(embed_pairs(self.model, pairs, look(pairs)))
+            mx.eval(own[-1])
+        found = pulls(
+            own,
+            learned_beside(self.model),
+            self._loss,
+            dims=self._settings.embedding_dims,
+            processes=self._processes,
         )
-    tower, (scale, bias) = settings.tower(config.text_config.vocab_size), BEGINNINGS[settings.loss]
-    made = Contrastive(model.image_encoder, tower, settings.embedding_dims, scale=scale, bias=bias)
-    for module in (made.decoder, made.image_readout, made.text_readout):
-        module.set_dtype(model.image_encoder.dtype)
-    return made
+        return ((look(pairs), pull) for pairs, pull in zip(update, found, strict=True))
 
+    def loss(
+        self, model: Contrastive, pairs: Pairs, seen: tuple[mx.array, Pull]
+    ) -> tuple[mx.array, Measured]:
+        """Return what has the gradient of the whole update's loss by these pairs, and their share of that loss."""
+        pixels, pull = seen
+        others = learned_beside(model)
+        scale = pairs.num_learned * mx.exp(others[0])
+        return pull.of(*embed_pairs(model, pairs, pixels), others), (pull.loss, pull.num_right, scale)
 
-def embed_pairs(model: Contrastive, pairs: Pairs, pixels: Float[mx.array, "N H W 3"]) -> Embedded:
-    """Return the unit vectors of pictures and of their captions."""
-    return model.embed_images(pixels), model.embed_texts(pairs.ids, pairs.lengths)
+    def require_room(self) -> None:
+        """Refuse a run that will not fit the memory."""
+        if update := self.batches.unopened(0):
+            require_room(contrastive_need(self.model, update, self.recipe), machine_memory(), self.recipe)
+
+    def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
+        """Write the model folder, with the image encoder as it is now."""
+        self._outcome.save(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mm1_mlx.config import DecoderConfig
+from mm1_mlx.data.mixture import MixtureSettings
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.settings import EMBEDDED_MODEL
 from mm1_mlx.strict import Config
@@ -109,6 +110,7 @@ class Stage(Config):
     train: tuple[Part, ...] | None = (
         None  # parts that learn, in full; None: all that the kind of stage can train
     )
+    mixture: MixtureSettings | None = None  # what is learned from; None: the recipe's
     image: dict | None = None  # changes to image_config, such as a larger image_size
     contrastive: ContrastiveSettings | None = None  # of a contrastive stage alone
     options: RunOptions = field(default_factory=RunOptions)
@@ -146,6 +148,16 @@ class Stage(Config):
             return ("image_encoder",)
         return tuple(part for name, part in PARTS.items() if self.train is None or name in self.train)
 
+    def identity(self) -> Values:
+        """Return what the stage is beside its settings: another one cannot go on from its checkpoints."""
+        return {
+            "kind": self.kind,
+            "parts": list(self.parts),
+            "mixture": None if self.mixture is None else self.mixture.to_dict(),
+            "image": self.image,
+            "contrastive": None if self.contrastive is None else self.contrastive.to_dict(),
+        }
+
     def recipe(self, defaults: Values) -> Recipe:
         """Return all settings: what the file gives, ``defaults`` for the rest."""
         return Recipe.from_dict(defaults | self.given)
@@ -176,6 +188,7 @@ class PretrainingRecipe(Config):
 
     model: ModelSource
     stages: tuple[Stage, ...]
+    mixture: MixtureSettings | None = None  # of stages that have none
     seed: int = 0  # of new weights, and of the first stage; each later one has the next
     dtype: Literal["float16", "bfloat16", "float32"] = "float32"  # of the weights; 16 bits hardly move
 

@@ -1,0 +1,157 @@
+"""A recipe's stages one after the other: what each starts from, what it learns, and where its results lie.
+
+The folder of a run has one folder for each stage, with its checkpoints, metrics and model, so that whoever goes on
+finds the right stage at the right update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mm1_mlx.data.mixture import Mixture
+from mm1_mlx.errors import TrainingError
+from mm1_mlx.training.distributed.processes import Processes
+from mm1_mlx.training.pretraining.beginning import Beginning, begin, begin_with
+from mm1_mlx.training.pretraining.contrastive_task import ContrastiveTask
+from mm1_mlx.training.pretraining.decisions import Decided, decide
+from mm1_mlx.training.pretraining.foresight import foresight
+from mm1_mlx.training.pretraining.outcome import KINDS, MODEL, Outcome
+from mm1_mlx.training.pretraining.recipe import PretrainingRecipe, Stage
+from mm1_mlx.training.pretraining.task import PretrainingTask
+from mm1_mlx.training.recipe import Recipe
+from mm1_mlx.training.run_folder import RunFolder, saved_run
+from mm1_mlx.training.task import Task
+from mm1_mlx.vision.cache import VisionCache
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A recipe, and the folder in which its stages have theirs."""
+
+    recipe: PretrainingRecipe
+    folder: Path
+    makers: Mapping[str, Callable[[int, int], dict[str, Any]]]  # of the rows of generated corpora, by name
+
+    def task(self, stage: Stage) -> tuple[Task, Decided]:
+        """Return what a stage trains, ready to begin, and how.
+
+        Raises:
+            MM1Error: the stage before has left nothing yet, or model, rows and settings do not go together.
+        """
+        beginning = self.begin(stage)
+        decided = decide(stage, beginning.model, seed=self.recipe.seed_of(stage))
+        outcome = Outcome(beginning, stage, self.origin(stage))
+        mixture, recipe = self._mixture(stage, decided.recipe, Processes()), decided.recipe
+        if stage.contrastive is not None:
+            return ContrastiveTask(outcome, mixture, recipe), decided
+        kept = stage.options.cached_bytes
+        return PretrainingTask(
+            outcome, mixture, recipe, vision_cache=VisionCache(kept) if kept else None
+        ), decided
+
+    def foreseen(self, stage: Stage) -> Iterator[str]:
+        """Yield what a stage would decide, learn and take, line by line; nothing is computed.
+
+        Raises:
+            MM1Error: model, rows and settings do not go together.
+        """
+        beginning = self.sizes(stage)
+        decided = decide(stage, beginning.model, seed=self.recipe.seed_of(stage))
+        yield self.title(stage, decided)
+        yield from decided.lines()
+        yield from foresight(decided, beginning, self._mixture(stage, decided.recipe))
+
+    def title(self, stage: Stage, decided: Decided) -> str:
+        """Return a line that says what a stage is."""
+        recipe = decided.recipe
+        return (
+            f"stage {stage.name}: {KINDS[stage.kind]}, begun with {self.origin(stage)}; {recipe.iters:,} updates of "
+            f"{recipe.rows_per_update:,} rows"
+        )
+
+    def _mixture(self, stage: Stage, recipe: Recipe, processes: Processes | None = None) -> Mixture:
+        settings = stage.mixture or self.recipe.mixture
+        rank, size = (processes.rank, processes.size) if processes else (0, 1)
+        return Mixture(settings, recipe, self.makers, rank, size)
+
+    def folder_of(self, stage: Stage) -> Path:
+        return self.folder / stage.name
+
+    def result(self, stage: Stage) -> Path:
+        """Return the model folder that a stage leaves."""
+        return self.folder_of(stage) / MODEL
+
+    def checkpoint(self, stage: Stage) -> Path | None:
+        """Return the newest checkpoint of a stage."""
+        return RunFolder(self.folder_of(stage)).newest()
+
+    def is_done(self, stage: Stage) -> bool:
+        """Say whether a stage has made all its updates.
+
+        Raises:
+            TrainingError: it has, with other settings.
+        """
+        there = self.checkpoint(stage)
+        if there is None or int(there.name) < stage.given["iters"] or not self.result(stage).exists():
+            return False
+        settings = saved_run(there).recipe.to_dict()
+        others = [
+            f"{name} was {settings[name]} and is {value}"
+            for name, value in stage.recipe({}).to_dict().items()
+            if name in stage.given and settings[name] != value
+        ]
+        if others:
+            raise TrainingError(
+                f"stage {stage.name} is done with other settings: {'; '.join(others)}. Put them back, delete "
+                f"{self.folder_of(stage)}, or give another `output`."
+            )
+        return True
+
+    def origin(self, stage: Stage) -> str:
+        """Return what a stage starts from, in words."""
+        before = self.recipe.before(stage)
+        if before is not None:
+            return f"what stage `{before.name}` left"
+        if stage.start is not None or self.recipe.model.folder is not None:
+            return f"`{stage.start or self.recipe.model.folder}`"
+        return "a model of its recipe"
+
+    def begin(self, stage: Stage) -> Beginning:
+        """Return the model that a stage starts with, its pictures prepared as the stage says.
+
+        Raises:
+            MM1Error: the stage before has left nothing yet, or a folder is not usable.
+        """
+        return self._begin(stage, self._left).with_image_config(stage.image or {})
+
+    def sizes(self, stage: Stage) -> Beginning:
+        """Return the same by its sizes alone: nothing was computed, nor need the stage before have been."""
+        found = self._begin(stage, self.sizes, sizes_alone=True)
+        return found.with_image_config(stage.image or {})
+
+    def _begin(
+        self, stage: Stage, left: Callable[[Stage], Beginning], *, sizes_alone: bool = False
+    ) -> Beginning:
+        before, dtype = self.recipe.before(stage), self.recipe.dtype
+        if before is not None:
+            return left(before)
+        if stage.start is not None:
+            return begin_with(stage.start, dtype=dtype, sizes_alone=sizes_alone)
+        return begin(self.recipe.model, seed=self.recipe.seed, dtype=dtype, sizes_alone=sizes_alone)
+
+    def _left(self, stage: Stage) -> Beginning:
+        if not self.is_done(stage):
+            there = self.checkpoint(stage)
+            done = (
+                f"has made {int(there.name):,} of its {stage.given['iters']:,} updates"
+                if there
+                else "has not begun"
+            )
+            raise TrainingError(
+                f"stage {stage.name}, from which it starts, {done}; run that one first, or have the recipe start it "
+                "from a model folder."
+            )
+        return begin_with(self.result(stage), dtype=self.recipe.dtype)
