@@ -270,7 +270,7 @@ class Trainer:
     def _where(self) -> str:
         """Say how far the run is, and how it goes on."""
         there = self.folder.newest()
-        saved = f"the last good checkpoint is {there}, `resume` goes on" if there else "nothing is saved yet"
+        saved = f"the last good checkpoint is {there}; resume from it" if there else "nothing is saved yet"
         return f"It was in update {self.progress.update + 1}; {saved}. Start all processes again."
 
     @contextmanager
