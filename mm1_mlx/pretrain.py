@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mm1_mlx import training_flags
 from mm1_mlx.command import entry_points, say
-from mm1_mlx.training.pretraining.recipe import read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,13 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mm1_mlx.training.pretraining.recipe import read_recipe
+
     recipe = read_recipe(Path(args.config).expanduser())
     chosen = recipe.stages if args.stage is None else (recipe.named(args.stage),)
+    import mlx.core as mx
+
     from mm1_mlx.tiny.corpora import CORPORA
     from mm1_mlx.training.pretraining.stages import Stages
 
-    makers = {f"tiny:{name}": maker for name, maker in CORPORA.items()}
-    stages = Stages(recipe, Path(args.output).expanduser(), makers)
+    generators = {f"tiny:{name}": maker for name, maker in CORPORA.items()}
+    first = mx.distributed.init().rank() == 0
+    stages = Stages(recipe, Path(args.output).expanduser(), generators, say if first else lambda line: None)
     if args.dry_run:
         for number, stage in enumerate(chosen):
             print("\n" * bool(number) + "\n".join(stages.foreseen(stage)))
@@ -76,12 +80,11 @@ def _train_stage(args: argparse.Namespace, stages: Stages, stage: Stage) -> str 
     """Train one stage; return what stopped it, if anything did."""
     from mm1_mlx.training.session import Session, run_task
 
-    task, decided = stages.task(stage)
-    about = {"stage": stage.name} | decided.recipe.to_dict() | stage.options.to_dict()
+    ready = stages.ready(stage)
+    about = {"stage": stage.name} | ready.task.recipe.to_dict() | stage.options.to_dict()
     session = Session(args.json, args.report_to, args.project_name, about, args.resume, args.force)
-    notes = [stages.title(stage, decided), *decided.lines()]
-    trainer = run_task(task, stage.options, stages.folder_of(stage), session, notes=notes)
-    return trainer.stopped_by
+    folder = stages.folder_of(stage)
+    return run_task(ready.task, stage.options, folder, session, notes=ready.notes).stopped_by
 
 
 main, script = entry_points(__doc__, add_arguments, run)

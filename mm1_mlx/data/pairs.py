@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Integer
 
 from mm1_mlx.data.batches import Batches
+from mm1_mlx.data.mixture import Mixture
 from mm1_mlx.data.packing import PAD_TO
 from mm1_mlx.data.records import Records
 from mm1_mlx.data.row_forms import Record
-from mm1_mlx.data.sampler import Sampler
 from mm1_mlx.data.settings import DataSettings
 from mm1_mlx.errors import DataError, MM1Error
 from mm1_mlx.inputs.inputs import PreparedPicture
@@ -28,6 +29,13 @@ class Pair:
     name: str  # of the row, for messages
     ids: tuple[int, ...]  # of the caption, the token that ends it included
     picture: PreparedPicture  # one view
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def pictures(self) -> tuple[PreparedPicture]:
+        return (self.picture,)
 
     def opened(self) -> Pair:
         """Return the same with its view in memory.
@@ -116,33 +124,31 @@ class PairBatches(Batches):
     """The pairs of every update, in chunks; as other batches in all else.
 
     Args:
-        rows: the data, captions alone.
+        rows: captions.
         processor: of the model.
         settings: of the data.
-        sampler: which rows come when.
         max_length: tokens of a caption.
         chunk_size: pairs computed together.
     """
 
     def __init__(
         self,
-        rows: Records,
+        rows: Records | Mixture,
         processor: Processor,
         settings: DataSettings,
-        sampler: Sampler,
         *,
         max_length: int,
         chunk_size: int,
     ):
-        super().__init__(rows, processor, settings, sampler)
+        super().__init__(rows, processor, settings)
         self._max_length, self._chunk_size = max_length, chunk_size
 
     def packed(self, examples: Sequence[Pair]) -> list[Pairs]:
         """Put pairs into chunks."""
         return list(chunks(examples, self._chunk_size))
 
-    def _example(self, number: int) -> Pair:
+    def _example(self, number: Any) -> Pair:
         return make_pair(self.rows[number], self._processor, max_length=self._max_length)
 
-    def _prepare(self, number: int) -> Pair:
+    def _prepare(self, number: Any) -> Pair:
         return self._example(number).opened()

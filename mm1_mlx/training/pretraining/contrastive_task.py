@@ -13,14 +13,13 @@ from typing import Any
 import mlx.core as mx
 from jaxtyping import Float
 
-from mm1_mlx.data.mixture import Mixture
 from mm1_mlx.data.pairs import Pairs
 from mm1_mlx.files.identity import model_identity
 from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.contrastive import Contrastive, clip_loss, siglip_loss
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.dry_run import require_room
-from mm1_mlx.training.pretraining.batches import batches_of
+from mm1_mlx.training.pretraining.batches import Rows, StageBatches
 from mm1_mlx.training.pretraining.gradient_cache import Pull, pulls
 from mm1_mlx.training.pretraining.outcome import Outcome
 from mm1_mlx.training.pretraining.towers import contrastive_need, embed_pairs, learned_beside, towers
@@ -36,13 +35,13 @@ class ContrastiveTask(Task):
 
     Args:
         outcome: the model, untouched; its image encoder is changed in place.
-        mixture: captions.
+        rows: captions.
         recipe: of the run.
     """
 
     measures = ("loss", "pairs_right", "scale")
 
-    def __init__(self, outcome: Outcome, mixture: Mixture, recipe: Recipe):
+    def __init__(self, outcome: Outcome, rows: Rows, recipe: Recipe):
         whole, settings = outcome.beginning.model, outcome.stage.contrastive
         self._base = model_identity(whole)
         prepare(whole, in_full(outcome.stage.parts))
@@ -51,21 +50,33 @@ class ContrastiveTask(Task):
         self._outcome, self._settings = outcome, settings
         self._loss = {"clip": clip_loss, "siglip": siglip_loss}[settings.loss]
         self._processes = Processes()
-        self.batches = batches_of(outcome.stage, outcome.beginning, mixture, recipe)
+        self._batches = StageBatches(outcome.stage, outcome.beginning, rows, recipe)
 
     @property
     def run(self) -> dict[str, Any]:
         """What makes the run this run beside its recipe."""
-        return {"stage": self._outcome.stage.identity(), "base": self._base}
+        return {"stage": self._batches.identity(), "base": self._base}
 
     @property
     def waited(self) -> float:
         """Seconds that updates stood still for data."""
-        return self.batches.waited
+        return self._batches.train.waited
 
     def updates(self, first: int, stop: int) -> Iterator[list[Pairs]]:
         """Yield the pairs of each update, in chunks."""
-        return self.batches.updates(first, stop)
+        return self._batches.train.updates(first, stop)
+
+    def told(self) -> dict[str, Any]:
+        """Return what the mixture really gave."""
+        return self._batches.told()
+
+    def num_held_out(self, num_batches: int) -> int:
+        """Return how many pairs so many batches of a validation have."""
+        return self._batches.num_held_out(num_batches)
+
+    def held_out(self, num_rows: int) -> Iterator[list[Pairs]]:
+        """Yield pairs that are not trained on."""
+        return self._batches.held_out(num_rows)
 
     def look(self, pairs: Pairs) -> Float[mx.array, "N H W 3"]:
         """Return the pixels of the pictures."""
@@ -99,7 +110,7 @@ class ContrastiveTask(Task):
 
     def require_room(self) -> None:
         """Refuse a run that will not fit the memory."""
-        if update := self.batches.unopened(0):
+        if update := self._batches.train.unopened(0):
             require_room(contrastive_need(self.model, update, self.recipe), machine_memory(), self.recipe)
 
     def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:

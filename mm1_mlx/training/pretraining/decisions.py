@@ -79,6 +79,7 @@ def _pretraining(stage: Stage, model: MM1) -> Iterator[Decision]:
     yield Decision("clip_norm", rule.CLIP_NORM, "usual for language models; MM1 names none")
     yield from _cosine(iters, rule.FINAL_RATE, "to a tenth of the peak, as MM1's")
     yield Decision("max_seq_length", _room(model, SEQUENCE), "MM1's 4,096 tokens, or the decoder's context")
+    yield Decision("max_pictures", 16, "MM1's of a document")
     yield Decision("truncate", True, "long documents are cut, never inside a picture")
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mm1_mlx.data.mixture import Mixture
 from mm1_mlx.errors import DataError
 from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import count_parameters
 from mm1_mlx.training.dry_run import foreseen, learning, told
-from mm1_mlx.training.pretraining.batches import batches_of
+from mm1_mlx.training.pretraining.batches import Rows, StageBatches
 from mm1_mlx.training.pretraining.beginning import Beginning
 from mm1_mlx.training.pretraining.decisions import Decided
 from mm1_mlx.training.pretraining.towers import contrastive_need, towers
@@ -17,13 +16,13 @@ from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import in_full
 
 
-def foresight(decided: Decided, beginning: Beginning, mixture: Mixture) -> Iterator[str]:
+def foresight(decided: Decided, beginning: Beginning, rows: Rows) -> Iterator[str]:
     """Yield what a stage would learn, and the memory it takes by the rows of its first update, line by line.
 
     Args:
         decided: the stage and its settings.
         beginning: the model that it starts with, by its sizes alone; it is prepared.
-        mixture: of the stage.
+        rows: of the stage.
 
     Raises:
         DataError: no row of the first update can be used.
@@ -31,8 +30,9 @@ def foresight(decided: Decided, beginning: Beginning, mixture: Mixture) -> Itera
     """
     stage, recipe, model = decided.stage, decided.recipe, beginning.model
     prepare(model, in_full(stage.parts))
+    yield from rows.lines(recipe.iters)
     yield from learning(model)
-    update = batches_of(stage, beginning, mixture, recipe).unopened(0)
+    update = StageBatches(stage, beginning, rows, recipe).train.unopened(0)
     if not update:
         raise DataError(f"no row of the first update of stage {stage.name} can be used.")
     if stage.contrastive is None:

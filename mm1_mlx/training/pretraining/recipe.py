@@ -1,14 +1,15 @@
-"""A pre-training recipe: a model to begin with, and the stages that it goes through. Light: ``--help`` reads it."""
+"""A pre-training recipe: a model to begin with, and the stages that it goes through."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mm1_mlx.config import DecoderConfig
-from mm1_mlx.data.mixture import MixtureSettings
+from mm1_mlx.data.mixture import weights_of
+from mm1_mlx.data.sources import SourceSettings
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.settings import EMBEDDED_MODEL
 from mm1_mlx.strict import Config
@@ -18,6 +19,7 @@ from mm1_mlx.training.recipe import Recipe
 Kind = Literal["contrastive", "pretraining", "sft"]
 Part = Literal["encoder", "connector", "decoder"]
 PARTS: dict[str, str] = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
+CAPTIONS = "captions"  # the source that a contrastive stage takes of the recipe's
 SECTIONS = ("vision_config", "connector_config", "text_config", "image_config")
 Values = dict[str, Any]
 
@@ -110,7 +112,9 @@ class Stage(Config):
     train: tuple[Part, ...] | None = (
         None  # parts that learn, in full; None: all that the kind of stage can train
     )
-    mixture: MixtureSettings | None = None  # what is learned from; None: the recipe's
+    sources: dict | None = None  # what is learned from, by name; None: the recipe's
+    valid: dict | None = None  # what the loss is measured on now and then, by name
+    mix: str | None = None  # shares of sources without a weight; None: the recipe's
     image: dict | None = None  # changes to image_config, such as a larger image_size
     contrastive: ContrastiveSettings | None = None  # of a contrastive stage alone
     options: RunOptions = field(default_factory=RunOptions)
@@ -135,6 +139,10 @@ class Stage(Config):
         )
         lacking = [name for name in ("iters", "batch_size") if name not in self.given]
         self._require(not lacking, f"{' and '.join(lacking)} must be given.")
+        self._require(
+            self.valid is None or self.options.val_batches > 0,
+            "val_batches is -1, but a mixture has no end; give a number.",
+        )
         recipe = self.recipe({})
         self._require(
             not (is_contrastive and recipe.shard),
@@ -149,14 +157,9 @@ class Stage(Config):
         return tuple(part for name, part in PARTS.items() if self.train is None or name in self.train)
 
     def identity(self) -> Values:
-        """Return what the stage is beside its settings: another one cannot go on from its checkpoints."""
-        return {
-            "kind": self.kind,
-            "parts": list(self.parts),
-            "mixture": None if self.mixture is None else self.mixture.to_dict(),
-            "image": self.image,
-            "contrastive": None if self.contrastive is None else self.contrastive.to_dict(),
-        }
+        """Return what the stage is beside its settings and rows: another one cannot go on from its checkpoints."""
+        contrastive = None if self.contrastive is None else self.contrastive.to_dict()
+        return {"kind": self.kind, "parts": list(self.parts), "image": self.image, "contrastive": contrastive}
 
     def recipe(self, defaults: Values) -> Recipe:
         """Return all settings: what the file gives, ``defaults`` for the rest."""
@@ -179,7 +182,8 @@ class Stage(Config):
             if key not in known:
                 raise ConfigError(f"a stage has an unknown key {key!r}.{_near(key, known)}")
         inner = {home: {k: v for k, v in values.items() if k in names} for home, names in homes.items()}
-        return super().from_dict({k: v for k, v in values.items() if k in own} | inner)
+        read = {key: _sources(values[key]) for key in ("sources", "valid") if values.get(key) is not None}
+        return super().from_dict({k: v for k, v in values.items() if k in own} | inner | read)
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,8 @@ class PretrainingRecipe(Config):
 
     model: ModelSource
     stages: tuple[Stage, ...]
-    mixture: MixtureSettings | None = None  # of stages that have none
+    sources: dict | None = None  # of stages that have none
+    mix: str = "mm1"  # shares of sources without a weight
     seed: int = 0  # of new weights, and of the first stage; each later one has the next
     dtype: Literal["float16", "bfloat16", "float32"] = "float32"  # of the weights; 16 bits hardly move
 
@@ -202,6 +207,10 @@ class PretrainingRecipe(Config):
                 f"stages {names.index(stage.name) + 1} and {number + 1} are both called {stage.name!r}; rename one.",
             )
             self._check_start(stage.start, stage.name, names[:number])
+            try:
+                self.weights(stage)
+            except ConfigError as error:
+                raise ConfigError(f"stage {stage.name}: {error}") from None
 
     def _check_start(self, start: str | None, name: str, earlier: list[str]) -> None:
         """Refuse what is no earlier stage and cannot be a model."""
@@ -213,6 +222,32 @@ class PretrainingRecipe(Config):
         raise ConfigError(
             f"stage {name!r} starts from {start!r}, which names no earlier stage ({there}) and no model folder.{hint}"
         )
+
+    def sources_of(self, stage: Stage) -> dict[str, SourceSettings]:
+        """Return what a stage learns from: its own sources, or the recipe's; for contrastive learning its captions.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if stage.sources is not None:
+            return stage.sources
+        if stage.kind == "sft":
+            raise ConfigError("instruction tuning needs sources of its own, with conversations or questions.")
+        if self.sources is None:
+            raise ConfigError("it has no sources, nor has the recipe; name them under sources.")
+        if stage.kind == "pretraining":
+            return self.sources
+        if CAPTIONS not in self.sources:
+            raise ConfigError(f"it has no sources, and none of the recipe's is called {CAPTIONS}; name some.")
+        return {CAPTIONS: replace(self.sources[CAPTIONS], weight=None)}
+
+    def weights(self, stage: Stage, *, valid: bool = False) -> dict[str, float]:
+        """Return each source's share of a stage's rows, or of those that are not trained on.
+
+        Raises:
+            ConfigError: they do not sum to 1, or there are no sources.
+        """
+        return weights_of(stage.valid if valid else self.sources_of(stage), stage.mix or self.mix)
 
     def seed_of(self, stage: Stage) -> int:
         """Return the stage's own seed: no two stages draw the same rows in the same order."""
@@ -243,6 +278,8 @@ class PretrainingRecipe(Config):
         Raises:
             ConfigError: names the stage that is at fault.
         """
+        if isinstance(values, dict) and values.get("sources") is not None:
+            values = values | {"sources": _sources(values["sources"])}
         if isinstance(values, dict) and isinstance(values.get("model"), str):
             values = values | {"model": {"folder": values["model"]}}
         if isinstance(values, dict) and isinstance(values.get("stages"), list):
@@ -265,6 +302,19 @@ def read_recipe(path: Path) -> PretrainingRecipe:
         return PretrainingRecipe.from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _sources(values: Any) -> dict[str, SourceSettings]:
+    """Read sources by name."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"sources are {values!r}, expected names, and for each path, hub or generator.")
+    found = {}
+    for name, source in values.items():
+        try:
+            found[str(name)] = SourceSettings.from_dict(source)
+        except ConfigError as error:
+            raise ConfigError(f"source {name}: {error}") from None
+    return found
 
 
 def _stage(values: Any, number: int) -> Stage:

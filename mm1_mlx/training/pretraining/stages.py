@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mm1_mlx.data.mixture import Mixture
-from mm1_mlx.errors import TrainingError
-from mm1_mlx.training.distributed.processes import Processes
+from mm1_mlx.data.sources import Generator
+from mm1_mlx.errors import MM1Error, TrainingError
+from mm1_mlx.training.dry_run import learning
+from mm1_mlx.training.pretraining.batches import Rows, open_rows
 from mm1_mlx.training.pretraining.beginning import Beginning, begin, begin_with
 from mm1_mlx.training.pretraining.contrastive_task import ContrastiveTask
-from mm1_mlx.training.pretraining.decisions import Decided, decide
+from mm1_mlx.training.pretraining.decisions import decide
 from mm1_mlx.training.pretraining.foresight import foresight
 from mm1_mlx.training.pretraining.outcome import KINDS, MODEL, Outcome
 from mm1_mlx.training.pretraining.recipe import PretrainingRecipe, Stage
@@ -28,29 +29,43 @@ from mm1_mlx.vision.cache import VisionCache
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A stage that can begin."""
+
+    task: Task
+    notes: tuple[str, ...]  # what was decided, read and learned, in lines
+
+
+@dataclass(frozen=True)
 class Stages:
     """A recipe, and the folder in which its stages have theirs."""
 
     recipe: PretrainingRecipe
     folder: Path
-    makers: Mapping[str, Callable[[int, int], dict[str, Any]]]  # of the rows of generated corpora, by name
+    generators: Mapping[str, Generator]  # that sources can name
+    say: Callable[[str], Any] = lambda line: None  # told of shards that are left out
 
-    def task(self, stage: Stage) -> tuple[Task, Decided]:
-        """Return what a stage trains, ready to begin, and how.
+    def ready(self, stage: Stage) -> Ready:
+        """Return a stage, ready to begin.
 
         Raises:
             MM1Error: the stage before has left nothing yet, or model, rows and settings do not go together.
         """
         beginning = self.begin(stage)
         decided = decide(stage, beginning.model, seed=self.recipe.seed_of(stage))
+        rows, recipe = self._rows(stage, decided.recipe), decided.recipe
+        notes = (
+            self._title(stage, recipe),
+            *decided.lines(),
+            *rows.lines(recipe.iters),
+        )
         outcome = Outcome(beginning, stage, self.origin(stage))
-        mixture, recipe = self._mixture(stage, decided.recipe, Processes()), decided.recipe
         if stage.contrastive is not None:
-            return ContrastiveTask(outcome, mixture, recipe), decided
+            return Ready(ContrastiveTask(outcome, rows, recipe), notes)
         kept = stage.options.cached_bytes
-        return PretrainingTask(
-            outcome, mixture, recipe, vision_cache=VisionCache(kept) if kept else None
-        ), decided
+        cache = VisionCache(kept) if kept else None
+        task = PretrainingTask(outcome, rows, recipe, vision_cache=cache)
+        return Ready(task, (*notes, *learning(beginning.model)))
 
     def foreseen(self, stage: Stage) -> Iterator[str]:
         """Yield what a stage would decide, learn and take, line by line; nothing is computed.
@@ -60,22 +75,28 @@ class Stages:
         """
         beginning = self.sizes(stage)
         decided = decide(stage, beginning.model, seed=self.recipe.seed_of(stage))
-        yield self.title(stage, decided)
+        yield self._title(stage, decided.recipe)
         yield from decided.lines()
-        yield from foresight(decided, beginning, self._mixture(stage, decided.recipe))
+        yield from foresight(decided, beginning, self._rows(stage, decided.recipe))
 
-    def title(self, stage: Stage, decided: Decided) -> str:
-        """Return a line that says what a stage is."""
-        recipe = decided.recipe
+    def _title(self, stage: Stage, recipe: Recipe) -> str:
         return (
             f"stage {stage.name}: {KINDS[stage.kind]}, begun with {self.origin(stage)}; {recipe.iters:,} updates of "
             f"{recipe.rows_per_update:,} rows"
         )
 
-    def _mixture(self, stage: Stage, recipe: Recipe, processes: Processes | None = None) -> Mixture:
-        settings = stage.mixture or self.recipe.mixture
-        rank, size = (processes.rank, processes.size) if processes else (0, 1)
-        return Mixture(settings, recipe, self.makers, rank, size)
+    def _rows(self, stage: Stage, recipe: Recipe) -> Rows:
+        try:
+            return open_rows(
+                self.recipe.sources_of(stage),
+                stage.valid,
+                recipe,
+                mix=stage.mix or self.recipe.mix,
+                generators=self.generators,
+                say=self.say,
+            )
+        except MM1Error as error:
+            raise type(error)(f"stage {stage.name}: {error}") from None
 
     def folder_of(self, stage: Stage) -> Path:
         return self.folder / stage.name
