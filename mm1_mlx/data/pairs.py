@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Integer
 
-from mm1_mlx.data.batches import Batches
+from mm1_mlx.data.batches import RowBatches
 from mm1_mlx.data.mixture import Mixture
 from mm1_mlx.data.packing import PAD_TO
 from mm1_mlx.data.records import Records
@@ -36,17 +36,6 @@ class Pair:
     @property
     def pictures(self) -> tuple[PreparedPicture]:
         return (self.picture,)
-
-    def opened(self) -> Pair:
-        """Return the same with its view in memory.
-
-        Raises:
-            DataError: the picture is damaged.
-        """
-        try:
-            return replace(self, picture=self.picture.opened())
-        except MM1Error as error:
-            raise DataError(f"{self.name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -120,7 +109,7 @@ def _together(pairs: Sequence[Pair]) -> Pairs:
     )
 
 
-class PairBatches(Batches):
+class PairBatches(RowBatches[Pair, Pairs]):
     """The pairs of every update, in chunks; as other batches in all else.
 
     Args:
@@ -140,15 +129,20 @@ class PairBatches(Batches):
         max_length: int,
         chunk_size: int,
     ):
-        super().__init__(rows, processor, settings)
-        self._max_length, self._chunk_size = max_length, chunk_size
+        super().__init__(rows, settings)
+        self._processor, self._max_length, self._chunk_size = processor, max_length, chunk_size
 
-    def packed(self, examples: Sequence[Pair]) -> list[Pairs]:
-        """Put pairs into chunks."""
-        return list(chunks(examples, self._chunk_size))
-
-    def _example(self, number: Any) -> Pair:
+    def item(self, number: Any) -> Pair:
+        """Return a row as a pair."""
         return make_pair(self.rows[number], self._processor, max_length=self._max_length)
 
-    def _prepare(self, number: Any) -> Pair:
-        return self._example(number).opened()
+    def opened(self, item: Pair) -> Pair:
+        """Return the same with its picture open."""
+        try:
+            return replace(item, picture=item.picture.opened())
+        except Exception as error:
+            raise DataError(f"{item.name}: {error}") from None
+
+    def packed(self, items: Sequence[Pair]) -> list[Pairs]:
+        """Put pairs into chunks."""
+        return list(chunks(items, self._chunk_size))

@@ -225,8 +225,8 @@ class Trainer:
 
     def _save(self) -> None:
         learned = self._learned()
+        self._keep(self.folder.path, learned)  # first: a checkpoint says that what it led to is there
         self.folder.save(learned, self.optimizer, self.progress, shards=self._shards, run=self.run)
-        self._keep(self.folder.path, learned)
 
     def _learned(self) -> dict[str, mx.array]:
         return whole_weights(tree_flatten(self.model.trainable_parameters()), self._shards)

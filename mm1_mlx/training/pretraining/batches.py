@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mm1_mlx.data.batches import Batches
+from mm1_mlx.data.batches import Batches, RowBatches
 from mm1_mlx.data.mixture import Mixture, open_mixture
 from mm1_mlx.data.packing import can_pack
 from mm1_mlx.data.pairs import PairBatches
@@ -104,7 +104,7 @@ class StageBatches:
         self._valid = None if rows.valid is None else self._batches(rows.valid)
         self._realised = Realised(rows.train, Processes())
 
-    def _batches(self, mixture: Mixture) -> Batches:
+    def _batches(self, mixture: Mixture) -> RowBatches:
         contrastive, processor = self._stage.contrastive, self._beginning.processor
         if contrastive is None:
             packing = self._recipe.pack and can_pack(self._beginning.model)

@@ -209,6 +209,8 @@ class PretrainingRecipe(Config):
             self._check_start(stage.start, stage.name, names[:number])
             try:
                 self.weights(stage)
+                if stage.valid is not None:
+                    self.weights(stage, valid=True)
             except ConfigError as error:
                 raise ConfigError(f"stage {stage.name}: {error}") from None
 

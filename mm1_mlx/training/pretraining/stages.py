@@ -113,11 +113,16 @@ class Stages:
         """Say whether a stage has made all its updates.
 
         Raises:
-            TrainingError: it has, with other settings.
+            TrainingError: it has, with other settings, or its model is gone.
         """
         there = self.checkpoint(stage)
-        if there is None or int(there.name) < stage.given["iters"] or not self.result(stage).exists():
+        if there is None or int(there.name) < stage.given["iters"]:
             return False
+        if not self.result(stage).exists():
+            raise TrainingError(
+                f"stage {stage.name} is done, but its model is gone from {self.result(stage)}; put it back, or delete "
+                f"{self.folder_of(stage)} to run the stage again."
+            )
         settings = saved_run(there).recipe.to_dict()
         others = [
             f"{name} was {settings[name]} and is {value}"
