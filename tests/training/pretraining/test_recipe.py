@@ -28,7 +28,7 @@ def test_a_file_is_read_strictly(tmp_path):
     path.write_text("[]")
     with pytest.raises(ConfigError, match=r"recipe.yaml holds \[\], expected model and stages"):
         read_recipe(path)
-    with pytest.raises(ConfigError, match="missing.yaml cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"missing.yaml cannot be read: No such file"):
         read_recipe(tmp_path / "missing.yaml")
 
 
@@ -143,5 +143,5 @@ def test_each_stage_has_a_seed_of_its_own():
 
 
 def test_an_unknown_stage_is_told():
-    with pytest.raises(ConfigError, match="`stage` mixd is not in the recipe. Did you mean mixed"):
+    with pytest.raises(ConfigError, match=r"`stage` mixd is not in the recipe. Did you mean mixed"):
         read().named("mixd")

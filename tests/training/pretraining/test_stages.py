@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -11,8 +10,6 @@ from recipes import CAPTIONS, TOWER, stages_of
 
 from mm1_mlx import load
 from mm1_mlx.errors import ConfigError, DataError, TrainingError
-from mm1_mlx.model.contrastive import Contrastive
-from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.session import Session, run_task
 
 ONE_PART = {"train": ["connector"]}
@@ -145,7 +142,7 @@ def test_what_was_done_with_other_settings_is_not_done(whole):
 def test_a_run_of_other_rows_does_not_go_on(tmp_path):
     run(stages_of(tmp_path), "encoder", stop=1)
     other = stages_of(tmp_path, {"contrastive": TOWER | {"loss": "siglip"}})
-    with pytest.raises(TrainingError, match="stage.contrastive.loss was 'clip' and is 'siglip'"):
+    with pytest.raises(TrainingError, match=r"stage.contrastive.loss was 'clip' and is 'siglip'"):
         run(other, "encoder", session=Session(resume=True))
 
 
@@ -160,7 +157,9 @@ def test_pairs_come_together(tmp_path, loss):
     }
     _, found = run(stages_of(tmp_path, change), "encoder")
     losses = [line["loss"] for line in found]
-    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+    assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:4])
+    if loss == "clip":
+        assert np.mean(losses[-10:]) < 0.97 * np.log(16)  # that of guessing
 
 
 def test_chunks_change_nothing(tmp_path):
@@ -185,7 +184,7 @@ def test_held_out_rows_are_measured_and_the_best_model_kept(tmp_path):
 def test_a_row_that_is_no_caption_is_left_out_of_contrastive_learning(tmp_path):
     sources = {"captions": {"generator": "tiny:text"}}
     with pytest.raises(
-        DataError, match="captions: 11 of 11 rows cannot be used.*of the form text, but a contrastive"
+        DataError, match=r"captions: 11 of 11 rows cannot be used.*of the form text, but a contrastive"
     ):
         run(stages_of(tmp_path, {"sources": sources}), "encoder")
     with pytest.raises(DataError, match="stage encoder: source captions: there is no generator 'tiny:cap'"):
