@@ -80,9 +80,9 @@ def _train_stage(args: argparse.Namespace, stages: Stages, stage: Stage) -> str 
     """Train one stage; return what stopped it, if anything did."""
     from mm1_mlx.training.session import Session, run_task
 
-    ready = stages.ready(stage)
+    ready = stages.ready(stage, force=args.force)
     about = {"stage": stage.name} | ready.task.recipe.to_dict() | stage.options.to_dict()
-    session = Session(args.json, args.report_to, args.project_name, about, args.resume, args.force)
+    session = Session(args.json, args.report_to, args.project_name, about, args.resume)
     folder = stages.folder_of(stage)
     return run_task(ready.task, stage.options, folder, session, notes=ready.notes).stopped_by
 

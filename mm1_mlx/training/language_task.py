@@ -9,12 +9,10 @@ import mlx.core as mx
 
 from mm1_mlx.data.packing import Packed
 from mm1_mlx.files.identity import model_identity, vision_identity
-from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.causality import require_causality
 from mm1_mlx.training.distributed.in_step import equally_many, equally_often
 from mm1_mlx.training.distributed.processes import Processes
-from mm1_mlx.training.dry_run import foreseen, require_room
 from mm1_mlx.training.objective import objective
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.task import Look, Measured, Task
@@ -79,18 +77,3 @@ class LanguageTask(Task):
         if update:
             packed = max(update, key=lambda packed: len(packed.names))
             require_causality(self.model, packed, look(packed))
-
-    def require_room_for(self, sequences: Sequence[Packed], *, num_rows: int | None) -> None:
-        """Refuse a run that will not fit the memory; not one that is spread over processes.
-
-        Args:
-            sequences: of an update.
-            num_rows: in all; None: unknown, and many.
-
-        Raises:
-            TrainingError: says what to lower.
-        """
-        if sequences and not self.recipe.shard:
-            keep = 0 if self.vision_cache is None else self.vision_cache.max_bytes
-            need = foreseen(self.model, sequences, self.recipe, keep=keep, num_rows=num_rows)
-            require_room(need, machine_memory(), self.recipe)

@@ -13,7 +13,9 @@ from mm1_mlx.data.packing import Packed, can_pack
 from mm1_mlx.data.records import Records
 from mm1_mlx.data.sampler import Sampler
 from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.training.dry_run import foreseen, require_room
 from mm1_mlx.training.language_task import LanguageTask
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.tuning.folder import save_adapters
@@ -79,8 +81,16 @@ class TuningTask(LanguageTask):
         return self.together(self._held_out.in_order(num_rows))
 
     def require_room(self) -> None:
-        """Refuse a run that will not fit the memory; not one that is spread over processes."""
-        self.require_room_for(self.batches.unopened(0), num_rows=len(self.batches.rows))
+        """Refuse a run that will not fit the memory, before it begins; not one that is spread over processes.
+
+        Raises:
+            TrainingError: says what to lower.
+        """
+        sequences, rows = self.batches.unopened(0), len(self.batches.rows)
+        if sequences and not self.recipe.shard:
+            keep = 0 if self.vision_cache is None else self.vision_cache.max_bytes
+            need = foreseen(self.model, sequences, self.recipe, keep=keep, num_rows=rows)
+            require_room(need, machine_memory(), self.recipe)
 
     def save(self, folder: Path, weights: dict[str, mx.array]) -> None:
         """Write the adapter folder."""

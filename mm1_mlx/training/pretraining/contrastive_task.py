@@ -15,14 +15,12 @@ from jaxtyping import Float
 
 from mm1_mlx.data.pairs import Pairs
 from mm1_mlx.files.identity import model_identity
-from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.contrastive import Contrastive, clip_loss, siglip_loss
 from mm1_mlx.training.distributed.processes import Processes
-from mm1_mlx.training.dry_run import require_room
 from mm1_mlx.training.pretraining.batches import Rows, StageBatches
 from mm1_mlx.training.pretraining.gradient_cache import Pull, pulls
 from mm1_mlx.training.pretraining.outcome import Outcome
-from mm1_mlx.training.pretraining.towers import contrastive_need, embed_pairs, learned_beside, towers
+from mm1_mlx.training.pretraining.towers import embed_pairs, learned_beside, towers
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.task import Look, Measured, Task
 from mm1_mlx.tuning.adapters import prepare
@@ -107,11 +105,6 @@ class ContrastiveTask(Task):
         others = learned_beside(model)
         scale = pairs.num_learned * mx.exp(others[0])
         return pull.of(*embed_pairs(model, pairs, pixels), others), (pull.loss, pull.num_right, scale)
-
-    def require_room(self) -> None:
-        """Refuse a run that will not fit the memory."""
-        if update := self._batches.train.unopened(0):
-            require_room(contrastive_need(self.model, update, self.recipe), machine_memory(), self.recipe)
 
     def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
         """Write the model folder, with the image encoder as it is now."""

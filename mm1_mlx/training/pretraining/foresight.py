@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import NoReturn
 
+from mm1_mlx.data.batches import RowBatches
 from mm1_mlx.errors import DataError
-from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import count_parameters
-from mm1_mlx.training.dry_run import foreseen, learning, told
+from mm1_mlx.sizing.need import Need
+from mm1_mlx.training.dry_run import foreseen, learning
 from mm1_mlx.training.pretraining.batches import Rows, StageBatches
 from mm1_mlx.training.pretraining.beginning import Beginning
 from mm1_mlx.training.pretraining.decisions import Decided
+from mm1_mlx.training.pretraining.recipe import Stage
 from mm1_mlx.training.pretraining.towers import contrastive_need, towers
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import in_full
 
 
-def foresight(decided: Decided, beginning: Beginning, rows: Rows) -> Iterator[str]:
-    """Yield what a stage would learn, and the memory it takes by the rows of its first update, line by line.
+def foresight(decided: Decided, beginning: Beginning, rows: Rows) -> tuple[tuple[str, ...], Need]:
+    """Return what a stage would learn, in lines, and the memory it takes by the rows of its first update.
 
     Args:
         decided: the stage and its settings.
@@ -30,22 +32,30 @@ def foresight(decided: Decided, beginning: Beginning, rows: Rows) -> Iterator[st
     """
     stage, recipe, model = decided.stage, decided.recipe, beginning.model
     prepare(model, in_full(stage.parts))
-    yield from rows.lines(recipe.iters)
-    yield from learning(model)
-    update = StageBatches(stage, beginning, rows, recipe).train.unopened(0)
-    if not update:
-        raise DataError(f"no row of the first update of stage {stage.name} can be used.")
+    learned = learning(model)
+    batches = StageBatches(stage, beginning, rows, recipe).train
+    update = batches.unopened(0) or _refused(batches, rows, stage)
     if stage.contrastive is None:
         longest = max(len(packed.ids) for packed in update)
-        yield f"sequences of an update: {len(update):,}, of at most {longest:,} tokens"
+        about = [f"sequences of an update: {len(update):,}, of at most {longest:,} tokens"]
         if recipe.shard:
-            yield "what shard spreads over processes is told as one process without it would hold it"
-        keep = stage.options.cached_bytes
-        need = foreseen(model, update, recipe, keep=keep)
-    else:
-        joint = towers(model, stage.contrastive)
-        beside = count_parameters(joint) - count_parameters(model.image_encoder)
-        yield f"text tower and readouts, let go of at the end: {beside:,} parameters learn"
-        yield f"pairs of an update: {recipe.rows_per_update:,}, computed {stage.contrastive.chunk_size:,} at a time"
-        need = contrastive_need(joint, update, recipe)
-    yield from told(need, machine_memory(), recipe)
+            about.append("what shard spreads over processes is told as one process without it would hold it")
+        return (*learned, *about), foreseen(model, update, recipe, keep=stage.options.cached_bytes)
+    joint, size = towers(model, stage.contrastive), stage.contrastive.chunk_size
+    beside = count_parameters(joint) - count_parameters(model.image_encoder)
+    about = [
+        f"text tower and readouts, let go of at the end: {beside:,} parameters learn",
+        f"pairs of an update: {recipe.rows_per_update:,}, computed {size:,} at a time",
+    ]
+    return (*learned, *about), contrastive_need(joint, update, recipe)
+
+
+def _refused(batches: RowBatches, rows: Rows, stage: Stage) -> NoReturn:
+    """Say why no row of the first update can be used."""
+    reason = "`batch_size` is smaller than the number of processes"
+    for number in rows.train.rows_of(0)[:1]:
+        try:
+            batches.item(number)
+        except DataError as error:
+            reason = str(error)
+    raise DataError(f"no row of the first update of stage {stage.name} can be used: {reason}")

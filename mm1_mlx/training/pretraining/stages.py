@@ -13,11 +13,12 @@ from typing import Any
 
 from mm1_mlx.data.sources import Generator
 from mm1_mlx.errors import MM1Error, TrainingError
-from mm1_mlx.training.dry_run import learning
+from mm1_mlx.machine import machine_memory
+from mm1_mlx.training.dry_run import learning, require_room, told
 from mm1_mlx.training.pretraining.batches import Rows, open_rows
 from mm1_mlx.training.pretraining.beginning import Beginning, begin, begin_with
 from mm1_mlx.training.pretraining.contrastive_task import ContrastiveTask
-from mm1_mlx.training.pretraining.decisions import decide
+from mm1_mlx.training.pretraining.decisions import Decided, decide
 from mm1_mlx.training.pretraining.foresight import foresight
 from mm1_mlx.training.pretraining.outcome import KINDS, MODEL, Outcome
 from mm1_mlx.training.pretraining.recipe import PretrainingRecipe, Stage
@@ -45,27 +46,33 @@ class Stages:
     generators: Mapping[str, Generator]  # that sources can name
     say: Callable[[str], Any] = lambda line: None  # told of shards that are left out
 
-    def ready(self, stage: Stage) -> Ready:
+    def ready(self, stage: Stage, *, force: bool = False) -> Ready:
         """Return a stage, ready to begin.
 
+        Args:
+            stage: of the recipe.
+            force: begin though the memory will not do.
+
         Raises:
-            MM1Error: the stage before has left nothing yet, or model, rows and settings do not go together.
+            MM1Error: the stage before has left nothing yet, the memory will not do, or model, rows and settings do
+                not go together.
         """
+        self._require_start(stage)
+        sizes = self.sizes(stage)  # before the first weight is made
+        decided = decide(stage, sizes.model, seed=self.recipe.seed_of(stage))
+        recipe, rows = decided.recipe, self._rows(stage, decided.recipe)
+        if not force and not recipe.shard:
+            _, need = foresight(decided, sizes, rows)
+            require_room(need, machine_memory(), recipe)
         beginning = self.begin(stage)
-        decided = decide(stage, beginning.model, seed=self.recipe.seed_of(stage))
-        rows, recipe = self._rows(stage, decided.recipe), decided.recipe
-        notes = (
-            self._title(stage, recipe),
-            *decided.lines(),
-            *rows.lines(recipe.iters),
-        )
         outcome = Outcome(beginning, stage, self.origin(stage))
         if stage.contrastive is not None:
-            return Ready(ContrastiveTask(outcome, rows, recipe), notes)
-        kept = stage.options.cached_bytes
-        cache = VisionCache(kept) if kept else None
-        task = PretrainingTask(outcome, rows, recipe, vision_cache=cache)
-        return Ready(task, (*notes, *learning(beginning.model)))
+            task = ContrastiveTask(outcome, rows, recipe)
+        else:
+            kept = stage.options.cached_bytes
+            cache = VisionCache(kept) if kept else None
+            task = PretrainingTask(outcome, rows, recipe, vision_cache=cache)
+        return Ready(task, (*self._notes(decided, rows), *learning(beginning.model)))
 
     def foreseen(self, stage: Stage) -> Iterator[str]:
         """Yield what a stage would decide, learn and take, line by line; nothing is computed.
@@ -73,17 +80,23 @@ class Stages:
         Raises:
             MM1Error: model, rows and settings do not go together.
         """
-        beginning = self.sizes(stage)
-        decided = decide(stage, beginning.model, seed=self.recipe.seed_of(stage))
-        yield self._title(stage, decided.recipe)
-        yield from decided.lines()
-        yield from foresight(decided, beginning, self._rows(stage, decided.recipe))
+        sizes = self.sizes(stage)
+        decided = decide(stage, sizes.model, seed=self.recipe.seed_of(stage))
+        rows = self._rows(stage, decided.recipe)
+        yield from self._notes(decided, rows)
+        about, need = foresight(decided, sizes, rows)
+        yield from about
+        yield from told(need, machine_memory(), decided.recipe)
 
-    def _title(self, stage: Stage, recipe: Recipe) -> str:
-        return (
+    def _notes(self, decided: Decided, rows: Rows) -> Iterator[str]:
+        """Yield what a stage is, what was decided and what is read."""
+        stage, recipe = decided.stage, decided.recipe
+        yield (
             f"stage {stage.name}: {KINDS[stage.kind]}, begun with {self.origin(stage)}; {recipe.iters:,} updates of "
             f"{recipe.rows_per_update:,} rows"
         )
+        yield from decided.lines()
+        yield from rows.lines(recipe.iters)
 
     def _rows(self, stage: Stage, recipe: Recipe) -> Rows:
         try:
@@ -149,35 +162,35 @@ class Stages:
         """Return the model that a stage starts with, its pictures prepared as the stage says.
 
         Raises:
-            MM1Error: the stage before has left nothing yet, or a folder is not usable.
+            MM1Error: a folder is not usable.
         """
-        return self._begin(stage, self._left).with_image_config(stage.image or {})
-
-    def sizes(self, stage: Stage) -> Beginning:
-        """Return the same by its sizes alone: nothing was computed, nor need the stage before have been."""
-        found = self._begin(stage, self.sizes, sizes_alone=True)
+        before = self.recipe.before(stage)
+        found = (
+            self._first(stage) if before is None else begin_with(self.result(before), dtype=self.recipe.dtype)
+        )
         return found.with_image_config(stage.image or {})
 
-    def _begin(
-        self, stage: Stage, left: Callable[[Stage], Beginning], *, sizes_alone: bool = False
-    ) -> Beginning:
-        before, dtype = self.recipe.before(stage), self.recipe.dtype
-        if before is not None:
-            return left(before)
+    def sizes(self, stage: Stage) -> Beginning:
+        """Return the same by its sizes alone: nothing is computed, nor need the stage before have been."""
+        before = self.recipe.before(stage)
+        found = self._first(stage, sizes_alone=True) if before is None else self.sizes(before)
+        return found.with_image_config(stage.image or {})
+
+    def _first(self, stage: Stage, *, sizes_alone: bool = False) -> Beginning:
+        """Return the model of a stage that starts from no other one."""
+        dtype = self.recipe.dtype
         if stage.start is not None:
             return begin_with(stage.start, dtype=dtype, sizes_alone=sizes_alone)
         return begin(self.recipe.model, seed=self.recipe.seed, dtype=dtype, sizes_alone=sizes_alone)
 
-    def _left(self, stage: Stage) -> Beginning:
-        if not self.is_done(stage):
-            there = self.checkpoint(stage)
-            done = (
-                f"has made {int(there.name):,} of its {stage.given['iters']:,} updates"
-                if there
-                else "has not begun"
-            )
-            raise TrainingError(
-                f"stage {stage.name}, from which it starts, {done}; run that one first, or have the recipe start it "
-                "from a model folder."
-            )
-        return begin_with(self.result(stage), dtype=self.recipe.dtype)
+    def _require_start(self, stage: Stage) -> None:
+        """Refuse a stage whose start is not there yet."""
+        before = self.recipe.before(stage)
+        if before is None or self.is_done(before):
+            return
+        there, iters = self.checkpoint(before), before.given["iters"]
+        done = f"has made {int(there.name):,} of its {iters:,} updates" if there else "has not begun"
+        raise TrainingError(
+            f"stage {before.name}, from which {stage.name} starts, {done}; run that one first, or have the recipe "
+            "start this one from a model folder."
+        )

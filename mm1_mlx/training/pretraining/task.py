@@ -66,10 +66,6 @@ class PretrainingTask(LanguageTask):
         """Yield rows that are not trained on."""
         return self.together(self._batches.held_out(num_rows))
 
-    def require_room(self) -> None:
-        """Refuse a run that will not fit the memory; not one that is spread over processes."""
-        self.require_room_for(self._batches.train.unopened(0), num_rows=None)
-
     def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
         """Write the model folder."""
         self._outcome.save(folder, weights)

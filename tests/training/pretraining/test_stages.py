@@ -119,7 +119,7 @@ def test_a_stage_that_goes_on_is_the_one_that_never_stopped(whole, tmp_path, nam
 def test_a_later_stage_waits_for_the_earlier_one(tmp_path):
     stages = stages_of(tmp_path)
     with pytest.raises(
-        TrainingError, match="stage encoder, from which it starts, has not begun; run that one first"
+        TrainingError, match="stage encoder, from which mixed starts, has not begun; run that one first"
     ):
         run(stages, "mixed")
     run(stages, "encoder", stop=2)
@@ -184,7 +184,7 @@ def test_held_out_rows_are_measured_and_the_best_model_kept(tmp_path):
 def test_a_row_that_is_no_caption_is_left_out_of_contrastive_learning(tmp_path):
     sources = {"captions": {"generator": "tiny:text"}}
     with pytest.raises(
-        DataError, match=r"captions: 11 of 11 rows cannot be used.*of the form text, but a contrastive"
+        DataError, match=r"no row of the first update of stage encoder.*of the form text, but a contrastive"
     ):
         run(stages_of(tmp_path, {"sources": sources}), "encoder")
     with pytest.raises(DataError, match="stage encoder: source captions: there is no generator 'tiny:cap'"):
