@@ -13,51 +13,73 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mm1_mlx import tiny
+    from mm1_mlx.checkpoint import load, quantize, save
+    from mm1_mlx.config import MM1Config
+    from mm1_mlx.errors import MM1Error
+    from mm1_mlx.generation import Request, batch_generate, generate, stream_batch, stream_generate
+    from mm1_mlx.generation.prefix import Prefix
+    from mm1_mlx.inputs.few_shot import Shot
+    from mm1_mlx.inputs.processor import Processor
+    from mm1_mlx.model.mm1 import MM1
+    from mm1_mlx.presets import preset
+    from mm1_mlx.settings import Sampling
+    from mm1_mlx.training.options import RunOptions
+    from mm1_mlx.training.recipe import Recipe
+    from mm1_mlx.training.task import Task
+    from mm1_mlx.training.trainer import Trainer
+    from mm1_mlx.tuning import (
+        PartTuning,
+        Tuning,
+        combine_adapters,
+        export_peft,
+        fuse_adapters,
+        import_peft,
+        load_adapters,
+        remove_adapters,
+    )
+    from mm1_mlx.vision.cache import VisionCache
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "MM1": "mm1_mlx.model.mm1",
-    "MM1Config": "mm1_mlx.config",
-    "MM1Error": "mm1_mlx.errors",
-    "PartTuning": "mm1_mlx.tuning",
-    "Recipe": "mm1_mlx.training.recipe",
-    "Request": "mm1_mlx.generation",
-    "RunOptions": "mm1_mlx.training.options",
-    "Sampling": "mm1_mlx.settings",
-    "Shot": "mm1_mlx.inputs.few_shot",
-    "Task": "mm1_mlx.training.task",
-    "Trainer": "mm1_mlx.training.trainer",
-    "Tuning": "mm1_mlx.tuning",
-    "VisionCache": "mm1_mlx.vision.cache",
-    "Prefix": "mm1_mlx.generation.prefix",
-    "Processor": "mm1_mlx.inputs.processor",
-    "batch_generate": "mm1_mlx.generation",
-    "combine_adapters": "mm1_mlx.tuning",
-    "export_peft": "mm1_mlx.tuning",
-    "fuse_adapters": "mm1_mlx.tuning",
-    "generate": "mm1_mlx.generation",
-    "import_peft": "mm1_mlx.tuning",
-    "load": "mm1_mlx.checkpoint",
-    "load_adapters": "mm1_mlx.tuning",
-    "preset": "mm1_mlx.presets",
-    "quantize": "mm1_mlx.checkpoint",
-    "remove_adapters": "mm1_mlx.tuning",
-    "save": "mm1_mlx.checkpoint",
-    "stream_batch": "mm1_mlx.generation",
-    "stream_generate": "mm1_mlx.generation",
-    "tiny": "mm1_mlx.tiny",
+_PUBLIC = {  # what type checkers see above, by the modules that have it
+    "mm1_mlx": "tiny",
+    "mm1_mlx.checkpoint": "load quantize save",
+    "mm1_mlx.config": "MM1Config",
+    "mm1_mlx.errors": "MM1Error",
+    "mm1_mlx.generation": "Request batch_generate generate stream_batch stream_generate",
+    "mm1_mlx.generation.prefix": "Prefix",
+    "mm1_mlx.inputs.few_shot": "Shot",
+    "mm1_mlx.inputs.processor": "Processor",
+    "mm1_mlx.model.mm1": "MM1",
+    "mm1_mlx.presets": "preset",
+    "mm1_mlx.settings": "Sampling",
+    "mm1_mlx.training.options": "RunOptions",
+    "mm1_mlx.training.recipe": "Recipe",
+    "mm1_mlx.training.task": "Task",
+    "mm1_mlx.training.trainer": "Trainer",
+    "mm1_mlx.tuning": "PartTuning Tuning combine_adapters export_peft fuse_adapters import_peft load_adapters "
+    "remove_adapters",
+    "mm1_mlx.vision.cache": "VisionCache",
 }
-__all__ = list(_HOMES)
+_HOMES = {name: home for home, names in _PUBLIC.items() for name in names.split()}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``--help`` is quick."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = importlib.import_module(_HOMES[name])
-    return home if _HOMES[name].endswith("." + name) else getattr(home, name)
+    if _HOMES[name] == __name__:
+        return importlib.import_module(f"{__name__}.{name}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 class _Package(ModuleType):

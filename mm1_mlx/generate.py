@@ -69,11 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image", nargs="+", action="extend", default=[], metavar="PICTURE",
         help="pictures in reading order: paths, data: URLs, or - for stdin; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--prompt", help="text, <image> where a picture goes; - reads stdin")
+    parser.add_argument(
+        "--prompt", help="text, <image> where a picture goes, \\<image> for the word; - reads stdin"
+    )
     parser.add_argument("--system", help="system message")
     parser.add_argument(
         "--template", choices=("chat", "plain"), default="chat",
-        help="the model's chat template, or the prompt as it stands",
+        help="chat puts the prompt into the model's chat template; plain reads it as it stands, for a model to go on "
+        "with; in both, control tokens that stand in the prompt are words",
     )  # fmt: skip
     flags.add_sampling(parser)
     flags.add_large_pictures(parser)

@@ -130,6 +130,12 @@ def test_a_context_that_nears_its_end_is_said(chat):
     assert re.search(r", \d+ of the context's 1,024 are left; /reset begins anew\]$", err)
 
 
+def test_an_escaped_place_is_a_word(chat, picture):
+    code, out, err = chat("What is \\<image>?", "/tokens", argv=["--image", picture])
+    assert code == 0 and out and "1 picture view encoded" in err
+    assert "  user: What is <image>?" in err
+
+
 WRONG = {
     "/foo": "there is no command /foo, nor a picture at that path; /help lists the commands.",
     "/no/such.png What is it?": "there is no command /no/such.png, nor a picture at that path",
@@ -150,7 +156,7 @@ WRONG = {
     "/load no such.json": "there is no saved conversation at no such.json.",
     "/shots no.jsonl": "no.jsonl cannot be read: No such file or directory",
     "/shots {examples}/shots/shots.jsonl 9": "9 shots were asked for, but there are 4",
-    "/system See <image>": "a system message has no pictures; leave <image> out.",
+    "/system See <image>": "a system message has no pictures; leave <image> out, or write \\<image> for the word.",
     "/image \0": "/image needs something behind it",
 }
 

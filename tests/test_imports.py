@@ -1,6 +1,7 @@
 """A room imports only rooms above it, nothing imports a command, torch stays in ``convert``."""
 
 import ast
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mm1_mlx
+from mm1_mlx import __main__ as mm1_mlx_main
 
 PACKAGE = Path(mm1_mlx.__file__).parent
 ROOMS = [
@@ -82,14 +84,36 @@ def test_importing_a_command_does_not_hide_the_function_of_its_name():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_help_loads_neither_mlx_nor_transformers():
+def test_all_public_names_are_listed_and_what_type_checkers_see():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == mm1_mlx._HOMES
+    assert set(mm1_mlx.__all__) <= set(dir(mm1_mlx))
+    found = {}
+    exec("from mm1_mlx import *", found)
+    assert set(mm1_mlx.__all__) <= set(found)
+
+
+def test_a_public_function_is_pickled_by_its_home():
+    assert pickle.loads(pickle.dumps(mm1_mlx.generate)) is mm1_mlx.generate
+
+
+def test_help_and_usage_errors_load_neither_mlx_nor_transformers():
+    """Importing those takes seconds; of all commands one process is enough."""
+    names = ["mm1_mlx.__main__", "convert.__main__", *(f"mm1_mlx.{name}" for name in mm1_mlx_main.COMMANDS)]
     code = (
-        "import sys; from mm1_mlx.generate import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'mlx.core', 'transformers', 'torch', 'numpy'} & set(sys.modules)"
+        "import sys; from importlib import import_module\n"
+        f"for name in {names}:\n"
+        "    for argv, code in ((['--help'], 0), (['--no-such-flag'], 2)):\n"
+        "        try: import_module(name).main(argv)\n"
+        "        except SystemExit as stop: assert stop.code == code, name\n"
+        "        else: raise AssertionError(name)\n"
+        "        loaded = {'mlx.core', 'mlx_lm', 'transformers', 'torch', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "        assert not loaded, (name, loaded)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 def test_running_needs_no_torch(picture):

@@ -12,7 +12,7 @@ from mm1_mlx.errors import DataError, MM1Error
 from mm1_mlx.inputs.content import shared_length
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.inputs.prompt import IMAGE
+from mm1_mlx.inputs.prompt import as_read, num_places
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _conversation(
     messages = record.messages(processor.config.prompt_config.after_image)
 
     def ids_of(number: int, *, answer_next: bool) -> list[int]:
-        places = sum(message["content"].count(IMAGE) for message in messages[:number])
+        places = sum(num_places(message["content"]) for message in messages[:number])
         return processor.prompt_ids(messages[:number], places, answer_next=answer_next)
 
     ids = ids_of(len(messages), answer_next=False)
@@ -121,7 +121,7 @@ def _conversation(
         end = next((n + 1 for n in range(begin, following) if ids[n] in ends), None)
         if end is None:
             end = shared_length(ids_of(number + 1, answer_next=False), ids)
-        text = message["content"].strip()
+        text = as_read(message["content"]).strip()
         if text not in processor.tokenizer.decode(ids[begin:end]):
             raise DataError(
                 f"message {number + 1}, {text[:40]!r}, is not found where the model's chat template puts it; the "

@@ -14,7 +14,8 @@ that mean nothing here (ids, sources) are passed over.
     text         {"text": "Cats sleep most of the day."}
 
 ``image`` and ``images`` are one key, of one picture or a list. A picture is a path from the file's folder, a
-``data:`` URL, or ``{"bytes": …, "path": …}`` as Hugging Face stores it; ``<image>`` in a text is the place of one.
+``data:`` URL, or ``{"bytes": …, "path": …}`` as Hugging Face stores it; ``<image>`` in a text is the place of one,
+``\<image>`` the word.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from PIL import Image
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.picture import Source
-from mm1_mlx.inputs.prompt import IMAGE, Message
+from mm1_mlx.inputs.prompt import IMAGE, Message, joined, num_places, without_places
 
 Form = Literal["chat", "LLaVA", "question", "interleaved", "caption", "text"]
 Role = Literal["system", "user", "assistant"]
@@ -98,12 +99,12 @@ def read_row(values: Values, *, name: str, folder: Path | None) -> Record:
         content = read(values)
         images = tuple(_source(value, field, folder) for field, value in content.pictures.items())
         if isinstance(content.text, str):
-            _require_places(content.text.count(IMAGE), len(images), values)
-            if not content.text.replace(IMAGE, "").strip():
+            _require_places(num_places(content.text), len(images), values)
+            if not without_places(content.text).strip():
                 raise DataError("there is no text to learn; write some, or take the row out.")
             return Record(name, (), content.text, images, form)
         turns = list(content.text.values())
-        places = sum(turn.text.count(IMAGE) for turn in turns)
+        places = sum(num_places(turn.text) for turn in turns)
         num_unplaced = 0 if places else len(images)
         _require_places(places + num_unplaced, len(images), values)
         _require_turns(content.text, num_unplaced)
@@ -124,11 +125,11 @@ def read_chat(values: Values) -> Content:
             raise DataError(f"{field}.role is {shown(role)}, expected system, user or assistant.")
         if not isinstance(content, str):
             parts = _objects(content, f"{field}.content")
-            places = sum(turn.text.count(IMAGE) for turn in turns.values())
+            places = sum(num_places(turn.text) for turn in turns.values())
             content = ""
             for part_field, part in parts:
-                content += _part(part, part_field)
-                own |= _own_picture(part, part_field, places + content.count(IMAGE) - 1)
+                content = joined(content, _part(part, part_field))
+                own |= _own_picture(part, part_field, places + num_places(content) - 1)
         turns[field] = Turn(role, content)
     pictures = _pictures(values)
     if own and pictures:
@@ -182,7 +183,7 @@ def read_interleaved(values: Values) -> Content:
             raise DataError(
                 f"images[{number}] and texts[{number}] are both {found}; give one of them, null the other."
             )
-        document += IMAGE if text is None else _text(text, f"texts[{number}]")
+        document = joined(document, IMAGE if text is None else _text(text, f"texts[{number}]"))
         if text is None:
             pictures[f"images[{number}]"] = image
     return Content(document, pictures)
@@ -363,9 +364,10 @@ def _require_turns(turns: dict[str, Turn], num_unplaced: int) -> None:
             )
         if number or not num_unplaced:
             _require_said(turn.text, field)
-        if turn.role == "assistant" and IMAGE in turn.text:
+        if turn.role == "assistant" and num_places(turn.text):
             raise DataError(
-                f"{field} is assistant's and holds {IMAGE}, but the model writes text alone; put pictures in user turns."
+                f"{field} is assistant's and holds {IMAGE}, but the model writes text alone; put pictures in user "
+                f"turns, or write \\{IMAGE} for the word."
             )
     if len(spoken) % 2 or not spoken:
         raise DataError(

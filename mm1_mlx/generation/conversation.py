@@ -19,7 +19,7 @@ from mm1_mlx.inputs.few_shot import Shot
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Picture, find_picture
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.inputs.prompt import IMAGE, Message
+from mm1_mlx.inputs.prompt import IMAGE, Message, escaped, num_places, without_places
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.vision.cache import VisionCache
 
@@ -101,8 +101,10 @@ class Conversation:
 
     @system.setter
     def system(self, text: str | None) -> None:
-        if text is not None and IMAGE in text:
-            raise PromptError(f"a system message has no pictures; leave {IMAGE} out.")
+        if text is not None and num_places(text):
+            raise PromptError(
+                f"a system message has no pictures; leave {IMAGE} out, or write \\{IMAGE} for the word."
+            )
         self._require_fit(self.messages, [*self.pictures, *self.waiting], text)
         self._system = text
 
@@ -157,9 +159,7 @@ class Conversation:
             raise
         finally:
             if said or complete:
-                for place in (IMAGE, self._processor.image_token):  # that a model wrote stands for no picture
-                    said = said.replace(place, "")
-                self.messages += [question, {"role": "assistant", "content": said}]
+                self.messages += [question, {"role": "assistant", "content": escaped(said)}]
                 self.pictures, self.waiting = pictures, []
 
     def add_shots(self, shots: Sequence[Shot]) -> None:
@@ -194,12 +194,12 @@ class Conversation:
         inputs = self._inputs(messages, pictures, self.system)
         lengths = iter(len(layout.ids) for layout in inputs.layouts)
         named = iter(pictures)
-        parts = [] if self.system is None else [("system", self._num_tokens(self.system))]
+        parts = [] if self.system is None else [("system", self._processor.num_text_tokens(self.system))]
         for message in messages:
-            text = message["content"].replace(IMAGE, "")
-            if text:
-                parts.append((f"{message['role']}: {text}", self._num_tokens(text)))
-            for _ in range(message["content"].count(IMAGE)):
+            content = message["content"]
+            if text := without_places(content):
+                parts.append((f"{message['role']}: {text}", self._processor.num_text_tokens(content)))
+            for _ in range(num_places(content)):
                 parts.append((next(named).name, next(lengths)))
         total = len(inputs.input_ids)
         parts.append(("chat template", total - sum(tokens for _, tokens in parts)))
@@ -270,7 +270,7 @@ class Conversation:
     def _with_places(self, text: str) -> str:
         if not text.strip():
             raise PromptError("the question is empty; ask something.")
-        places, num_waiting = text.count(IMAGE), len(self.waiting)
+        places, num_waiting = num_places(text), len(self.waiting)
         if not places:
             return self._places(num_waiting) + text
         if places != num_waiting:
@@ -283,9 +283,6 @@ class Conversation:
     def _places(self, number: int) -> str:
         return (IMAGE + self._processor.config.prompt_config.after_image) * number
 
-    def _num_tokens(self, text: str) -> int:
-        return len(self._processor.tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
 
 def _num_places(messages: list[Message]) -> int:
-    return sum(message["content"].count(IMAGE) for message in messages)
+    return sum(num_places(message["content"]) for message in messages)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,17 @@ class Prefix:
             CheckpointError: it cannot be read, or another model made it.
         """
         try:
-            cache, metadata = load_prompt_cache(str(path), return_metadata=True)
+            with path.open("rb"), tempfile.TemporaryDirectory() as folder:
+                link = Path(folder, "cache.safetensors")  # mlx goes by the ending, and ours may have any name
+                link.symlink_to(path.absolute())
+                cache, metadata = load_prompt_cache(str(link), return_metadata=True)
             content = [int(number) for number in metadata["content"].split()]
             pictures = [(start, stop, digest) for start, stop, digest in json.loads(metadata["pictures"])]
             kv_bits = json.loads(metadata["kv_bits"])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except OSError as error:
+            reason = error.strerror or error
+            raise CheckpointError(f"the prompt cache {path} cannot be read: {reason}.") from None
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is no saved prompt cache ({error}).") from None
         if metadata.get("identity") != model_identity(model):
             raise CheckpointError(f"{path} was made by another model or other weights; make it again.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from mm1_mlx.inputs.prompt import ESCAPED, IMAGE
+from mm1_mlx.inputs.prompt import IMAGE, as_read
 
 MARK = "\ufdd0"  # a code point that Unicode sets aside for use inside a program
 FIRST = 0xE000  # the marks are followed by a private character that numbers the token
@@ -27,15 +27,15 @@ class ControlTokens:
 
     def __init__(self, tokens: Iterable[str]):
         self._tokens = sorted({*tokens} - {IMAGE, ""}, key=len, reverse=True)
-        self._written = [MARK, ESCAPED, *self._tokens]
-        self._means = [MARK, IMAGE, *self._tokens]
-        self._any = re.compile("|".join(map(re.escape, self._written)))
+        self._hidden = [IMAGE, MARK, *self._tokens]
+        self._any = re.compile("|".join(map(re.escape, self._hidden[1:])))
         own = sorted({*self._tokens, *tokens}, key=len, reverse=True)
         self._own = re.compile(f"({'|'.join(map(re.escape, own))})" if own else r"(?!)()")
 
     def hide(self, text: str) -> str:
         """Return ``text`` with each control token marked, and ``\\<image>`` as the word that it stands for."""
-        return self._any.sub(lambda found: MARK + chr(FIRST + self._written.index(found[0])), text)
+        text = self._any.sub(lambda found: MARK + chr(FIRST + self._hidden.index(found[0])), text)
+        return as_read(text, word=MARK + chr(FIRST))
 
     def encode(self, text: str, encode: Encode) -> list[int]:
         """Return the ids of ``text``, in which control tokens that are not marked are those of the template.
@@ -53,4 +53,4 @@ class ControlTokens:
         return ids
 
     def _shown(self, text: str) -> str:
-        return re.sub(f"{MARK}(.)", lambda found: self._means[ord(found[1]) - FIRST], text)
+        return re.sub(f"{MARK}(.)", lambda found: self._hidden[ord(found[1]) - FIRST], text)

@@ -66,6 +66,10 @@ class Processor:
         found = layout((width, height), self.config, num_images=num_images, encode=self._encode)
         return found.num_visual_tokens
 
+    def num_text_tokens(self, text: str) -> int:
+        """Return the tokens of what people wrote, the places of pictures in it and the chat template left out."""
+        return len(self._ids(self._controls.hide(text).replace(IMAGE, "")))
+
     def __call__(
         self,
         prompt: Prompt,
@@ -96,8 +100,8 @@ class Processor:
         def messages() -> list[tuple[str, int]]:
             if isinstance(prompt, str) and system is None:
                 return []
-            found = messages_of(prompt, len(images), system=system, hide=self._controls.hide)
-            return [(m["role"], len(self._ids(m["content"].replace(IMAGE, "")))) for m in found]
+            found = messages_of(prompt, len(images), system=system)
+            return [(m["role"], self.num_text_tokens(m["content"])) for m in found]
 
         return self.assemble(ids, images, num_low_resolution=num_low_resolution, messages=messages)
 

@@ -10,7 +10,9 @@ from typing import Any
 from mm1_mlx.errors import PromptError
 
 IMAGE = "<image>"
-ESCAPED = "\\" + IMAGE  # the word, and no picture
+IN_TEXT = re.compile(
+    rf"(\\*){IMAGE}"
+)  # behind an odd number of backslashes it is the word, and no picture's place
 
 Message = dict[str, Any]  # {"role": …, "content": text, or a list of {"type": "text" | "image", …}}
 Prompt = str | list[Message]
@@ -72,12 +74,36 @@ def with_image_parts(message: Message, image_part: dict[str, Any]) -> Message:
 
 def num_places(text: str) -> int:
     """Return for how many pictures ``text`` has a place; ``\\<image>`` is none."""
-    return text.count(IMAGE) - text.count(ESCAPED)
+    return sum(len(backslashes) % 2 == 0 for backslashes in IN_TEXT.findall(text))
+
+
+def as_read(text: str, *, place: str = IMAGE, word: str = IMAGE) -> str:
+    """Return ``text`` with ``place`` for each ``<image>`` and ``word`` for each ``\\<image>``.
+
+    Of two backslashes before either, one is left: so a text can hold a backslash and then a picture.
+    """
+
+    def read(found: re.Match[str]) -> str:
+        pairs, one_more = divmod(len(found[1]), 2)
+        return "\\" * pairs + (word if one_more else place)
+
+    return IN_TEXT.sub(read, text)
 
 
 def without_places(text: str) -> str:
-    """Return ``text`` without the places of pictures."""
-    return re.sub(rf"(?<!\\){IMAGE}", "", text)
+    """Return the words of ``text``, ``\\<image>`` among them as it is read, without the places of pictures."""
+    return as_read(text, place="")
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` as it has to be written for each ``<image>`` in it to be the word."""
+    return IN_TEXT.sub(lambda found: f"{2 * found[1]}\\{IMAGE}", text)
+
+
+def joined(before: str, after: str) -> str:
+    """Return two texts as one; backslashes that end the first escape no ``<image>`` that begins the second."""
+    ending = len(before) - len(before.rstrip("\\"))
+    return before + "\\" * ending * after.startswith(IMAGE) + after
 
 
 def cut(text: str, at: Sequence[str]) -> list[str]:

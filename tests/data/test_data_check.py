@@ -99,6 +99,15 @@ def test_what_is_in_each_split_is_counted(check):
     assert valid.sizes == [(40, 20), (400, 300)]
 
 
+def test_an_escaped_place_is_a_word_that_costs_tokens_and_no_picture(check):
+    report = check(
+        [asked(question="Is \\<image> on <image>?"), {"text": "a \\<image>"}, {"text": "a <image>"}]
+    )
+    (bad,) = report.bad
+    assert "the text has 1 <image> but the row has 0 pictures" in bad.reason
+    assert len(report.splits["train"].sizes) == 1
+
+
 def test_a_row_costs_the_tokens_of_its_text_and_pictures(check, mm1_tiny):
     _, processor = mm1_tiny
     (caption, text), visual = check([told(), {"text": "a red circle"}]).splits["train"].lengths, 16

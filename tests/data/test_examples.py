@@ -51,6 +51,18 @@ def test_what_is_learned_is_what_the_model_would_have_to_write(mm1_tiny):
         assert example.ids[:start].tolist() == prompt
 
 
+def test_an_escaped_place_in_an_answer_is_learned_as_the_word(mm1_tiny):
+    turns = (Turn("user", "<image>Its \\<image>?"), Turn("assistant", "\\<image> or <|end|>"))
+    example = make_example(Record("row 1", turns, None, (PICTURE,)), mm1_tiny[1])
+    assert learned_text(example, mm1_tiny[1]) == "<image> or <|end|><|end|>"
+    assert len(example.pictures) == 1
+
+
+def test_an_escaped_place_in_a_document_is_learned_as_the_word(mm1_tiny):
+    example = make_example(document("One <image> is \\<image>", PICTURE), mm1_tiny[1])
+    assert learned_text(example, mm1_tiny[1]) == "One  is <image><|end|>"
+
+
 def test_the_users_turns_are_learned_where_asked_for(mm1_tiny):
     example = make_example(CHAT, mm1_tiny[1], train_on_prompt=True)
     text = learned_text(example, mm1_tiny[1])

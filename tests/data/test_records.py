@@ -19,7 +19,7 @@ from mm1_mlx.data.records import RecordFile, Records, open_data, open_folder, op
 from mm1_mlx.data.row_forms import Record, Turn, read_row
 from mm1_mlx.data.sampler import order
 from mm1_mlx.errors import DataError
-from mm1_mlx.inputs.prompt import messages_of
+from mm1_mlx.inputs.prompt import as_read, messages_of, num_places
 
 PNG = b"\x89PNG"  # pictures are not opened here
 DATA_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -96,6 +96,20 @@ def test_messages_may_name_places_in_their_text(folder):
     assert (record.turns[0].text, record.num_unplaced) == ("Is <image> fat?", 0)
 
 
+def test_an_escaped_place_needs_no_picture(folder):
+    values = {"question": "Is <image> an \\<image>?", "answer": "\\<image>", "image": "cat.png"}
+    record = read(values, folder)
+    assert record.turns == (Turn("user", values["question"]), Turn("assistant", "\\<image>"))
+    assert read({"text": "\\<image>"}).images == ()
+
+
+def test_a_backslash_before_a_picture_part_leaves_the_picture(folder):
+    parts = [part("C:\\"), PICTURE | {"path": "cat.png"}, part("\\<image>"), PICTURE | {"path": "dog.png"}]
+    record = read({"messages": [user(parts), assistant()]}, folder)
+    assert record.turns[0].text == "C:\\\\<image>\\<image><image>"
+    assert record.images == (folder / "cat.png", folder / "dog.png")
+
+
 @pytest.mark.parametrize("after_image", ["", "\nHuman: "])
 def test_pictures_without_a_place_come_where_a_prompt_has_them(folder, after_image):
     messages = [{"role": "system", "content": "Be short."}, user("Which?"), assistant()]
@@ -139,7 +153,8 @@ def test_a_conversation_is_the_same_in_every_form(pairs, system):
 def test_an_interleaved_document_keeps_its_reading_order(pieces):
     pictures = [None if text else f"{PNG!r} {number}".encode() for number, text in enumerate(pieces)]
     record = read({"images": pictures, "texts": pieces})
-    assert record.document == "".join(text or "<image>" for text in pieces)
+    assert as_read(record.document) == "".join(as_read(text or "<image>") for text in pieces)
+    assert num_places(record.document) == pieces.count(None)
     assert record.images == tuple(picture for picture in pictures if picture)
 
 

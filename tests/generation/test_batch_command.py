@@ -51,6 +51,14 @@ def test_answers_stand_in_the_order_of_their_prompts(batch, capsys, folder):
     assert "2/2" in err
 
 
+def test_an_escaped_place_is_a_word_as_in_a_lone_prompt(batch, capsys, folder):
+    prompt = "Is it \\<image> or <image>?"
+    code, answers, _ = batch([row(prompt), row("\\<image>?", image=None)])
+    assert code == 0 and [answer["visual_tokens"] for answer in answers] == [16, 0]
+    assert main(["--image", str(folder / "scene.png"), "--prompt", prompt, "--max-tokens", "4"]) == 0
+    assert capsys.readouterr().out == answers[0]["text"] + "\n"
+
+
 def test_a_bad_picture_gives_an_error_row_and_exit_1(batch):
     code, answers, err = batch([row(), row(image="bad.png"), row(image="none.png"), row()])
     assert code == 1

@@ -61,8 +61,9 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(run, tmp_path):
     assert code == 1 and "cannot be made" in err
 
 
-def test_a_saved_prompt_is_not_read_again(run, tmp_path):
-    cache = tmp_path / "prompt.safetensors"
+@pytest.mark.parametrize("name", ["prompt", "prompt.safetensors"])
+def test_a_saved_prompt_is_not_read_again(run, tmp_path, name):
+    cache = tmp_path / name
     first = run("one", "--save-prompt-cache", cache)[1]
     second = run("same", "--prompt-cache-file", cache)[1]
     assert second["text"] == first["text"]

@@ -151,7 +151,24 @@ def test_an_image_token_that_the_model_says_stands_for_no_picture():
     chat = Conversation(model, processor, model_name="mm1-tiny", decoding=Decoding(max_tokens=4))
     said, _ = ask(chat, "Hello!")
     assert said.startswith("<image>")
+    assert chat.messages[1]["content"] == said.replace("<image>", "\\<image>")
     ask(chat, "Hello!")
+
+
+def test_an_image_that_the_model_writes_is_a_word_in_later_turns(chat, files, mm1_tiny):
+    chat.messages = turns("What is HTML's tag?", "\\<image>")
+    chat.attach(files[0])
+    answer, timing = ask(chat, "Is \\<image> <image>?")
+    assert timing.visual_tokens == 16 and len(chat.pictures) == 1
+    whole = generate(*mm1_tiny, chat.messages[:3], images=files[:1], max_tokens=24)
+    assert answer == whole
+
+
+def test_a_system_message_may_hold_the_word(chat, files):
+    chat.system = "Say \\<image>."
+    assert chat.tokens().total == 0
+    chat.attach(files[0])
+    assert [what for what, _ in chat.tokens().parts] == ["system", "one.png", "chat template"]
 
 
 # Mistakes leave the conversation as it was
@@ -284,6 +301,15 @@ def test_the_parts_of_the_costs_are_in_reading_order_and_add_up(chat, files, mm1
     assert costs.context == 1024
 
 
+def test_a_word_that_looks_like_a_place_is_counted_and_shown_as_a_word(chat, files):
+    chat.attach(files[0])
+    answer, _ = ask(chat, "What is \\<image> or <|end|>?")
+    costs = chat.tokens()
+    names = ["user: What is <image> or <|end|>?", "one.png", f"assistant: {answer}", "chat template"]
+    assert [what for what, _ in costs.parts] == names
+    assert sum(tokens for _, tokens in costs.parts) == costs.total
+
+
 def test_a_conversation_that_has_not_begun_costs_nothing(chat):
     assert (chat.tokens().parts, chat.tokens().total) == ([], 0)
 
@@ -300,6 +326,16 @@ def test_a_saved_conversation_goes_on_with_the_same_answer(chat, files, tmp_path
     loaded = Conversation(*mm1_tiny, model_name="other", decoding=Decoding(max_tokens=24))
     assert loaded.load(tmp_path / "chat.json") == "mm1-tiny"
     assert state(loaded) == state(chat)
+    assert ask(loaded, SECOND)[0] == ask(chat, SECOND)[0]
+
+
+def test_a_saved_conversation_keeps_words_apart_from_places(chat, files, tmp_path, mm1_tiny):
+    chat.attach(files[0])
+    ask(chat, "Is it \\<image>?")
+    chat.save(tmp_path / "chat.json")
+    loaded = Conversation(*mm1_tiny, model_name="other", decoding=Decoding(max_tokens=24))
+    loaded.load(tmp_path / "chat.json")
+    assert (loaded.messages, len(loaded.pictures), loaded.waiting) == (chat.messages, 1, [])
     assert ask(loaded, SECOND)[0] == ask(chat, SECOND)[0]
 
 

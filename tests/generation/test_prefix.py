@@ -1,5 +1,6 @@
 import resource
 import signal
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -152,3 +153,18 @@ def test_a_prefix_is_saved_under_the_very_name_given(name, mm1_tiny, tmp_path):
     run(mm1_tiny, "What is it?", prefix=prefix)
     prefix.save(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).stat().st_size
+    assert Prefix.load(tmp_path / name, mm1_tiny[0]).content == prefix.content
+
+
+def test_a_saved_prefix_is_found_from_the_folder_it_is_in(mm1_tiny, tmp_path, monkeypatch):
+    prefix = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "What is it?", prefix=prefix)
+    monkeypatch.chdir(tmp_path)
+    prefix.save(Path("prompt"))
+    assert Prefix.load(Path("prompt"), mm1_tiny[0]).content == prefix.content
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none", "No such file or directory"), (".", "Is a directory")])
+def test_a_prefix_that_cannot_be_read_is_refused(mm1_tiny, tmp_path, name, reason):
+    with pytest.raises(CheckpointError, match=f"the prompt cache .* cannot be read: {reason}"):
+        Prefix.load(tmp_path / name, mm1_tiny[0])

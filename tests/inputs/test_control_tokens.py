@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.control_tokens import FIRST, MARK, ControlTokens
+from mm1_mlx.inputs.prompt import as_read, escaped, joined, num_places, without_places
 from mm1_mlx.tiny import IMAGE_ID
 
 CONTROLS = ("<|begin|>", "<|end|>", "<|pad|>", "<image>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -15,10 +16,6 @@ pieces = st.sampled_from(
     [*CONTROLS, "\\<image>", "<|", "|>", "end", " red", "\\", MARK, chr(FIRST), "é", "\n"]
 )
 words = st.lists(pieces, min_size=1, max_size=8).map("".join)
-
-
-def as_text(text):
-    return text.replace("<image>", "\\<image>")
 
 
 def controls_in(ids):
@@ -71,11 +68,33 @@ def test_an_escaped_place_takes_no_picture(ids_of):
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
+def test_two_backslashes_are_one_and_a_place_behind_it(mm1_tiny, ids_of, template):
+    ids = ids_of("a \\\\<image> b \\\\\\<image>", 1, template=template)
+    assert ids.count(IMAGE_ID) == 1
+    assert "a \\<image> b \\<image>" in mm1_tiny[1].tokenizer.decode(ids)
+
+
+@given(text=words)
+def test_an_escaped_text_has_no_place_and_is_read_as_it_was(text):
+    assert num_places(escaped(text)) == 0
+    assert as_read(escaped(text)) == without_places(escaped(text)) == text
+
+
+@given(pieces=st.lists(words.map(escaped) | st.just("<image>"), max_size=6))
+def test_texts_joined_keep_their_places_and_their_words(pieces):
+    text = ""
+    for piece in pieces:
+        text = joined(text, piece)
+    assert num_places(text) == pieces.count("<image>")
+    assert as_read(text) == "".join(map(as_read, pieces))
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
 @given(text=words)
 @settings(deadline=None, max_examples=100)
 def test_whatever_is_written_has_the_control_tokens_of_the_template_alone(ids_of, template, text):
     expected = controls_in(ids_of("x", 0, template=template))
-    assert controls_in(ids_of("x" + as_text(text), 0, template=template)) == expected
+    assert controls_in(ids_of("x" + escaped(text), 0, template=template)) == expected
 
 
 @given(text=words)
@@ -83,7 +102,7 @@ def test_whatever_is_written_has_the_control_tokens_of_the_template_alone(ids_of
 def test_what_is_hidden_comes_back_as_it_was_written(text):
     controls = ControlTokens(CONTROLS)
     shown = []
-    controls.encode(controls.hide(as_text(text)), lambda piece, as_text: shown.append(piece) or [])
+    controls.encode(controls.hide(escaped(text)), lambda piece, as_text: shown.append(piece) or [])
     assert "".join(shown) == text
 
 
