@@ -158,7 +158,7 @@ def _train(
     from mm1_mlx.vision.cache import VisionCache
 
     folder = _folder(args)
-    require_fresh(folder, resume=args.resume, parameter="adapter_path")
+    require_fresh(folder, resume=args.resume)
     about = {"model": args.model, "data": args.data, "tuning": tuning.to_dict()}
     about |= recipe.to_dict() | options.to_dict()
     session = Session(args.json, args.report_to, args.project_name, about, args.resume, args.force)

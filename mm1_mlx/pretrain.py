@@ -59,7 +59,7 @@ def _train(args: argparse.Namespace, stages: Stages, chosen: Sequence[Stage]) ->
     from mm1_mlx.training.session import require_fresh
 
     for stage in chosen:
-        require_fresh(stages.folder_of(stage), resume=args.resume, parameter="output")
+        require_fresh(stages.folder_of(stage), resume=args.resume)
     processes = Processes()
     for stage in chosen:
         if stages.is_done(stage):

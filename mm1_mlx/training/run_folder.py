@@ -168,7 +168,7 @@ def load_checkpoint(
     differences = saved_run(path).differences(run)
     if differences:
         raise TrainingError(
-            f"{path} is of another run: {'; '.join(differences)}. Give the same settings, or another folder."
+            f"{path} is of another run: {'; '.join(differences)}. Give the same settings, or another `folder`."
         )
     try:
         progress = Progress(**json.loads((path / "progress.json").read_text("utf-8")))
@@ -181,7 +181,7 @@ def load_checkpoint(
         raise _damaged(path, error) from None
     ours = tree_flatten(model.trainable_parameters())
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in ours}:
-        raise CheckpointError(f"{path} holds other weights than this run trains; give another folder.")
+        raise CheckpointError(f"{path} holds other weights than this run trains; give another `folder`.")
     model.load_weights(list(weights.items()), strict=False)
     optimizer.state = tree_unflatten(list(state.items()))
     return progress

@@ -31,22 +31,19 @@ class Session:
     force: bool = False  # begin though the memory will not do
 
 
-def require_fresh(folder: Path, *, resume: bool, parameter: str) -> None:
+def require_fresh(folder: Path, *, resume: bool) -> None:
     """Refuse to begin where there is a run that could go on.
 
     Args:
         folder: of the run.
         resume: it is to go on.
-        parameter: by which another folder can be given.
 
     Raises:
         TrainingError: there is one.
     """
     there = RunFolder(folder).newest()
     if there is not None and not resume:
-        raise TrainingError(
-            f"{there} is there already; `resume` goes on from it, or give another `{parameter}`."
-        )
+        raise TrainingError(f"{there} is there already; `resume` goes on from it, or give another `folder`.")
 
 
 def run_task(

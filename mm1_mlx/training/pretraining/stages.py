@@ -145,7 +145,7 @@ class Stages:
         if others:
             raise TrainingError(
                 f"stage {stage.name} is done with other settings: {'; '.join(others)}. Put them back, delete "
-                f"{self.folder_of(stage)}, or give another `output`."
+                f"{self.folder_of(stage)}, or give another `folder`."
             )
         return True
 
