@@ -10,7 +10,7 @@ import yaml
 
 from mm1_mlx.errors import ConfigError
 
-NUMBER = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-4 for text
+NUMBER = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$")  # YAML 1.1 takes 1e-4 for text
 
 
 class _Loader(yaml.SafeLoader):

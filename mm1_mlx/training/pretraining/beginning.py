@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mm1_mlx.checkpoint.hub import find_folder
-from mm1_mlx.checkpoint.load import load, read_config
+from mm1_mlx.checkpoint.load import read_config, read_model
 from mm1_mlx.checkpoint.skeleton import skeleton
 from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
 from mm1_mlx.config import MM1Config
@@ -65,7 +65,7 @@ def begin_with(folder: str | Path, *, dtype: str, sizes_alone: bool = False) -> 
     Raises:
         MM1Error: there is no such model, or its folder is not usable.
     """
-    model, processor = skeleton(str(folder), dtype=dtype) if sizes_alone else load(folder, dtype=dtype)
+    model, processor = skeleton(str(folder), dtype=dtype) if sizes_alone else read_model(folder, dtype=dtype)
     return Beginning(model, processor, find_folder(folder, weights=not sizes_alone))
 
 
@@ -91,7 +91,7 @@ def begin(source: ModelSource, *, seed: int, dtype: str, sizes_alone: bool = Fal
     if not sizes_alone:
         for part in ("image_encoder", "decoder"):
             if (folder := getattr(source, part)) is not None:
-                taken, _ = load(folder, dtype=dtype, lazy=True)
+                taken, _ = read_model(folder, dtype=dtype, lazy=True)
                 model[part].load_weights(tree_flatten(taken[part].parameters()), strict=True)
         mx.eval(model.parameters())
     return Beginning(model.eval(), Processor(tokenizer, config), companions)
