@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from mm1_mlx.errors import MM1Error, PromptError, UsageError
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + the signal's number, as shells count
-OTHER_NAMES = {"max_pixels": "max_image_pixels"}  # parameters whose flags are called otherwise
+OTHER_NAMES = {  # parameters whose flags are called otherwise; a command has one of those named
+    "max_pixels": ("max_image_pixels",),
+    "folder": ("adapter_path", "output"),
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def in_words(error: MM1Error, parser: argparse.ArgumentParser) -> str:
     names = _flags_of(parser)
 
     def flag(match: re.Match[str]) -> str:
-        name = OTHER_NAMES.get(match[1], match[1])
+        name = next((other for other in OTHER_NAMES.get(match[1], ()) if other in names), match[1])
         return names.get(name) or names.get(name.removesuffix("s")) or name
 
     return re.sub(r"`(\w+)`", flag, " ".join(str(error).split()))

@@ -7,13 +7,13 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mm1_mlx import flags, training_flags
 from mm1_mlx.command import entry_points, number_of, say
-from mm1_mlx.errors import DataError, TrainingError, UsageError
+from mm1_mlx.errors import DataError, UsageError
 from mm1_mlx.training.options import RunOptions
-from mm1_mlx.training.recipe import RATE_TIMES_WIDTH, Recipe, tuning_rate
+from mm1_mlx.training.recipe import RATE_TIMES_WIDTH, SFT, Recipe, tuning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,12 +26,7 @@ if TYPE_CHECKING:
     from mm1_mlx.tuning.settings import Tuning
 
 DEFAULT = Recipe(batch_size=16, schedule="cosine_decay")
-MM1_SFT = {  # Source: MM1, "Supervised Fine-Tuning"
-    "train": ["encoder=full", "connector=full", "decoder=full"],
-    "optimizer": "adafactor",
-    "learning_rate": 1e-5,
-    "schedule": "cosine_decay",
-}
+MM1_SFT = {"train": ["encoder=full", "connector=full", "decoder=full"]} | SFT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,49 +153,25 @@ def _train(
     import mlx.core as mx
 
     from mm1_mlx.training.dry_run import learning
-    from mm1_mlx.training.progress import ProgressBar
-    from mm1_mlx.training.reporters import Reporter
-    from mm1_mlx.training.run_folder import RunFolder
-    from mm1_mlx.training.trainer import Trainer
+    from mm1_mlx.training.session import Session, require_fresh, run_task
     from mm1_mlx.training.tuning_task import TuningTask
     from mm1_mlx.vision.cache import VisionCache
 
     folder = _folder(args)
-    there = RunFolder(folder).newest()
-    if there is not None and not args.resume:
-        raise TrainingError(
-            f"{there} is there already; --resume goes on from it, or give another --adapter-path."
-        )
-    first = mx.distributed.init().rank() == 0
+    require_fresh(folder, resume=args.resume)
     about = {"model": args.model, "data": args.data, "tuning": tuning.to_dict()}
     about |= recipe.to_dict() | options.to_dict()
-    reporter = Reporter(args.report_to if first else "", args.project_name, folder, about)
-    with ProgressBar(recipe.iters, json_lines=args.json, quiet=not first) as bar:
-
-        def report(line: dict[str, Any]) -> None:
-            bar.report(line)
-            reporter.report(line)
-
-        cache = VisionCache(options.cached_bytes) if options.cached_bytes else None
-        task = TuningTask(model, processor, rows, recipe, tuning, vision_cache=cache)
-        trainer = Trainer(task, options, folder, report=report)
-        bar.say("\n".join(learning(model)))
-        if not args.force:
-            task.require_room()
-        if args.resume and not trainer.resume():
-            bar.say(f"there is no checkpoint in {folder} yet; beginning at the start")
-        bar.start(trainer.progress.update)
-        trainer.train()
+    session = Session(args.json, args.report_to, args.project_name, about, args.resume, args.force)
+    cache = VisionCache(options.cached_bytes) if options.cached_bytes else None
+    task = TuningTask(model, processor, rows, recipe, tuning, vision_cache=cache)
+    trainer = run_task(task, options, folder, session, notes=learning(model))
     if task.batches.left_out:
         say(f"{number_of(len(task.batches.left_out), 'row')} left out")
-    if first:
+    if mx.distributed.init().rank() == 0:
         _tell_the_end(trainer, folder)
 
 
 def _tell_the_end(trainer: Trainer, folder: Path) -> None:
-    from mm1_mlx.training.curve import draw_curve
-
-    draw_curve(folder)
     progress = trainer.progress
     if trainer.stopped_by:
         say(f"stopped by {trainer.stopped_by} after update {progress.update}; --resume goes on.")

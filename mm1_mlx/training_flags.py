@@ -110,11 +110,16 @@ def add_run(parser: argparse.ArgumentParser, default: RunOptions) -> None:
     run.add_argument("--steps-per-eval", type=int, help=_told("updates", default.steps_per_eval))
     run.add_argument("--save-every", type=int, help=_told("updates", default.save_every))
     run.add_argument("--keep", type=int, help=_told("checkpoints; older ones are deleted", default.keep))
-    run.add_argument("--json", action="store_true", help="print metrics as JSON lines")
-    run.add_argument(
+    add_reports(run)
+
+
+def add_reports(group: Any) -> None:
+    """Add where metrics go."""
+    group.add_argument("--json", action="store_true", help="print metrics as JSON lines")
+    group.add_argument(
         "--report-to", default="", metavar="NAMES", help="wandb, swanlab or both, with a comma between"
     )
-    run.add_argument("--project-name", metavar="NAME", help="there")
+    group.add_argument("--project-name", metavar="NAME", help="there")
 
 
 def _add_switch(group: Any, flag: str, about: str) -> None:
@@ -264,18 +269,10 @@ def take_defaults(
 
 def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
     """Read flags and their values; the keys may be written with - or _, and adapters as mlx-lm writes them."""
-    import yaml
-
     from mm1_mlx.files.json_lines import require_known
+    from mm1_mlx.files.yaml_files import read_mapping
 
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(f"-c {path} cannot be read: {reason}.") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"-c {path} holds {values!r}, expected flags and their values.")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    values = read_mapping(path, f"-c {path}", "flags and their values")
     within = values.pop("lora_parameters", {})
     if not isinstance(within, dict):
         raise ConfigError(

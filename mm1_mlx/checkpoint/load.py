@@ -49,6 +49,24 @@ def load(
             on another model.
         ConfigError: its configuration is not that of an MM1 model.
     """
+    model, processor = read_model(path_or_hub_id, adapter_path=adapter_path, dtype=dtype, lazy=lazy)
+    if untrained := still_untrained(model):
+        verb = "is" if len(untrained) == 1 else "are"
+        print(
+            f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers are noise.",
+            file=sys.stderr,
+        )
+    return model, processor
+
+
+def read_model(
+    path_or_hub_id: str | Path,
+    *,
+    adapter_path: str | Path | Mapping[str | Path, float] | None = None,
+    dtype: str | None = None,
+    lazy: bool = False,
+) -> tuple[MM1, Processor]:
+    """Do what ``load`` does, for whoever goes on training: not a word of parts that are untrained."""
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     folder = find_folder(path_or_hub_id)
@@ -68,12 +86,6 @@ def load(
     model.eval()
     if adapter_path:
         combine_adapters(model, adapter_path if isinstance(adapter_path, Mapping) else {adapter_path: 1.0})
-    if untrained := still_untrained(model):
-        verb = "is" if len(untrained) == 1 else "are"
-        print(
-            f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers are noise.",
-            file=sys.stderr,
-        )
     return model, Processor(load_tokenizer_of(folder, config), config)
 
 

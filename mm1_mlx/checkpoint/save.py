@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
@@ -36,6 +37,8 @@ def save(
     companions: str | Path,
     dtype: mx.Dtype | None = None,
     overwrite: bool = False,
+    weights: Mapping[str, mx.array] | None = None,
+    card: str | None = None,
 ) -> None:
     """Write ``model`` as a folder that ``load`` reads back bit for bit.
 
@@ -45,6 +48,8 @@ def save(
         companions: a folder whose tokenizer, chat template and model card go along.
         dtype: the stored type of floating-point weights; None keeps theirs.
         overwrite: replace ``path`` where it exists.
+        weights: all of them by key, where the model holds but a part of each; None: the model's own.
+        card: the folder's README.md, in place of that of ``companions``.
 
     Raises:
         CheckpointError: ``path`` exists, or ``companions`` holds no tokenizer.
@@ -52,14 +57,16 @@ def save(
     companions = Path(companions)
     if not any((companions / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         raise CheckpointError(f"{companions} holds no tokenizer.json or tokenizer.model.")
-    weights = {
+    made = {
         key: value.astype(dtype) if dtype is not None and mx.issubdtype(value.dtype, mx.floating) else value
-        for key, value in tree_flatten(model.parameters())
+        for key, value in (tree_flatten(model.parameters()) if weights is None else weights.items())
     }
-    forms = {key: Form(value.shape, value.dtype) for key, value in weights.items()}
+    forms = {key: Form(value.shape, value.dtype) for key, value in made.items()}
     with new_folder(Path(path), overwrite=overwrite) as folder:
-        write_shards(folder, forms, ((key, weights.pop(key)) for key in forms))
+        write_shards(folder, forms, ((key, made.pop(key)) for key in forms))
         write_json(folder / "config.json", model.config.to_dict())
         for source in companions.iterdir():
             if source.name in COMPANIONS or source.name.startswith("LICENSE"):
                 shutil.copyfile(source, folder / source.name)
+        if card is not None:
+            (folder / "README.md").write_text(card, encoding="utf-8")

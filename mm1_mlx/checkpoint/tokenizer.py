@@ -53,7 +53,8 @@ def load_tokenizer_of(folder: Path, config: MM1Config) -> Any:
     if tokenizer.vocab_size > config.text_config.vocab_size:
         raise CheckpointError(
             f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but the model's vocabulary is "
-            f"{config.text_config.vocab_size}."
+            f"{config.text_config.vocab_size}; take the tokenizer that belongs to the decoder, or for a new decoder a "
+            "larger text_config.vocab_size."
         )
     if tokenizer.convert_ids_to_tokens(config.image_token_id) is None:
         raise CheckpointError(

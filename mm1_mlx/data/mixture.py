@@ -10,12 +10,11 @@ Source: MM1, "Pre-training Data Ablation" (45 % captions, 45 % interleaved, 10 %
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from mm1_mlx.data.examples import Example
 from mm1_mlx.data.row_forms import Record
 from mm1_mlx.data.sampler import order
 from mm1_mlx.data.settings import DataSettings
@@ -37,6 +36,16 @@ class Slot(NamedTuple):
 
     source: str
     draw: int
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A row made ready, as long as it has tokens."""
+
+    @property
+    def pictures(self) -> Sequence[Any]: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass
@@ -100,12 +109,12 @@ class Mixture:
         block, place = divmod(number, sum(self._shares.values()))
         return self._arranged(block)[place]
 
-    def count(self, slot: Slot, example: Example) -> None:
+    def count(self, slot: Slot, row: Counted) -> None:
         """Add a row that goes into an update."""
         counts = self.counts[slot.source]
         counts.rows += 1
-        counts.tokens += len(example)
-        counts.pictures += len(example.pictures)
+        counts.tokens += len(row)
+        counts.pictures += len(row.pictures)
 
     def leave_out(self, slot: Slot, error: DataError) -> None:
         """Add a damaged row.

@@ -117,6 +117,21 @@ class Decoder(nn.Module):
     def embed(self, input_ids: Integer[mx.array, "*L"]) -> Float[mx.array, "*L D"]:
         return scaled(self.embed_tokens(input_ids), self.config.embedding_multiplier)
 
+    def states(
+        self,
+        x: Float[mx.array, "B L D"],
+        cache: list[Any] | None = None,
+        routings: list[Routing] | None = None,
+    ) -> Float[mx.array, "B L D"]:
+        """Return what the head reads of embeddings; ``cache`` and ``routings`` are those of a call."""
+        cache = cache or [None] * len(self.layers)
+        mask = create_attention_mask(x, cache[0])
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x, routing = layer(x, mask, layer_cache)
+            if routing is not None and routings is not None:
+                routings.append(routing)
+        return self.norm(x)
+
     def __call__(
         self,
         input_ids: Integer[mx.array, "B L"] | None = None,
@@ -127,13 +142,7 @@ class Decoder(nn.Module):
         """Logits of the next token. ``input_embeddings`` stand in for ``input_ids`` where given; a list given as
         ``routings`` collects what the routers of a sparse decoder decide."""
         x = self.embed(input_ids) if input_embeddings is None else input_embeddings
-        cache = cache or [None] * len(self.layers)
-        mask = create_attention_mask(x, cache[0])
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x, routing = layer(x, mask, layer_cache)
-            if routing is not None and routings is not None:
-                routings.append(routing)
-        x = self.norm(x)
+        x = self.states(x, cache, routings)
         x = self.embed_tokens.as_linear(x) if self.config.tied_head else self.lm_head(x)
         return scaled(x, self.config.logits_multiplier)
 

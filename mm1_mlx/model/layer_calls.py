@@ -12,17 +12,15 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from mm1_mlx.model.mm1 import MM1
-
 Call = Callable[..., Any]  # takes the module's own function, the module, and what that was called with
 
 
-def layers_of(model: MM1) -> list[nn.Module]:
+def layers_of(model: nn.Module) -> list[nn.Module]:
     """Return all layers of the image encoder and of the decoder."""
     return [*model.image_encoder.layers, *model.decoder.layers]
 
 
-def put(model: MM1, module: nn.Module, other: nn.Module) -> None:
+def put(model: nn.Module, module: nn.Module, other: nn.Module) -> None:
     """Put ``other`` in every place of ``module``."""
     for path, found in model.named_modules():
         if found is module:
@@ -48,7 +46,7 @@ def called_by(module: nn.Module, call: Call) -> nn.Module:
 
 
 @contextmanager
-def layers_called_by(model: MM1, layers: Sequence[nn.Module], call: Call) -> Iterator[None]:
+def layers_called_by(model: nn.Module, layers: Sequence[nn.Module], call: Call) -> Iterator[None]:
     """Inside, calling one of ``layers`` is ``call``; afterwards they stand in their places again."""
     stand_ins = [called_by(layer, call) for layer in layers]
     for layer, stand_in in zip(layers, stand_ins, strict=True):

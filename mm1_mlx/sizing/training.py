@@ -23,19 +23,18 @@ from mlx.utils import tree_flatten
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.layer_calls import layers_called_by, layers_of
 from mm1_mlx.model.mlx_lm_parts import QuantizedSwitchLinear, SwitchLinear
-from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.sizing.graph import LATE, arrays_in, held_bytes, traced, with_arrays
 from mm1_mlx.sizing.need import Need
 from mm1_mlx.tuning.adapters import tunings_of
 
 TOGETHER = 4 << 20  # bytes of parameters whose optimizer steps are computed together; a larger one is alone
 
-Loss = Callable[[MM1, Any], mx.array]  # of a model, and of the arrays of a sequence's pictures
+Loss = Callable[[nn.Module, Any], mx.array]  # of a model, and of the arrays of a sequence's pictures
 Function = Callable[..., Any]
 
 
 def training_need(
-    model: MM1,
+    model: nn.Module,
     loss: Loss,
     seen: Any,
     *,
@@ -84,16 +83,18 @@ def _bytes(tree: Any) -> int:
     return sum(array.nbytes for array in arrays_in(tree))
 
 
-def _adapters(model: MM1) -> int:
+def _adapters(model: nn.Module) -> int:
     """Return the bytes of what is trained in parts that have adapters."""
-    (tuning,) = tunings_of(model)
     return sum(
-        _bytes(model[part].trainable_parameters()) for part, own in tuning.parts.items() if own.has_adapters
+        _bytes(model[part].trainable_parameters())
+        for tuning in tunings_of(model)
+        for part, own in tuning.parts.items()
+        if own.has_adapters
     )
 
 
 @contextmanager
-def _in_training(model: MM1) -> Iterator[None]:
+def _in_training(model: nn.Module) -> Iterator[None]:
     """Inside, dropout is on."""
     before = model.training
     model.train()
@@ -129,7 +130,7 @@ def updated_together(parameters: Any) -> Iterator[list[str]]:
         yield keys
 
 
-def _updating(model: MM1, optimizer: optim.Optimizer, clip: Callable[[Any], Any]) -> int:
+def _updating(model: nn.Module, optimizer: optim.Optimizer, clip: Callable[[Any], Any]) -> int:
     """Return the bytes of gradients and of what is new, beside weights and state, while the optimizer works."""
     weights = dict(tree_flatten(model.trainable_parameters()))
     groups = [{key: weights[key] for key in keys} for keys in updated_together(weights)]
@@ -144,7 +145,7 @@ def _updating(model: MM1, optimizer: optim.Optimizer, clip: Callable[[Any], Any]
     return _bytes(weights) + max(held_bytes(graph, inputs_go=True), default=0)
 
 
-def _kept(model: MM1, loss: Loss, seen: Any) -> int:
+def _kept(model: nn.Module, loss: Loss, seen: Any) -> int:
     """Return the bytes of a step, its gradients included, where all that the backward pass needs is kept."""
     gradients_of = nn.value_and_grad(model, loss)
 
@@ -156,7 +157,7 @@ def _kept(model: MM1, loss: Loss, seen: Any) -> int:
         return max(held_bytes(traced(step, parameters, seen)))
 
 
-def _checkpointed(model: MM1, loss: Loss, seen: Any) -> int:
+def _checkpointed(model: nn.Module, loss: Loss, seen: Any) -> int:
     """Return the bytes of a step, without most of its gradients, where layers keep nothing but what they read."""
     layers = layers_of(model)
     in_layers = {id(array) for layer in layers for array in arrays_in(layer.trainable_parameters())}
@@ -238,7 +239,7 @@ class _LayerCall:
 
 
 @contextmanager
-def _experts_used_evenly(model: MM1) -> Iterator[None]:
+def _experts_used_evenly(model: nn.Module) -> Iterator[None]:
     """Inside, experts that learn take equal shares of the rows: MLX does not export how each gets its gradient."""
 
     def product(x: mx.array, weights: mx.array, indices: mx.array) -> mx.array:

@@ -14,15 +14,17 @@ Optimizer = Literal["adamw", "adam", "adafactor", "lion", "muon", "sgd"]
 Schedule = Literal["constant", "cosine_decay", "linear_decay"]
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
+SFT = {  # Source: MM1, "Supervised Fine-Tuning"
+    "optimizer": "adafactor",
+    "learning_rate": 1e-5,
+    "schedule": "cosine_decay",
+}
 RATE_TIMES_WIDTH = 0.12  # wider layers sum up more small changes, so they need smaller ones
 
 
 @dataclass(frozen=True)
 class Recipe(DataSettings):
-    """All that decides what a run learns, checked once; ``--resume`` goes on with the same one alone.
-
-    Source for the values of ``mm1_sft``: MM1, "Supervised Fine-Tuning".
-    """
+    """All that decides what a run learns, checked once; ``--resume`` goes on with the same one alone."""
 
     iters: int = 1000  # updates of the weights; a run may go on to more
     learning_rate: float = 1e-4  # the highest

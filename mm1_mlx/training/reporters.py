@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mlx.utils import tree_flatten
+
 from mm1_mlx.errors import UsageError
 from mm1_mlx.model.mlx_lm_parts import get_reporting_callbacks
 
@@ -34,7 +36,8 @@ class Reporter:
         """Send one line of ``metrics.jsonl``."""
         if self._callback is None:
             return
-        named = {NAMES.get(name, name): value for name, value in line.items()}
+        flat = tree_flatten(line)  # what a report has inside, a mixture's shares, by dotted name
+        named = {NAMES.get(name, name): value for name, value in flat}
         if "val_loss" in line:
             self._callback.on_val_loss_report(named)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,10 +133,10 @@ class RunFolder:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
 
 
-def whole_weights(model: nn.Module, shards: Shards) -> dict[str, mx.array]:
-    """Gather what is trained, by key, for the first process. The others have a part of it, and are to come here too."""
+def whole_weights(parameters: Iterable[tuple[str, mx.array]], shards: Shards) -> dict[str, mx.array]:
+    """Gather parameters, by key, for the first process. The others have a part of each, and are to come here too."""
     found = {}
-    for key, value in tree_flatten(model.trainable_parameters()):
+    for key, value in parameters:
         whole = shards.whole(key, value)
         mx.eval(whole)
         if shards.processes.rank == 0:
@@ -168,7 +168,7 @@ def load_checkpoint(
     differences = saved_run(path).differences(run)
     if differences:
         raise TrainingError(
-            f"{path} is of another run: {'; '.join(differences)}. Give the same settings, or another `adapter_path`."
+            f"{path} is of another run: {'; '.join(differences)}. Give the same settings, or another `folder`."
         )
     try:
         progress = Progress(**json.loads((path / "progress.json").read_text("utf-8")))
@@ -181,9 +181,7 @@ def load_checkpoint(
         raise _damaged(path, error) from None
     ours = tree_flatten(model.trainable_parameters())
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in ours}:
-        raise CheckpointError(
-            f"{path} holds other weights than this run trains; give another `adapter_path`."
-        )
+        raise CheckpointError(f"{path} holds other weights than this run trains; give another `folder`.")
     model.load_weights(list(weights.items()), strict=False)
     optimizer.state = tree_unflatten(list(state.items()))
     return progress

@@ -76,8 +76,9 @@ def _added_up(
 ) -> tuple[mx.array, Any]:
     """Sum measures and gradients; those of a lone micro-batch are let go of."""
     totals, gradients = mx.zeros(len(task.measures)), None
+    looks = task.looks(batches, look)
     for batch in batches:
-        (_, measured), own = gradients_of(task.model, batch, look(batch))
+        (_, measured), own = gradients_of(task.model, batch, next(looks))
         totals = totals + mx.stack(measured)
         gradients = own if gradients is None else tree_map(mx.add, gradients, own)
         mx.eval(totals, gradients)

@@ -38,6 +38,7 @@ class Task:
     measures: tuple[str, ...] = (
         "loss",
     )  # what the loss measures beside what it makes smaller; first the loss
+    keeps_frozen: bool = False  # ``save`` takes all weights of the model, not the trained ones alone
     waited: float = 0.0  # seconds that updates stood still for data
 
     def __init__(self, model: nn.Module, recipe: Recipe):
@@ -56,6 +57,22 @@ class Task:
         """Do for a micro-batch what no trained weight is involved in, outside of the gradient."""
         return None
 
+    def looks(self, update: Sequence[MicroBatch], look: Look) -> Iterator[Any]:
+        """Yield what is seen of each micro-batch of an update, when its turn comes.
+
+        What all of them have to do with each other is found here, before the first: it is called for every update
+        and every group of held-out rows, even where this process's share is empty.
+
+        Args:
+            update: this process's share.
+            look: ``look``, watched by the trainer.
+        """
+        return map(look, update)
+
+    def told(self) -> dict[str, Any]:
+        """Return what a report tells beside, since the last one. All processes come here together."""
+        return {}
+
     def loss(self, model: nn.Module, batch: MicroBatch, seen: Any) -> tuple[mx.array, Measured]:
         """Return what is to become smaller, and the measures, all summed over what is learned.
 
@@ -68,6 +85,13 @@ class Task:
 
         Raises:
             TrainingError: says why.
+        """
+
+    def require_room(self) -> None:
+        """Refuse a run that will not fit the memory, before it begins; not one that is spread over processes.
+
+        Raises:
+            TrainingError: says what to lower.
         """
 
     def num_held_out(self, num_batches: int) -> int:
@@ -83,5 +107,5 @@ class Task:
 
         Args:
             folder: of the run, or inside it for the best weights so far.
-            weights: the trained ones, whole, by key.
+            weights: the trained ones, or all with ``keeps_frozen``, whole, by key.
         """

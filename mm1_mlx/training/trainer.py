@@ -180,7 +180,7 @@ class Trainer:
             return
         self.model.eval()
         with closing(self.task.held_out(rows)) as groups:
-            total, learned = losses(groups, self._loss_of)
+            total, learned = losses(groups, self._losses_of)
         total, learned = self._summed(total, learned)
         if not learned:
             return
@@ -190,11 +190,13 @@ class Trainer:
         if better:
             progress.best_val_loss, progress.best_update = loss, progress.update
             if progress.update:
-                self._keep(self.folder.best, whole_weights(self.model, self._shards))
+                self._keep(self.folder.best, self._learned())
 
-    def _loss_of(self, batch: MicroBatch) -> mx.array:
-        _, (loss, *_) = self.task.loss(self.model, batch, self._look(batch))
-        return loss
+    def _losses_of(self, group: Sequence[MicroBatch]) -> Iterator[mx.array]:
+        looks = self.task.looks(group, self._look)
+        for batch in group:
+            _, (loss, *_) = self.task.loss(self.model, batch, next(looks))
+            yield loss
 
     def _look(self, batch: MicroBatch) -> Any:
         """Look at the pictures of a micro-batch."""
@@ -214,7 +216,7 @@ class Trainer:
         rate = self.optimizer
         rate = rate.optimizers[-1] if hasattr(rate, "optimizers") else rate
         line = meter.line(self.progress.update, float(rate.learning_rate), self.task.waited)
-        self._write(line | {"held_memory": self.held_bytes})
+        self._write(line | {"held_memory": self.held_bytes} | self.task.told())
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.processes.rank == 0:
@@ -222,11 +224,19 @@ class Trainer:
             self._report(line)
 
     def _save(self) -> None:
-        weights = whole_weights(self.model, self._shards)
-        self.folder.save(weights, self.optimizer, self.progress, shards=self._shards, run=self.run)
-        self._keep(self.folder.path, weights)
+        learned = self._learned()
+        self._keep(self.folder.path, learned)  # first: a checkpoint says that what it led to is there
+        self.folder.save(learned, self.optimizer, self.progress, shards=self._shards, run=self.run)
+
+    def _learned(self) -> dict[str, mx.array]:
+        return whole_weights(tree_flatten(self.model.trainable_parameters()), self._shards)
 
     def _keep(self, folder: Path, weights: dict[str, mx.array]) -> None:
+        if self.task.keeps_frozen:
+            learned = {key for key, _ in tree_flatten(self.model.trainable_parameters())}
+            every = tree_flatten(self.model.parameters())
+            frozen = [(key, value) for key, value in every if key not in learned]
+            weights = weights | whole_weights(frozen, self._shards)
         if self.processes.rank == 0:
             self.task.save(folder, weights)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,18 @@ from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import Packed, can_pack
 from mm1_mlx.data.records import Records
 from mm1_mlx.data.sampler import Sampler
-from mm1_mlx.files.identity import model_identity, vision_identity
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.training.causality import require_causality
-from mm1_mlx.training.distributed.in_step import equally_many, equally_often
-from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.dry_run import foreseen, require_room
-from mm1_mlx.training.objective import objective
+from mm1_mlx.training.language_task import LanguageTask
 from mm1_mlx.training.recipe import Recipe
-from mm1_mlx.training.task import Look, Measured, Task
-from mm1_mlx.tuning.adapters import prepare, trained_parts
 from mm1_mlx.tuning.folder import save_adapters
 from mm1_mlx.tuning.settings import Tuning
-from mm1_mlx.vision.cache import VisionCache, entry_key
-from mm1_mlx.vision.look import Seen, see
+from mm1_mlx.vision.cache import VisionCache
 
 
-class TuningTask(Task):
+class TuningTask(LanguageTask):
     """Tunes a model on rows.
 
     Args:
@@ -43,8 +35,6 @@ class TuningTask(Task):
         vision_cache: keep visual tokens here where image encoder and connector are frozen.
     """
 
-    measures = ("loss", "router_loss")
-
     def __init__(
         self,
         model: MM1,
@@ -55,29 +45,20 @@ class TuningTask(Task):
         *,
         vision_cache: VisionCache | None = None,
     ):
-        super().__init__(model, recipe)
-        self.tuning, self._base = tuning, model_identity(model)
-        mx.random.seed(recipe.seed)
-        prepare(model, tuning)
-        self.trained = trained_parts(model)
-        self.vision_cache = None if self.trained & {"image_encoder", "connector"} else vision_cache
-        if self.vision_cache is not None:
-            vision_identity(model)  # here, not in a thread
-        self._processes = Processes()
-        self._in_step = recipe.shard and self._processes.size > 1
+        super().__init__(model, recipe, tuning, vision_cache=vision_cache)
         self.batches, self._held_out = (
             self._batches(processor, rows[split]) if split in rows else None for split in ("train", "valid")
         )
 
     def _batches(self, processor: Processor, rows: Records) -> Batches:
-        sampler = Sampler(len(rows), self.recipe, self._processes.rank, self._processes.size)
+        sampler = Sampler(len(rows), self.recipe, self.processes.rank, self.processes.size)
         packing = self.recipe.pack and can_pack(self.model)
-        return Batches(rows, processor, self.recipe, sampler, packing=packing, known=self._known)
+        return Batches(rows, processor, self.recipe, sampler, packing=packing, known=self.knows)
 
     @property
     def run(self) -> dict[str, Any]:
         """What makes the run this run beside its recipe."""
-        return {"tuning": self.tuning.to_dict(), "base": self._base, "rows": len(self.batches.rows)}
+        return {"tuning": self.tuning.to_dict(), "base": self.base, "rows": len(self.batches.rows)}
 
     @property
     def waited(self) -> float:
@@ -86,7 +67,7 @@ class TuningTask(Task):
 
     def updates(self, first: int, stop: int) -> Iterator[list[Packed]]:
         """Yield the packed sequences of each update."""
-        return self._together(self.batches.updates(first, stop))
+        return self.together(self.batches.updates(first, stop))
 
     def num_held_out(self, num_batches: int) -> int:
         """Return how many rows so many batches of a validation have."""
@@ -97,36 +78,7 @@ class TuningTask(Task):
 
     def held_out(self, num_rows: int) -> Iterator[list[Packed]]:
         """Yield the first rows of "valid"."""
-        return self._together(self._held_out.in_order(num_rows))
-
-    def _together(self, groups: Iterator[list[Packed]]) -> Iterator[list[Packed]]:
-        """Yield groups of sequences, of which processes that share layers have as many."""
-        with closing(groups):
-            yield from equally_many(groups, self._processes) if self._in_step else groups
-
-    def look(self, packed: Packed) -> Seen:
-        """Look at the pictures of a sequence."""
-        batch_size = self.recipe.vision_batch_size
-        seen = see(
-            self.model, packed.pictures, trained=self.trained, cache=self.vision_cache, batch_size=batch_size
-        )
-        if self._in_step:
-            return equally_often(self.model, seen, self._processes)
-        return seen
-
-    def _known(self, digest: str) -> bool:
-        return self.vision_cache is not None and entry_key(digest, self.model) in self.vision_cache
-
-    def loss(self, model: MM1, packed: Packed, seen: Seen) -> tuple[mx.array, Measured]:
-        """Return the objective, and apart the losses of language and of routers."""
-        whole, loss = objective(model, packed, seen)
-        return whole, (loss, whole - loss)
-
-    def require_sound(self, update: Sequence[Packed], look: Look) -> None:
-        """Refuse a wrong mask: tried on the sequence with the most rows."""
-        if update:
-            packed = max(update, key=lambda packed: len(packed.names))
-            require_causality(self.model, packed, look(packed))
+        return self.together(self._held_out.in_order(num_rows))
 
     def require_room(self) -> None:
         """Refuse a run that will not fit the memory, before it begins; not one that is spread over processes.
@@ -142,4 +94,4 @@ class TuningTask(Task):
 
     def save(self, folder: Path, weights: dict[str, mx.array]) -> None:
         """Write the adapter folder."""
-        save_adapters(self.model, self.tuning, folder, base_identity=self._base, weights=weights)
+        save_adapters(self.model, self.tuning, folder, base_identity=self.base, weights=weights)

@@ -18,14 +18,13 @@ from mm1_mlx.vision.look import see
 
 
 def losses(
-    groups: Iterator[list[MicroBatch]], loss_of: Callable[[MicroBatch], mx.array]
+    groups: Iterator[list[MicroBatch]], losses_of: Callable[[list[MicroBatch]], Iterator[mx.array]]
 ) -> tuple[float, int]:
     """Sum the loss over all that is learned in groups of micro-batches, and count that; the model learns nothing."""
     total, learned = 0.0, 0
     for group in groups:
-        for batch in group:
-            total += loss_of(batch).item()
-            learned += batch.num_learned
+        total += sum(loss.item() for loss in losses_of(group))
+        learned += sum(batch.num_learned for batch in group)
     return total, learned
 
 
@@ -42,5 +41,5 @@ def mean_loss(model: MM1, processor: Processor, rows: Records, recipe: Recipe) -
         return loss_sum(model, packed, seen)
 
     model.eval()
-    total, learned = losses(batches.in_order(len(rows)), loss)
+    total, learned = losses(batches.in_order(len(rows)), lambda group: map(loss, group))
     return total / max(learned, 1), learned

@@ -58,7 +58,7 @@ def prepare(model: MM1, tuning: Tuning) -> None:
     forget_identity(model)
 
 
-def tunings_of(model: MM1) -> tuple[Tuning, ...]:
+def tunings_of(model: nn.Module) -> tuple[Tuning, ...]:
     """Return how the model was changed since it was loaded: by one tuning, or by several adapters."""
     return getattr(model, "_tunings", ())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -64,3 +65,9 @@ class Tuning(Config):
 
 
 PARTS = tuple(field.name for field in fields(Tuning))
+
+
+def in_full(parts: Iterable[str]) -> Tuning:
+    """Return that these parts learn with all their weights, and the others do not."""
+    chosen = set(parts)
+    return Tuning(*(PartTuning("full" if part in chosen else "frozen") for part in PARTS))

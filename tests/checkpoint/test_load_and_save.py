@@ -7,6 +7,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mm1_mlx import MM1, load, preset, quantize, save
+from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.writing import new_folder
 
@@ -287,3 +288,12 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tiny_folder):
 def test_an_unknown_dtype_is_refused(tiny_folder):
     with pytest.raises(ConfigError, match="int8"):
         load(tiny_folder, dtype="int8")
+
+
+def test_a_folder_may_have_a_card_and_weights_of_its_own(mm1_tiny, tmp_path):
+    model, _ = mm1_tiny
+    weights = {key: value * 2 for key, value in tree_flatten(model.parameters())}
+    save(model, tmp_path / "own", companions=find_folder("mm1-tiny"), weights=weights, card="# Own\n")
+    assert (tmp_path / "own" / "README.md").read_text() == "# Own\n"
+    loaded, _ = load(tmp_path / "own")
+    assert all(mx.array_equal(value, weights[key]) for key, value in tree_flatten(loaded.parameters()))

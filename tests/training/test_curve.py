@@ -60,11 +60,13 @@ def test_metrics_go_to_a_service_in_mlx_lms_names(tmp_path, monkeypatch):
     reporter = Reporter("wandb", "pictures", tmp_path / "german", {"rank": 8})
     reporter.report({"update": 3, "loss": 0.5})
     reporter.report({"update": 3, "val_loss": 0.7})
+    reporter.report({"update": 4, "mixture": {"text": {"rows": 0.1}}})
     assert (
         sent[0]["project"] == "pictures" and sent[0]["name"] == "german" and sent[0]["config"] == {"rank": 8}
     )
     assert sent[1] == (({"iteration": 3, "train_loss": 0.5},), {"step": 3})
     assert sent[2] == (({"iteration": 3, "val_loss": 0.7},), {"step": 3})
+    assert sent[3] == (({"iteration": 4, "mixture.text.rows": 0.1},), {"step": 4})
 
 
 @pytest.mark.parametrize(

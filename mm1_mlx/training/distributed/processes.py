@@ -42,6 +42,18 @@ class Processes:
         """The rows of this process. Taken, not sliced: a slice would keep the whole matrix in memory."""
         return _taken(whole, np.unique(_rows_of_each(len(whole), self.size)[self.rank]))
 
+    def rows_of_all(self, rows: mx.array) -> list[mx.array]:
+        """The rows of each process, which may have different numbers of them; the same everywhere, in order."""
+        if self.size == 1:
+            return [rows]
+        counts = self.summed(*(len(rows) * (rank == self.rank) for rank in range(self.size)))
+        most, rest = max(counts, default=0), rows.shape[1:]
+        if most == 0:
+            return [rows] * self.size
+        padded = mx.concatenate([rows, mx.zeros((most - len(rows), *rest), rows.dtype)])
+        every = mx.distributed.all_gather(padded, group=self.group).reshape(self.size, most, *rest)
+        return [every[rank, :count] for rank, count in enumerate(counts)]
+
     def gather(
         self, parts: Sequence[mx.array], rows: Sequence[int], after: Sequence[mx.array] = ()
     ) -> list[mx.array]:

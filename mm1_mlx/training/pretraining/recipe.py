@@ -1,0 +1,336 @@
+"""A pre-training recipe: a model to begin with, and the stages that it goes through."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mm1_mlx.config import DecoderConfig
+from mm1_mlx.data.mixture import weights_of
+from mm1_mlx.data.sources import SourceSettings
+from mm1_mlx.errors import ConfigError
+from mm1_mlx.settings import EMBEDDED_MODEL
+from mm1_mlx.strict import Config
+from mm1_mlx.training.options import RunOptions
+from mm1_mlx.training.recipe import Recipe
+
+Kind = Literal["contrastive", "pretraining", "sft"]
+Part = Literal["encoder", "connector", "decoder"]
+PARTS: dict[str, str] = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
+CAPTIONS = "captions"  # the source that a contrastive stage takes of the recipe's
+SECTIONS = ("vision_config", "connector_config", "text_config", "image_config")
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelSource(Config):
+    """Where the model of a recipe comes from: a folder as it is, or parts, of which some may be new.
+
+    A new part has random weights, by the recipe's seed. Its sizes are those of ``preset``, changed by the sections
+    that are given; whole sections need no preset.
+    """
+
+    folder: str | None = None  # a model folder or hub id; then nothing else is said
+    preset: str | None = None  # "mm1-tiny", "mm1-3b": sizes of all parts
+    image_encoder: str | None = None  # a model folder whose image encoder is taken
+    decoder: str | None = None  # a model folder whose decoder is taken, with its tokenizer
+    tokenizer: str | None = None  # a folder with the tokenizer of a new decoder
+    image_token_id: int | None = None  # where the tokenizer's folder does not tell it
+    vision_config: dict | None = None  # changes to sizes, as config.json has them
+    connector_config: dict | None = None
+    text_config: dict | None = None
+    image_config: dict | None = None
+
+    def __post_init__(self) -> None:
+        others = [f.name for f in fields(self) if f.name != "folder" and getattr(self, f.name) is not None]
+        self._require(
+            self.folder is None or not others,
+            f"folder is a whole model, so {', '.join(others)} cannot be given beside it.",
+        )
+        self._require(
+            self.decoder is None or self.tokenizer is None,
+            f"the decoder of {self.decoder} reads with its own tokenizer; leave out tokenizer {self.tokenizer}, whose "
+            "vocabulary is another.",
+        )
+        for name, source in (("vision_config", self.image_encoder), ("text_config", self.decoder)):
+            self._require(
+                source is None or getattr(self, name) is None,
+                f"{name} is that of {source}, whose weights are taken; leave it out.",
+            )
+
+
+@dataclass(frozen=True)
+class ContrastiveSettings(Config):
+    """The text tower beside the image encoder, and how the two are brought together."""
+
+    hidden_dims: int  # width of the text tower
+    feed_forward_dims: int
+    num_layers: int
+    num_heads: int
+    embedding_dims: int  # width of the space in which pictures and texts meet
+    loss: Literal["clip", "siglip"] = "clip"
+    chunk_size: int = 64  # pairs computed together; the loss is over all of an update
+    max_text_length: int = 77  # tokens of a caption, CLIP's; longer ones are cut
+
+    def __post_init__(self) -> None:
+        self._require_positive("embedding_dims", "chunk_size", "num_heads")
+        self._require(
+            self.max_text_length > 1, f"max_text_length is {self.max_text_length}, expected at least 2."
+        )
+        self._require(
+            self.hidden_dims % self.num_heads == 0,
+            f"hidden_dims is {self.hidden_dims}, not a multiple of num_heads {self.num_heads}.",
+        )
+        self.tower(1)
+
+    def tower(self, vocab_size: int) -> DecoderConfig:
+        """Return the text tower: a decoder of our kind, causal, with rotary positions."""
+        return DecoderConfig(
+            vocab_size=vocab_size,
+            hidden_dims=self.hidden_dims,
+            feed_forward_dims=self.feed_forward_dims,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_heads,
+            head_dims=self.hidden_dims // self.num_heads,
+            max_positions=self.max_text_length,
+            rope_theta=10_000.0,
+            norm_eps=1e-5,
+            tied_head=True,
+        )
+
+
+@dataclass(frozen=True)
+class Stage(Config):
+    """One stage: what learns from what, and how. In a file its ``given`` keys stand beside the others."""
+
+    name: str
+    kind: Kind = "pretraining"
+    start: str | None = None  # an earlier stage, a model folder or hub id; None: the stage before
+    train: tuple[Part, ...] | None = (
+        None  # parts that learn, in full; None: all that the kind of stage can train
+    )
+    sources: dict | None = None  # what is learned from, by name; None: the recipe's
+    valid: dict | None = None  # what the loss is measured on now and then, by name
+    mix: str | None = None  # shares of sources without a weight; None: the recipe's
+    image: dict | None = None  # changes to image_config, such as a larger image_size
+    contrastive: ContrastiveSettings | None = None  # of a contrastive stage alone
+    options: RunOptions = field(default_factory=RunOptions)
+    given: dict = field(default_factory=dict)  # settings of ``Recipe`` that the file gives
+
+    def __post_init__(self) -> None:
+        self._require(
+            bool(self.name) and Path(self.name).name == self.name and not self.name.startswith("."),
+            f"name is {self.name!r}, expected the name of a folder.",
+        )
+        is_contrastive = self.kind == "contrastive"
+        self._require(
+            is_contrastive == (self.contrastive is not None),
+            "kind contrastive needs the section contrastive, and no other kind has it.",
+        )
+        self._require(
+            self.train is None or not is_contrastive,
+            "train is not for a contrastive stage, in which the image encoder learns.",
+        )
+        self._require(
+            self.train != (), "train is empty, so nothing would learn; name parts, or leave it out."
+        )
+        lacking = [name for name in ("iters", "batch_size") if name not in self.given]
+        self._require(not lacking, f"{' and '.join(lacking)} must be given.")
+        self._require(
+            self.valid is None or self.options.val_batches > 0,
+            "val_batches is -1, but a mixture has no end; give a number.",
+        )
+        recipe = self.recipe({})
+        self._require(
+            not (is_contrastive and recipe.shard),
+            "shard is not for a contrastive stage; its processes have the whole of both towers.",
+        )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the model that learn, as it names them."""
+        if self.kind == "contrastive":
+            return ("image_encoder",)
+        return tuple(part for name, part in PARTS.items() if self.train is None or name in self.train)
+
+    def identity(self) -> Values:
+        """Return what the stage is beside its settings and rows: another one cannot go on from its checkpoints."""
+        contrastive = None if self.contrastive is None else self.contrastive.to_dict()
+        return {"kind": self.kind, "parts": list(self.parts), "image": self.image, "contrastive": contrastive}
+
+    def recipe(self, defaults: Values) -> Recipe:
+        """Return all settings: what the file gives, ``defaults`` for the rest."""
+        return Recipe.from_dict(defaults | self.given)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Stage:
+        """Build from a mapping in which everything stands side by side.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value is of the wrong type.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"a stage is {values!r}, expected keys and values.")
+        values = {str(key).replace("-", "_"): value for key, value in values.items()}
+        homes = {"given": _names(Recipe), "options": _names(RunOptions)}
+        own = _names(cls) - set(homes)
+        known = own.union(*homes.values())
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"a stage has an unknown key {key!r}.{_near(key, known)}")
+        inner = {home: {k: v for k, v in values.items() if k in names} for home, names in homes.items()}
+        read = {key: _sources(values[key]) for key in ("sources", "valid") if values.get(key) is not None}
+        return super().from_dict({k: v for k, v in values.items() if k in own} | inner | read)
+
+
+@dataclass(frozen=True)
+class PretrainingRecipe(Config):
+    """A whole recipe file."""
+
+    model: ModelSource
+    stages: tuple[Stage, ...]
+    sources: dict | None = None  # of stages that have none
+    mix: str = "mm1"  # shares of sources without a weight
+    seed: int = 0  # of new weights, and of the first stage; each later one has the next
+    dtype: Literal["float16", "bfloat16", "float32"] = "float32"  # of the weights; 16 bits hardly move
+
+    def __post_init__(self) -> None:
+        self._require(self.seed >= 0, f"seed is {self.seed}, expected 0 or more.")
+        self._require(bool(self.stages), "there are no stages; write at least one.")
+        names = [stage.name for stage in self.stages]
+        for number, stage in enumerate(self.stages):
+            self._require(
+                names.index(stage.name) == number,
+                f"stages {names.index(stage.name) + 1} and {number + 1} are both called {stage.name!r}; rename one.",
+            )
+            self._check_start(stage.start, stage.name, names[:number])
+            try:
+                self.weights(stage)
+                if stage.valid is not None:
+                    self.weights(stage, valid=True)
+            except ConfigError as error:
+                raise ConfigError(f"stage {stage.name}: {error}") from None
+
+    def _check_start(self, start: str | None, name: str, earlier: list[str]) -> None:
+        """Refuse what is no earlier stage and cannot be a model."""
+        if start is None or start in earlier or start == EMBEDDED_MODEL or "/" in start:
+            return
+        there = f"the earlier ones are {', '.join(earlier)}" if earlier else "there is none before it"
+        near = difflib.get_close_matches(start, earlier, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"stage {name!r} starts from {start!r}, which names no earlier stage ({there}) and no model folder.{hint}"
+        )
+
+    def sources_of(self, stage: Stage) -> dict[str, SourceSettings]:
+        """Return what a stage learns from: its own sources, or the recipe's; for contrastive learning its captions.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if stage.sources is not None:
+            return stage.sources
+        if stage.kind == "sft":
+            raise ConfigError("instruction tuning needs sources of its own, with conversations or questions.")
+        if self.sources is None:
+            raise ConfigError("it has no sources, nor has the recipe; name them under sources.")
+        if stage.kind == "pretraining":
+            return self.sources
+        if CAPTIONS not in self.sources:
+            raise ConfigError(f"it has no sources, and none of the recipe's is called {CAPTIONS}; name some.")
+        return {CAPTIONS: replace(self.sources[CAPTIONS], weight=None)}
+
+    def weights(self, stage: Stage, *, valid: bool = False) -> dict[str, float]:
+        """Return each source's share of a stage's rows, or of those that are not trained on.
+
+        Raises:
+            ConfigError: they do not sum to 1, or there are no sources.
+        """
+        return weights_of(stage.valid if valid else self.sources_of(stage), stage.mix or self.mix)
+
+    def seed_of(self, stage: Stage) -> int:
+        """Return the stage's own seed: no two stages draw the same rows in the same order."""
+        return stage.given.get("seed", self.seed + self.stages.index(stage))
+
+    def named(self, name: str) -> Stage:
+        """Return a stage.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise ConfigError(f"`stage` {name} is not in the recipe.{_near(name, set(names))}")
+        return self.stages[names.index(name)]
+
+    def before(self, stage: Stage) -> Stage | None:
+        """Return the stage that another one starts from; None: it starts from a model."""
+        number = self.stages.index(stage)
+        if stage.start is None:
+            return self.stages[number - 1] if number else None
+        return next((found for found in self.stages[:number] if found.name == stage.start), None)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> PretrainingRecipe:
+        """Build from a parsed file, in which ``model`` may be a name alone.
+
+        Raises:
+            ConfigError: names the stage that is at fault.
+        """
+        if isinstance(values, dict) and values.get("sources") is not None:
+            values = values | {"sources": _sources(values["sources"])}
+        if isinstance(values, dict) and isinstance(values.get("model"), str):
+            values = values | {"model": {"folder": values["model"]}}
+        if isinstance(values, dict) and isinstance(values.get("stages"), list):
+            values = values | {
+                "stages": list(map(_stage, values["stages"], range(1, len(values["stages"]) + 1)))
+            }
+        return super().from_dict(values)
+
+
+def read_recipe(path: Path) -> PretrainingRecipe:
+    """Read a recipe file.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is unknown, missing or does not go together.
+    """
+    from mm1_mlx.files.yaml_files import read_mapping
+
+    values = read_mapping(path, str(path), "model and stages")
+    try:
+        return PretrainingRecipe.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _sources(values: Any) -> dict[str, SourceSettings]:
+    """Read sources by name."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"sources are {values!r}, expected names, and for each path, hub or generator.")
+    found = {}
+    for name, source in values.items():
+        try:
+            found[str(name)] = SourceSettings.from_dict(source)
+        except ConfigError as error:
+            raise ConfigError(f"source {name}: {error}") from None
+    return found
+
+
+def _stage(values: Any, number: int) -> Stage:
+    try:
+        return Stage.from_dict(values)
+    except ConfigError as error:
+        name = values.get("name") if isinstance(values, dict) else None
+        raise ConfigError(f"stage {number}{f' ({name})' if name else ''}: {error}") from None
+
+
+def _names(kind: type[Config]) -> set[str]:
+    return {found.name for found in fields(kind)}
+
+
+def _near(key: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(key, sorted(known), n=1)
+    return f" Did you mean {near[0]}?" if near else f" There are {', '.join(sorted(known))}."

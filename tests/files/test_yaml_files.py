@@ -1,0 +1,52 @@
+"""YAML files: strict about keys, as people write numbers."""
+
+import pytest
+
+from mm1_mlx.errors import ConfigError
+from mm1_mlx.files.yaml_files import read_mapping
+
+
+def read(tmp_path, text):
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    return read_mapping(path, "file.yaml", "flags")
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("2.5e3", 2500.0),
+        ("-1E+2", -100.0),
+        ("0.5", 0.5),
+        ("3", 3),
+        ("1e-4x", "1e-4x"),
+        ("e4", "e4"),
+    ],
+)
+def test_numbers_are_numbers(tmp_path, word, value):
+    assert read(tmp_path, f"rate: {word}") == {"rate": value}
+
+
+def test_keys_are_those_of_python(tmp_path):
+    assert read(tmp_path, "batch-size: 3") == {"batch_size": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\na: 2", "the key 'a' stands twice"),
+        ("b: {a: 1, a: 2}", "the key 'a' stands twice"),
+        ("a: [1", "cannot be read"),
+        ("- a", r"holds \['a'\], expected flags"),
+        ("", "holds None, expected flags"),
+    ],
+)
+def test_what_is_no_mapping_is_told(tmp_path, text, words):
+    with pytest.raises(ConfigError, match=rf"file.yaml .*{words}|file.yaml {words}"):
+        read(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="x cannot be read: No such file"):
+        read_mapping(tmp_path / "x", "x", "flags")
