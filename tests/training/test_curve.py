@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mm1_mlx.errors import UsageError
-from mm1_mlx.training.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curve, draw_curve, ticks
+from mm1_mlx.seeing.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ticks
+from mm1_mlx.training.curve import curve, draw_curve
 from mm1_mlx.training.reporters import Reporter
 
 
