@@ -138,18 +138,21 @@ def _lines_of(path: Path) -> list[Line]:
 
 def _require_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with answers that were made otherwise."""
-    for name, value in ours.items():
-        if name not in theirs:
-            continue
+    for name in ours.keys() & theirs.keys():
+        was, value = theirs[name], ours[name]
         if name == "data":
-            other = [task for task, own in value.items() if _differ(theirs[name].get(task, {}), own)]
+            other = [task for task, own in value.items() if _differ(was.get(task, {}), own)]
             if other:
                 raise DataError(
                     f"{folder}: the data of {', '.join(other)} have changed; give another `output`."
                 )
-        elif theirs[name] != value:
+        elif name == "weights" and was != value:
+            raise DataError(f"{folder} was made by another model or other weights; give another `output`.")
+        elif isinstance(value, dict):
+            _require_same(was, value, folder)
+        elif was != value:
             raise DataError(
-                f"{folder} was made with `{name}` {theirs[name]}, not {value}; give the same, or another `output`."
+                f"{folder} was made with `{name}` {was}, not {value}; give the same, or another `output`."
             )
 
 

@@ -45,7 +45,7 @@ def score_file(path: Path, task: Task, *, data: str | None, rules: Rules) -> lis
     return [told | result for result in results_of(lines, metric, rules)]
 
 
-def _read(path: Path) -> dict[int, dict[str, Any]]:
+def _read(path: Path) -> dict[int, Any]:
     """Return the objects of a file by line, or by place in its list."""
     try:
         if path.read_bytes()[:1] == b"[":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -87,12 +88,13 @@ def _deciding(
     model: MM1, processor: Processor, exams: Sequence[Exam], settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Return everything that answers depend on, but the numbers of shots and the seeds, which they name themselves."""
-    return {
+    deciding = {
         "weights": model_identity(model),
         "image_config": processor.config.image_config.to_dict(),
         **settings.deciding(),
         "data": {exam.task.name: exam.digests for exam in exams},
     }
+    return json.loads(json.dumps(deciding))  # as it will be read again
 
 
 def _ask_all(

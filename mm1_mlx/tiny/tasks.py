@@ -25,7 +25,7 @@ from mm1_mlx.tiny.world import (
     render,
 )
 
-NUM_ITEMS: dict[Split, int] = {"queries": 1000, "support": 256}
+NUM_ITEMS: dict[Split, int] = {"queries": 1000, "support": 128}
 FIRST_SEEDS: dict[Split, int] = {"queries": TESTING_SEEDS, "support": TRAINING_SEEDS}
 YES_OR_NO = ("yes", "no")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -91,5 +91,5 @@ def _read(kind: str, data: str | None, split: Split) -> TinyItems:
 
 def _png(scene: Scene) -> bytes:
     file = io.BytesIO()
-    render(scene).save(file, "PNG")
+    render(scene).save(file, "PNG", compress_level=1)
     return file.getvalue()

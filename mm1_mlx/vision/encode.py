@@ -81,7 +81,7 @@ def visual_tokens_of(
     if cache is not None:
         found = {digest: cache.get(entry_key(digest, model)) for digest in found}
     missing = {picture.digest: picture for picture in pictures if found[picture.digest] is None}
-    made = encode(model, list(missing.values()), clock, batch_size=batch_size)
+    made = encode(model, list(missing.values()), clock, batch_size=batch_size) if missing else []
     for (digest, picture), tokens in zip(missing.items(), made, strict=True):
         found[digest] = model.arrange(tokens, picture.layout.order)
         if cache is not None:
