@@ -138,7 +138,7 @@ def _lines_of(path: Path) -> list[Line]:
 
 def _require_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with answers that were made otherwise."""
-    for name in ours.keys() & theirs.keys():
+    for name in (name for name in ours if name in theirs):
         was, value = theirs[name], ours[name]
         if name == "data":
             other = [task for task, own in value.items() if _differ(was.get(task, {}), own)]
