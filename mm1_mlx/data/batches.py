@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from mm1_mlx.data.examples import Example, make_example
+from mm1_mlx.data.mixture import Mixture
 from mm1_mlx.data.packing import Packed, join, pack
 from mm1_mlx.data.records import Records
 from mm1_mlx.data.sampler import Sampler
@@ -26,7 +28,7 @@ class Batches:
     """Turns the rows that a sampler names into packed sequences.
 
     Args:
-        rows: the data.
+        rows: the data. A mixture says itself which rows come when, counts them, and leaves damaged ones out.
         processor: from ``load``.
         settings: of the data.
         sampler: which rows come when; None: all of them, in a process alone.
@@ -36,7 +38,7 @@ class Batches:
 
     def __init__(
         self,
-        rows: Records,
+        rows: Records | Mixture,
         processor: Processor,
         settings: DataSettings,
         sampler: Sampler | None = None,
@@ -45,7 +47,8 @@ class Batches:
         known: Callable[[str], bool] = lambda digest: False,
     ):
         self.rows, self._processor, self._settings = rows, processor, settings
-        self._sampler = Sampler(len(rows), settings) if sampler is None else sampler
+        self._mixture = rows if isinstance(rows, Mixture) else None
+        self._sampler = self._mixture or sampler or Sampler(len(rows), settings)
         self._packing, self._known = packing, known
         self.left_out: list[str] = []  # why rows could not be used
         self.waited = 0.0  # seconds that updates stood still for data
@@ -78,15 +81,16 @@ class Batches:
         """Put rows into as few sequences as fit, or each into its own."""
         if self._packing:
             width = self._processor.config.text_config.hidden_dims
-            return pack(examples, width=width, most=self._settings.max_seq_length)
+            apart = not self._settings.across_examples
+            return pack(examples, width=width, most=self._settings.max_seq_length, apart=apart)
         return [join([example], pad_to=1) for example in examples]
 
-    def _sequences(self, groups: Iterable[Sequence[int]]) -> Iterator[list[Packed]]:
+    def _sequences(self, groups: Iterable[Sequence[Any]]) -> Iterator[list[Packed]]:
         """Yield the sequences of each group of rows; the threads end when no more are asked for."""
         pool, begun = ThreadPoolExecutor(WORKERS), deque()
         try:
             for numbers in groups:
-                begun.append([pool.submit(self._prepare, number) for number in numbers])
+                begun.append([(number, pool.submit(self._prepare, number)) for number in numbers])
                 if len(begun) > 1:
                     yield self.packed(self._finish(begun.popleft()))
             if begun:
@@ -94,24 +98,33 @@ class Batches:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _finish(self, futures: Sequence[Future[Example]]) -> list[Example]:
+    def _finish(self, begun: Sequence[tuple[Any, Future[Example]]]) -> list[Example]:
         """Wait for rows; those that cannot be used are left out where that is asked for."""
         start, examples = time.perf_counter(), []
-        for future in futures:
+        for number, future in begun:
             try:
                 examples.append(future.result())
             except DataError as error:
-                if not self._settings.skip_bad:
-                    raise DataError(
-                        f"{error} `check_data` lists all such rows, `skip_bad` trains without them."
-                    ) from None
-                self.left_out.append(str(error))
-                if len(self.left_out) <= NAMED:
-                    print(f"mm1: left out: {error}", file=sys.stderr)
+                self._leave_out(number, error)
+            else:
+                if self._mixture is not None:
+                    self._mixture.count(number, examples[-1])
         self.waited += time.perf_counter() - start
         return examples
 
-    def _prepare(self, number: int) -> Example:
+    def _leave_out(self, number: Any, error: DataError) -> None:
+        if self._mixture is not None:
+            self._mixture.leave_out(number, error)
+            return
+        if not self._settings.skip_bad:
+            raise DataError(
+                f"{error} `check_data` lists all such rows, `skip_bad` trains without them."
+            ) from None
+        self.left_out.append(str(error))
+        if len(self.left_out) <= NAMED:
+            print(f"mm1: left out: {error}", file=sys.stderr)
+
+    def _prepare(self, number: Any) -> Example:
         """Make one row ready, its pictures decoded, resized and cut."""
         example = self._example(number)
         try:
@@ -120,12 +133,13 @@ class Batches:
             raise DataError(f"{example.name}: {error}") from None
         return replace(example, pictures=pictures)
 
-    def _example(self, number: int) -> Example:
+    def _example(self, number: Any) -> Example:
         settings = self._settings
         return make_example(
             self.rows[number],
             self._processor,
             train_on_prompt=settings.train_on_prompt,
             max_length=settings.max_seq_length,
+            max_pictures=settings.max_pictures,
             truncate=settings.truncate,
         )

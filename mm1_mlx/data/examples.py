@@ -38,6 +38,7 @@ def make_example(
     *,
     train_on_prompt: bool = False,
     max_length: int | None = None,
+    max_pictures: int | None = None,
     truncate: bool = False,
 ) -> Example:
     """Tokenise a row and find its pictures; they are not decoded.
@@ -50,6 +51,7 @@ def make_example(
         processor: from ``load``.
         train_on_prompt: learn all text of a conversation.
         max_length: tokens; a longer row is refused, or cut.
+        max_pictures: a row with more is refused, or cut before the first that is too many.
         truncate: cut a longer row, never inside a picture.
 
     Raises:
@@ -65,13 +67,17 @@ def make_example(
         raise DataError(f"{record.name}: {error}") from None
     flags = _spread(ids, learned, inputs, processor.config.image_token_id)
     example = Example(record.name, np.array(inputs.input_ids), flags, inputs.pictures)
-    if max_length is not None and len(example) > max_length:
-        if not truncate:
+    limits = (
+        (len(example), "tokens", "max_seq_length", max_length),
+        (len(example.pictures), "pictures", "max_pictures", max_pictures),
+    )
+    for found, things, name, most in limits:
+        if most is not None and found > most and not truncate:
             raise DataError(
-                f"{record.name}: it is {len(example):,} tokens, more than `max_seq_length` {max_length:,}; shorten it, "
+                f"{record.name}: it is {found:,} {things}, more than `{name}` {most:,}; shorten it, "
                 "raise the limit, or give `truncate`."
             )
-        example = _cut(example, inputs, max_length)
+    example = _cut(example, inputs, max_length, max_pictures)
     example.learned[0] = False  # nothing comes before it
     if not example.num_learned:
         raise DataError(
@@ -134,9 +140,13 @@ def _spread(ids: list[int], learned: list[bool], inputs: Inputs, token: int) -> 
     return np.array(flags)
 
 
-def _cut(example: Example, inputs: Inputs, max_length: int) -> Example:
-    """The first ``max_length`` tokens, or fewer where a picture would be cut."""
-    stop = next((p.start for p in inputs.image_places if p.start < max_length < p.stop), max_length)
+def _cut(example: Example, inputs: Inputs, max_length: int | None, max_pictures: int | None) -> Example:
+    """Keep as many tokens and pictures as may be, no picture in part."""
+    stop = len(example) if max_length is None else min(max_length, len(example))
+    for number, places in enumerate(inputs.image_places):
+        if places.stop > stop or number == max_pictures:
+            stop = min(stop, places.start)
+            break
     kept = sum(places.stop <= stop for places in inputs.image_places)
     return replace(
         example, ids=example.ids[:stop], learned=example.learned[:stop], pictures=example.pictures[:kept]

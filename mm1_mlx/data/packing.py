@@ -44,7 +44,7 @@ class Packed:
         return len(self.pictures)
 
 
-def pack(examples: Sequence[Example], *, width: int, most: int) -> list[Packed]:
+def pack(examples: Sequence[Example], *, width: int, most: int, apart: bool = True) -> list[Packed]:
     """Put rows into as few sequences as best fit finds, the longest first.
 
     Attention is computed over all of a sequence, of which a row needs its own part alone. That costs little beside
@@ -54,6 +54,7 @@ def pack(examples: Sequence[Example], *, width: int, most: int) -> list[Packed]:
         examples: rows, of any length.
         width: of the decoder.
         most: tokens of a sequence. A row that is longer than the room there is has a sequence of its own.
+        apart: attention stays inside a row.
     """
     capacity = min(most, width)
     bins: list[list[Example]] = []
@@ -67,16 +68,17 @@ def pack(examples: Sequence[Example], *, width: int, most: int) -> list[Packed]:
         else:
             bins.append([example])
             room.append(capacity - len(example))
-    return [join(rows) for rows in bins]
+    return [join(rows, apart=apart) for rows in bins]
 
 
-def join(examples: Sequence[Example], *, pad_to: int = PAD_TO) -> Packed:
-    """Put rows into one sequence, in order."""
+def join(examples: Sequence[Example], *, pad_to: int = PAD_TO, apart: bool = True) -> Packed:
+    """Put rows into one sequence, in order; unless they stay apart, attention takes it for one row."""
     num_tokens = sum(map(len, examples))
     padding = -num_tokens % pad_to
     ids = np.concatenate([*(example.ids for example in examples), np.zeros(padding, np.int32)])
     learned = np.concatenate([*(example.learned for example in examples), np.zeros(padding, bool)])
-    rows = np.repeat([*range(len(examples)), -1], [*map(len, examples), padding])
+    numbers = range(len(examples)) if apart else [0] * len(examples)
+    rows = np.repeat([*numbers, -1], [*map(len, examples), padding])
     return Packed(
         names=tuple(example.name for example in examples),
         ids=mx.array(ids.astype(np.int32)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,6 +10,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from mm1_mlx.data.settings import DataSettings
+
+WINDOW = 4  # groups of rows that are read together
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,32 @@ class Sampler:
     def _row(self, place: int) -> int:
         """Return the row at a place of the endless sequence of epochs."""
         epoch, number = divmod(place, self.num_rows)
-        return int(order(self.num_rows, self.settings.seed, epoch)[number])
+        return int(_order_of_epoch(self.num_rows, self.settings.seed, epoch)[number])
 
 
-@lru_cache(maxsize=2)  # an update may reach into the next epoch
-def order(num_rows: int, seed: int, epoch: int) -> Int64[np.ndarray, "R"]:
-    """Return the order in which an epoch takes the rows: a permutation that ``seed`` and ``epoch`` alone decide.
+def order(num_rows: int, seed: int, *key: int) -> Int64[np.ndarray, "R"]:
+    """Return the order in which an epoch takes the rows: a permutation that ``seed`` and ``key`` alone decide.
 
     It sorts raw random bits, which NumPy keeps from version to version; its own shuffles may change.
     """
-    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=key))
     return np.argsort(bits.random_raw(num_rows), kind="stable").astype(np.int64)
+
+
+def in_groups(groups: Sequence[int], seed: int, *key: int) -> Int64[np.ndarray, "R"]:
+    """Return an order for rows that are read in groups: groups shuffled, and rows within a few groups at a time.
+
+    Args:
+        groups: how many rows each has.
+        seed: of the run.
+        key: what else decides, such as the epoch.
+    """
+    starts = np.concatenate([[0], np.cumsum(groups)])
+    shuffled, found = order(len(groups), seed, *key), []
+    for begin in range(0, len(groups), WINDOW):
+        rows = np.concatenate([np.arange(starts[g], starts[g + 1]) for g in shuffled[begin : begin + WINDOW]])
+        found.append(rows[order(len(rows), seed, *key, begin)])
+    return np.concatenate(found).astype(np.int64)
+
+
+_order_of_epoch = lru_cache(maxsize=2)(order)  # an update may reach into the next epoch

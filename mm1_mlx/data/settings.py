@@ -15,7 +15,9 @@ class DataSettings(Config):
     grad_accumulation_steps: int = 1  # batches for one update
     max_seq_length: int = 2048  # tokens of a packed sequence
     pack: bool = True  # rows of different length share a sequence
+    max_pictures: int | None = None  # of a row; None: as many as it has
     truncate: bool = False  # cut rows that are longer, never inside a picture
+    across_examples: bool = False  # attention reaches over all rows of a sequence: for the ablation
     skip_bad: bool = False  # go on without rows that cannot be read
     train_on_prompt: bool = False  # learn the user's turns too
     seed: int = 0  # of the order of rows, and of all else that is drawn
@@ -23,6 +25,10 @@ class DataSettings(Config):
     def __post_init__(self) -> None:
         self._require_positive("batch_size", "grad_accumulation_steps", "max_seq_length")
         self._require_not_negative("seed")
+        self._require(
+            self.max_pictures is None or self.max_pictures > 0,
+            f"max_pictures is {self.max_pictures}, expected more than 0.",
+        )
 
     def _require_not_negative(self, *names: str) -> None:
         for name in names:

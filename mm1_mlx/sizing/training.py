@@ -8,6 +8,7 @@ sequences.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+from mlx.utils import tree_flatten
 
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.layer_calls import layers_called_by, layers_of
@@ -25,6 +27,8 @@ from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.sizing.graph import LATE, arrays_in, held_bytes, traced, with_arrays
 from mm1_mlx.sizing.need import Need
 from mm1_mlx.tuning.adapters import tunings_of
+
+TOGETHER = 4 << 20  # bytes of parameters whose optimizer steps are computed together; a larger one is alone
 
 Loss = Callable[[MM1, Any], mx.array]  # of a model, and of the arrays of a sequence's pictures
 Function = Callable[..., Any]
@@ -57,11 +61,12 @@ def training_need(
     try:
         with _in_training(model):
             kept, checkpointed = _kept(model, loss, seen), _checkpointed(model, loss, seen)
-        updating = _updating(model, optimizer, clip)
+        updating = _updating(model, copy.deepcopy(optimizer), clip)
     except ValueError as error:
         raise TrainingError(
             f"the memory that this model takes cannot be foreseen ({error}); train it with `force`."
         ) from None
+    optimizer.init(model.trainable_parameters())
     adapters = _adapters(model)
     return Need(
         weights=_bytes(model.parameters()) - adapters,
@@ -108,19 +113,35 @@ def _same_parameters(module: nn.Module) -> Iterator[dict[str, Any]]:
         module.update(parameters)
 
 
+def updated_together(parameters: Any) -> Iterator[list[str]]:
+    """Yield the keys of parameters, a few at a time: an optimizer's step is computed for each few alone.
+
+    So there are new weights beside old ones for a few of them, never for all.
+    """
+    keys, size = [], 0
+    for key, value in tree_flatten(parameters):
+        if keys and size + value.nbytes > TOGETHER:
+            yield keys
+            keys, size = [], 0
+        keys.append(key)
+        size += value.nbytes
+    if keys:
+        yield keys
+
+
 def _updating(model: MM1, optimizer: optim.Optimizer, clip: Callable[[Any], Any]) -> int:
     """Return the bytes of gradients and of what is new, beside weights and state, while the optimizer works."""
-    trained = model.trainable_parameters()
-    optimizer.init(trained)
+    weights = dict(tree_flatten(model.trainable_parameters()))
+    groups = [{key: weights[key] for key in keys} for keys in updated_together(weights)]
+    largest = max(groups, key=_bytes)
+    optimizer.init(largest)
 
     def update(weights: dict[str, Any], state: dict[str, Any], gradients: dict[str, Any]) -> Any:
         optimizer.state, gradients = state, clip(gradients)
         return optimizer.apply_gradients(gradients, weights), optimizer.state, gradients
 
-    state = optimizer.state
-    graph = traced(update, trained, state, trained)  # gradients are as large as what they are of
-    optimizer.state = state
-    return _bytes(trained) + max(held_bytes(graph, inputs_go=True), default=0)
+    graph = traced(update, largest, optimizer.state, largest)  # gradients are as large as what they are of
+    return _bytes(weights) + max(held_bytes(graph, inputs_go=True), default=0)
 
 
 def _kept(model: MM1, loss: Loss, seen: Any) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.mlx_lm_parts import build_schedule
+from mm1_mlx.sizing.training import updated_together
 from mm1_mlx.training.distributed.adafactor import ShardedAdafactor
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.recipe import Recipe
@@ -74,6 +78,24 @@ def _single(recipe: Recipe, rate: Schedule, processes: Processes | None) -> opti
         return optim.AdamW(rate, list(recipe.betas), weight_decay=decay, bias_correction=True)
     made = {"lion": optim.Lion, "muon": optim.Muon, "sgd": optim.SGD}[recipe.optimizer]
     return made(rate, weight_decay=decay)
+
+
+def evaluate_update(model: nn.Module, optimizer: optim.Optimizer) -> None:
+    """Compute the weights and the state that ``optimizer.update`` has asked for, a few at a time.
+
+    All at once would hold the old and the new ones of all, and every gradient until the last.
+    """
+    weights, state = dict(tree_flatten(model.trainable_parameters())), defaultdict(list)
+    for name, value in tree_flatten(optimizer.state):
+        state[weight_of(name)].append(value)
+    for keys in updated_together(model.trainable_parameters()):
+        mx.eval([[weights.pop(key), *state.pop(key, ())] for key in keys])
+    mx.eval(state)
+
+
+def weight_of(name: str) -> str:
+    """Return the key of the weight that an array of an optimizer's state is about."""
+    return re.sub(r"^states\.\d+\.", "", name).rpartition(".")[0]  # one state for each rate
 
 
 def clipped(gradients: Any, limit: float, norm: mx.array) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from mm1_mlx.files.tensor_files import write_tensors
 from mm1_mlx.files.writing import new_file, new_folder
 from mm1_mlx.training.distributed.adafactor import COLUMNS
 from mm1_mlx.training.distributed.sharding import Shards
+from mm1_mlx.training.optimizer import weight_of
 from mm1_mlx.training.run import Run
 
 
@@ -204,6 +204,6 @@ def _read(path: Path, share: Callable[[str, mx.array], mx.array]) -> dict[str, m
 
 def _followed(name: str, kept: mx.array, shards: Shards) -> str | None:
     """Return the cut parameter whose rows an array of the optimizer's follows, where it does."""
-    key, _, what = re.sub(r"^states\.\d+\.", "", name).rpartition(".")  # one state for each rate
-    same_everywhere = what == COLUMNS and kept.ndim == 1
+    key = weight_of(name)
+    same_everywhere = name.endswith(f".{COLUMNS}") and kept.ndim == 1
     return key if key in shards.rows and not same_everywhere else None

@@ -19,7 +19,7 @@ from mm1_mlx.training.distributed.lost_process import Watch
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.distributed.sharding import Shards, shard
 from mm1_mlx.training.meter import Meter
-from mm1_mlx.training.optimizer import make_optimizer
+from mm1_mlx.training.optimizer import evaluate_update, make_optimizer
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.run import Run
 from mm1_mlx.training.run_folder import Progress, RunFolder, load_checkpoint, whole_weights
@@ -164,7 +164,7 @@ class Trainer:
                 self._refuse_to_go_on(update.loss, batches)
             self.optimizer.update(self.model, gradients)
             del gradients
-            mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+            evaluate_update(self.model, self.optimizer)
             self.progress.learned_tokens += update.learned
             meter.count(update)
         self.progress.update += 1
@@ -260,7 +260,7 @@ class Trainer:
     def _where(self) -> str:
         """Say how far the run is, and how it goes on."""
         there = self.folder.newest()
-        saved = f"the last good checkpoint is {there}, `resume` goes on" if there else "nothing is saved yet"
+        saved = f"the last good checkpoint is {there}; resume from it" if there else "nothing is saved yet"
         return f"It was in update {self.progress.update + 1}; {saved}. Start all processes again."
 
     @contextmanager

@@ -18,7 +18,7 @@ from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.run_folder import RunFolder
 
 LONGEST = 120  # seconds for all that takes time on a busy machine
-HERE = r"\. It was in update 3; the last good checkpoint is \S+/00000002, `resume` goes on"
+HERE = r"\. It was in update 3; the last good checkpoint is \S+/00000002; resume from it"
 
 
 def wait_for(condition):

@@ -1,0 +1,228 @@
+"""Several sources read at fixed shares: MM1's mix of captions, interleaved documents and text.
+
+The rows of a run are one endless sequence of slots, of which an update takes the next ones. Slots come in blocks that
+hold every source at its exact share, shuffled. A source's n-th slot is its n-th draw. So the seed and an update's
+number alone decide its rows, whatever was read before, and by whom.
+
+Source: MM1, "Pre-training Data Ablation" (45 % captions, 45 % interleaved, 10 % text); MM1.5 (arXiv:2409.20566).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from mm1_mlx.data.examples import Example
+from mm1_mlx.data.row_forms import Record
+from mm1_mlx.data.sampler import order
+from mm1_mlx.data.settings import DataSettings
+from mm1_mlx.data.sources import Generator, Source, SourceSettings, open_source
+from mm1_mlx.errors import ConfigError, DataError
+
+MIXES = {
+    "mm1": {"captions": 0.45, "interleaved": 0.45, "text": 0.10},
+    "mm1.5": {"captions": 0.50, "interleaved": 0.10, "text": 0.40},
+}
+LARGEST_BLOCK = 1000  # slots; shares are exact in it, or at most 0.1 % off
+FORGIVEN = 10  # damaged rows of a source, before their share counts
+NAMED = 5  # damaged rows of a source that are told, of all
+BLOCKS = 1 << 20  # stands in the key of a block's order where a source's number stands in that of an epoch
+
+
+class Slot(NamedTuple):
+    """A place in the sequence of rows."""
+
+    source: str
+    draw: int
+
+
+@dataclass
+class Counts:
+    """What of a source was read so far."""
+
+    rows: int = 0
+    tokens: int = 0
+    pictures: int = 0
+    damaged: int = 0
+
+
+class Mixture:
+    """Rows by slot, which slots an update gets, and what was read: rows, sampler and tally of ``Batches``.
+
+    Args:
+        sources: by name.
+        settings: of the sources.
+        weights: of the sources; they sum to 1.
+        data: settings of the run.
+        rank: this process.
+        size: of so many.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        settings: Mapping[str, SourceSettings],
+        weights: Mapping[str, float],
+        data: DataSettings,
+        rank: int = 0,
+        size: int = 1,
+    ):
+        self.sources, self.weights = sources, weights
+        self.counts = {name: Counts() for name in sources}  # of this process
+        self._settings, self._data, self._rank, self._size = settings, data, rank, size
+        self._shares = dict(zip(weights, _shares(list(weights.values())), strict=True))
+        self._arranged = lru_cache(maxsize=8)(self._arrange)
+
+    def _arrange(self, number: int) -> list[Slot]:
+        """Return the slots of a block."""
+        following = {name: number * share for name, share in self._shares.items()}
+        names = [name for name, share in self._shares.items() for _ in range(share)]
+        slots = []
+        for place in order(len(names), self._data.seed, number, BLOCKS):
+            name = names[place]
+            slots.append(Slot(name, following[name]))
+            following[name] += 1
+        return slots
+
+    def __getitem__(self, slot: Slot) -> Record:
+        return self.sources[slot.source].draw(slot.draw)
+
+    def rows_of(self, update: int) -> list[Slot]:
+        """Return this process's slots of one update, counted from 0."""
+        rows = self._data.rows_per_update
+        return [self.slot(update * rows + place) for place in range(self._rank, rows, self._size)]
+
+    def slot(self, number: int) -> Slot:
+        """Return a slot of the endless sequence."""
+        block, place = divmod(number, sum(self._shares.values()))
+        return self._arranged(block)[place]
+
+    def count(self, slot: Slot, example: Example) -> None:
+        """Add a row that goes into an update."""
+        counts = self.counts[slot.source]
+        counts.rows += 1
+        counts.tokens += len(example)
+        counts.pictures += len(example.pictures)
+
+    def leave_out(self, slot: Slot, error: DataError) -> None:
+        """Add a damaged row.
+
+        Raises:
+            DataError: the source has too many of them.
+        """
+        name, counts = slot.source, self.counts[slot.source]
+        counts.damaged += 1
+        if counts.damaged <= NAMED:
+            print(f"mm1: {name}: left out: {error}", file=sys.stderr)
+        read, most = counts.rows + counts.damaged, self._settings[name].max_bad_rows
+        if counts.damaged > max(FORGIVEN, most * read):
+            raise DataError(
+                f"{name}: {counts.damaged:,} of {read:,} rows cannot be used, more than max_bad_rows {most:g}; the last "
+                f"one: {error} Mend the source, or raise its max_bad_rows."
+            )
+
+    def epochs(self, num_updates: int) -> dict[str, float]:
+        """Return how often so many updates read each source through; sources without an end are not told."""
+        slots = num_updates * self._data.rows_per_update
+        return {
+            name: round(slots * weight / source.num_rows, 4)
+            for (name, source), weight in zip(self.sources.items(), self.weights.values(), strict=True)
+            if source.num_rows
+        }
+
+
+def open_mixture(
+    sources: Mapping[str, SourceSettings],
+    data: DataSettings,
+    *,
+    mix: str = "mm1",
+    generators: Mapping[str, Generator] | None = None,
+    rank: int = 0,
+    size: int = 1,
+    say: Callable[[str], Any] = lambda line: None,
+) -> Mixture:
+    """Open all sources of a mixture.
+
+    Args:
+        sources: by name.
+        data: settings of the run.
+        mix: shares where sources give no weight, by the sources' names: a key of ``MIXES``.
+        generators: those that sources can name.
+        rank: this process.
+        size: of so many.
+        say: told of shards that are left out.
+
+    Raises:
+        ConfigError: the weights do not sum to 1.
+        DataError: a source cannot be opened; the message names it.
+    """
+    weights = weights_of(sources, mix)
+    opened = {}
+    for number, (name, settings) in enumerate(sources.items()):
+        try:
+            opened[name] = open_source(
+                settings,
+                seed=data.seed,
+                number=number,
+                generators=generators or {},
+                say=lambda line, name=name: say(f"{name}: {line}"),
+            )
+        except DataError as error:
+            raise DataError(f"source {name}: {error}") from None
+    return Mixture(opened, sources, weights, data, rank, size)
+
+
+def weights_of(sources: Mapping[str, SourceSettings], mix: str) -> dict[str, float]:
+    """Return each source's share of the rows.
+
+    Raises:
+        ConfigError: some have a weight and others none, they do not sum to 1, or the mix has other names.
+    """
+    given = {name: source.weight for name, source in sources.items()}
+    if not given:
+        raise ConfigError("a mixture needs at least one source; name them under `sources`.")
+    without = [name for name, weight in given.items() if weight is None]
+    if not without:
+        total = sum(given.values())
+        if abs(total - 1) > 1e-6:
+            told = " + ".join(f"{name} {weight:g}" for name, weight in given.items())
+            raise ConfigError(f"the weights of the sources sum to {total:g}, expected 1: {told}.")
+        return given
+    if len(without) < len(given):
+        raise ConfigError(
+            f"{', '.join(without)} has no weight, but other sources have; give all of them one, or none."
+        )
+    if len(given) == 1:
+        return dict.fromkeys(given, 1.0)
+    if mix not in MIXES:
+        raise ConfigError(
+            f"there is no mix {mix!r}; there are {', '.join(MIXES)}. Or give every source a weight."
+        )
+    shares = MIXES[mix]
+    if set(given) != set(shares):
+        raise ConfigError(
+            f"the sources are {', '.join(given)}, but the mix {mix} is of {', '.join(shares)}; name them so, or give "
+            "every source a weight."
+        )
+    return {name: shares[name] for name in given}
+
+
+def _shares(weights: list[float]) -> list[int]:
+    """Return slots of a block for each weight: of the smallest block in which they are exact, if there is one."""
+    for size in range(1, LARGEST_BLOCK + 1):
+        shares = [round(weight * size) for weight in weights]
+        if all(
+            abs(share - weight * size) < 1e-6 * size for share, weight in zip(shares, weights, strict=True)
+        ):
+            break
+    else:
+        shares = [int(weight * LARGEST_BLOCK) for weight in weights]
+        rest = [weight * LARGEST_BLOCK - share for weight, share in zip(weights, shares, strict=True)]
+        for place in sorted(range(len(rest)), key=lambda place: -rest[place])[: LARGEST_BLOCK - sum(shares)]:
+            shares[place] += 1
+    if not all(shares):
+        raise ConfigError(f"a weight is {min(weights):g}, expected at least 1 of {LARGEST_BLOCK:,} rows.")
+    return shares

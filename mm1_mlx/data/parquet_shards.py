@@ -1,0 +1,101 @@
+"""Parquet shards: image and caption, or OBELICS' columns ``images`` and ``texts``.
+
+A row group is decoded as a whole, and few are in memory at once. So an epoch takes the rows of a few groups at a time
+(``sampler.in_groups``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from mm1_mlx.data.row_forms import FORMS, Record, read_row
+from mm1_mlx.data.sampler import WINDOW
+from mm1_mlx.errors import DataError
+
+WANTED = (*FORMS, "image", "images", "answer", "answers", "rationale")
+
+
+class ParquetShard:
+    """The rows of a shard.
+
+    Args:
+        path: the file.
+        columns: its name for each key of a row.
+
+    Raises:
+        DataError: it cannot be read, holds no rows, or lacks a column.
+    """
+
+    _decoded: OrderedDict[tuple[Path, int], Any] = OrderedDict()  # row groups, of all shards together
+    _lock = threading.Lock()
+
+    def __init__(self, path: Path, columns: Mapping[str, str]):
+        import pyarrow
+        import pyarrow.parquet
+
+        self.path = path
+        try:
+            self._file = pyarrow.parquet.ParquetFile(path)
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{path} cannot be read as Parquet ({reason}); fetch it again.") from None
+        there = self._file.schema_arrow.names
+        self._columns = {key: columns.get(key, key) for key in WANTED if columns.get(key, key) in there}
+        missing = [column for column in columns.values() if column not in there]
+        if missing or not any(key in FORMS for key in self._columns):
+            lacking = missing[0] if missing else "caption, or images and texts"
+            raise DataError(
+                f"{path} has no column {lacking}; its columns: {', '.join(there)}. Name them by columns."
+            )
+        metadata = self._file.metadata
+        self.groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._stops = list(accumulate(self.groups))
+        if not len(self):
+            raise DataError(f"{path} holds no rows; leave it out.")
+
+    def __len__(self) -> int:
+        return self._stops[-1] if self._stops else 0
+
+    def __getitem__(self, index: int) -> Record:
+        name = f"{self.path}, row {index}"
+        group = next(number for number, stop in enumerate(self._stops) if index < stop)
+        table = self._group(group, name)
+        place = index - self._stops[group] + self.groups[group]
+        values = {key: table.column(column)[place].as_py() for key, column in self._columns.items()}
+        return read_row(values, name=name, folder=self.path.parent)
+
+    def _group(self, number: int, name: str) -> Any:
+        """Return a row group; of all shards those are kept that were asked for last."""
+        import pyarrow
+
+        key = (self.path, number)
+        with self._lock:
+            if key not in self._decoded:
+                try:
+                    table = self._file.read_row_group(number, columns=sorted(set(self._columns.values())))
+                except (OSError, pyarrow.ArrowException) as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise DataError(f"{name} cannot be read ({reason}); fetch the file again.") from None
+                self._decoded[key] = table
+                while len(self._decoded) > 2 * WINDOW:
+                    self._decoded.popitem(last=False)
+            self._decoded.move_to_end(key)
+            return self._decoded[key]
+
+
+def open_parquet(path: Path, columns: Mapping[str, str]) -> ParquetShard:
+    """Open a shard.
+
+    Raises:
+        DataError: it cannot be read, or ``pyarrow`` is not installed.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise DataError(f"{path} is Parquet; to read it, run: pip install 'mm1-mlx[parquet]'.") from None
+    return ParquetShard(path, columns)

@@ -1,0 +1,89 @@
+"""A data set of the Hugging Face hub, streamed: read in its order, shuffled in a window, never all on disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mm1_mlx.data.row_forms import Record, read_row
+from mm1_mlx.errors import DataError
+
+SHUFFLED = 1000  # rows in the window from which the next one is taken
+KEPT = 4096  # rows that were passed and may still be asked for, by threads and processes that are behind
+
+
+class Stream:
+    """Rows by the number of the draw. Asking for one that has long been passed begins again at the start.
+
+    Args:
+        name: for messages.
+        rows: a ``datasets.IterableDataset``.
+        columns: its name for each key of a row.
+    """
+
+    num_rows = None  # it tells none
+
+    def __init__(self, name: str, rows: Any, columns: Mapping[str, str]):
+        self.name, self._data, self._columns = name, rows, columns
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._rows, self._read, self._passed = self._endless(), 0, {}
+
+    def _endless(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows, epoch after epoch, each shuffled otherwise."""
+        epoch = 0
+        while True:
+            self._data.set_epoch(epoch)
+            before = self._read
+            yield from self._data
+            if self._read == before:
+                raise DataError(f"{self.name} gave no rows; name another data set or split.")
+            epoch += 1
+
+    def draw(self, number: int) -> Record:
+        with self._lock:
+            if number < self._read and number not in self._passed:
+                self._begin()
+            while self._read <= number:
+                self._passed[self._read] = self._next()
+                self._passed.pop(self._read - KEPT, None)
+                self._read += 1
+            values = self._passed[number]
+        values = values | {key: values[column] for key, column in self._columns.items() if column in values}
+        return read_row(values, name=f"{self.name}, row {number}", folder=None)
+
+    def _next(self) -> dict[str, Any]:
+        try:
+            return next(self._rows)
+        except DataError:
+            raise
+        except (
+            Exception
+        ) as error:  # the hub's client raises many kinds; every one means that nothing more comes
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise DataError(f"{self.name} stopped after {self._read:,} rows: {reason}") from None
+
+
+def open_stream(name: str, split: str, columns: Mapping[str, str], seed: int) -> Stream:
+    """Begin a stream.
+
+    Raises:
+        DataError: the hub does not give it, or ``datasets`` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            f"to stream {name} from the Hugging Face hub, run: pip install 'mm1-mlx[data]'."
+        ) from None
+    owner, _, configuration = name.partition(":")
+    try:
+        rows = datasets.load_dataset(owner, configuration or None, split=split, streaming=True)
+    except Exception as error:  # the hub's client raises many kinds; every one means no data
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"the hub did not give {name}, split {split}: {reason}") from None
+    rows = rows.decode(False)  # pictures stay files, to be opened in their turn
+    return Stream(name, rows.shuffle(seed=seed, buffer_size=SHUFFLED), columns)

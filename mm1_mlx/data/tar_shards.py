@@ -1,0 +1,135 @@
+"""WebDataset's tar shards: members that share a name up to the first dot are one row.
+
+A shard is read through once, for where its members are; a row is then read from its place. ``a.jpg`` with ``a.txt``
+is a picture and its caption. ``a.json`` holds a row of any form; in it the rest of a member's name, such as
+``"jpg"`` or ``"0.jpg"``, stands for that member's picture.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mm1_mlx.data.row_forms import Record, read_row
+from mm1_mlx.errors import DataError, PromptError
+from mm1_mlx.files.json_lines import parse_object
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+TEXTS = ("txt", "caption")
+
+Members = dict[str, tuple[int, int]]  # rest of the name: place and size in bytes
+
+
+@dataclass(frozen=True)
+class TarShard:
+    """The rows of a shard."""
+
+    path: Path
+    rows: list[tuple[str, Members]]  # key and members, in the shard's order
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Record:
+        key, members = self.rows[index]
+        name = f"{self.path}, {key}"
+        try:
+            values = self._values(members, name)
+            return read_row(values, name=name, folder=None)
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror}; put the file back.") from None
+
+    def _values(self, members: Members, name: str) -> dict[str, Any]:
+        """Return a row as its members give it."""
+        with self.path.open("rb") as file:
+
+            def read(suffix: str) -> bytes:
+                place, size = members[suffix]
+                file.seek(place)
+                found = file.read(size)
+                if len(found) < size:
+                    raise DataError(f"{name}.{suffix} is cut off; fetch the shard again.")
+                return found
+
+            pictures = {suffix: {"bytes": read(suffix)} for suffix in members if _kind(suffix) in PICTURES}
+            text = next((suffix for suffix in members if _kind(suffix) in TEXTS), None)
+            if "json" in members:
+                values = _with_members(_object(read("json"), name), pictures)
+                if text is None or {"caption", "texts", "messages", "conversations", "question"} & set(
+                    values
+                ):
+                    return values if "image" in values or "images" in values else values | _alone(pictures)
+            elif text is None or not pictures:
+                lacking = "caption (.txt) or row (.json)" if text is None else "picture"
+                raise DataError(
+                    f"{name} has no {lacking} beside {', '.join(members)}; add it, or leave it out."
+                )
+            return {"caption": _decoded(read(text), name)} | _alone(pictures)
+
+
+def open_tar(path: Path) -> TarShard:
+    """Find the rows of a shard.
+
+    Raises:
+        DataError: it is no uncompressed tar file, is cut off, or holds no rows.
+    """
+    rows: dict[str, Members] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if member.isfile() and stem and suffix:
+                    key = f"{folder}/{stem}" if folder else stem
+                    rows.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
+            end = tar.offset
+        with path.open("rb") as file:  # tarfile takes a shard that is cut off for one that has ended
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("unexpected end of data")
+    except (OSError, tarfile.TarError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path} cannot be read as a tar shard ({reason}); fetch it again, uncompressed (.tar)."
+        ) from None
+    if not rows:
+        raise DataError(f"{path} holds no rows; expected members such as 0001.jpg and 0001.txt.")
+    return TarShard(path, list(rows.items()))
+
+
+def _kind(suffix: str) -> str:
+    return suffix.rpartition(".")[2]
+
+
+def _alone(pictures: dict[str, Any]) -> dict[str, Any]:
+    """Return pictures that no text names, in the order of the shard."""
+    return {"images": list(pictures.values())} if pictures else {}
+
+
+def _with_members(values: dict[str, Any], pictures: dict[str, Any]) -> dict[str, Any]:
+    """Put members in the places of their names."""
+
+    def picture(value: Any) -> Any:
+        return pictures.get(value.lower(), value) if isinstance(value, str) else value
+
+    for key in ("image", "images"):
+        if key in values:
+            found = values[key]
+            values[key] = [picture(entry) for entry in found] if isinstance(found, list) else picture(found)
+    return values
+
+
+def _object(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        return parse_object(_decoded(data, name))
+    except PromptError as error:
+        raise DataError(f"{name}.json: {error}") from None
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: this is not UTF-8 ({error.reason}); save the text as UTF-8.") from None
