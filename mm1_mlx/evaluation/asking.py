@@ -146,8 +146,8 @@ class Asker:
 
     def _rank(self, cell: Cell, asked: dict[int, Asked]) -> dict[int, Line]:
         """Return the likeliest of each query's choices, by index."""
-        choosing = {index: own for index, own in asked.items() if own.query.choices}
-        if not choosing or not self._settings.rank:
+        choosing = {index: own for index, own in asked.items() if self._writer.ranks(own.query)}
+        if not choosing:
             return {}
         if self._settings.one_by_one:
             return {index: self._likeliest(own, None) for index, own in choosing.items()}

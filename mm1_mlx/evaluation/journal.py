@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mm1_mlx.errors import DataError
-from mm1_mlx.evaluation.exam import Exam
 from mm1_mlx.evaluation.results import Line
 from mm1_mlx.evaluation.tasks.places import read_json
-from mm1_mlx.evaluation.writing import Cell
+from mm1_mlx.evaluation.writing import Cell, Writer
 from mm1_mlx.files.writing import new_file
 
 PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
@@ -82,13 +81,13 @@ class Journal:
                     f"{control}. Ask for that too, or give another `output`."
                 )
 
-    def block(self, exam: Exam, cell: Cell, indices: Sequence[int], *, ranked: bool) -> list[Line] | None:
+    def block(self, writer: Writer, cell: Cell, indices: Sequence[int]) -> list[Line] | None:
         """Return the lines of a block where all are there; else None, and it is asked again as a whole."""
-        queries = [exam.queries[index] for index in indices]
-        keys = [(exam.task.name, cell.shots, cell.seed, cell.swapped, query.id) for query in queries]
+        queries, task = [writer.exam.queries[index] for index in indices], writer.exam.task.name
+        keys = [(task, cell.shots, cell.seed, cell.swapped, query.id) for query in queries]
         lines = [self._lines.get(key) for key in keys]
         for query, line in zip(queries, lines, strict=True):
-            if line is None or (ranked and query.choices and not {"ranked", "error"} & line.keys()):
+            if line is None or (writer.ranks(query) and not {"ranked", "error"} & line.keys()):
                 return None
         return lines
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mm1_mlx.errors import DataError
@@ -18,6 +20,7 @@ from mm1_mlx.files.writing import new_files
 
 TABLES, DRAWING = "results.md", "results.png"
 METRICS = {"cider": "CIDEr-D", "vqa": "VQA accuracy", "exact": "exact match"}
+FEW = 4  # answers of a balance that a table tells
 OURS = """\
 Answers are greedy: there are no beams. Where MM1 is silent or only remembered, the choice is ours: the prompts and stops
 of `mm1`, shots from the training split, validation splits where its table has test-dev. OK-VQA's answers are not
@@ -48,8 +51,10 @@ def tables(report: dict[str, Any]) -> str:
     if columns:
         others = published()
         parts += ["## Beside published models", _beside(report, columns, others), _legend(others)]
-    parts += ["## What was measured", measured(results), _settings(report), OURS]
-    return "\n\n".join(parts) + "\n"
+    parts += ["## What was measured", measured(results), _means(results), _settings(report), OURS]
+    if any("query_answers" in result for result in results):
+        parts += ["## Commonest answers", _balances(results)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _beside(report: dict[str, Any], columns: Sequence[Any], others: Published) -> str:
@@ -91,6 +96,33 @@ def measured(results: Sequence[Result]) -> str:
             part += [f"{own['score']:.1f}", "", "", f"{own['num_queries']:,}", *[""] * (1 + len(extra))]
             lines.append(part)
     return _markdown(lines)
+
+
+def _means(results: Sequence[Result]) -> str:
+    """Return the mean over all tasks for each number of shots, as MM1 compares its ablations; "" of one task."""
+    tasks = {result["task"] for result in results}
+    if len(tasks) == 1:
+        return ""
+    scores: dict[int, list[float]] = defaultdict(list)
+    for result in results:
+        scores[result["shots"]].append(result["score"])
+    means = ", ".join(f"{shots} shots {fmean(own):.1f}" for shots, own in scores.items())
+    return f"Mean of the {len(tasks)} tasks: {means}."
+
+
+def _balances(results: Sequence[Result]) -> str:
+    """Return how often queries and shots have their commonest answers: an unbalanced choice of shots shows here."""
+    lines = [["task", "shots", "of the queries", "of their shots"]]
+    for result in results:
+        if "query_answers" in result:
+            both = [_shares(result["query_answers"]), _shares(result["shot_answers"])]
+            lines.append([result["task"], _number(result["shots"]), *both])
+    return _markdown(lines)
+
+
+def _shares(shares: dict[str, float]) -> str:
+    told = [f"{answer} {100 * share:.0f} %" for answer, share in shares.items() if answer != "others"]
+    return ", ".join(told[:FEW]) or "-"
 
 
 def _settings(report: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ def evaluate(
         journal.require_asked({(w.exam.task.name, cell) for w in writers for cell in w.cells})
         for writer in writers:
             asker = Asker(model, processor, writer, settings, vision_cache)
-            lines = _ask_all(writer, asker, settings, journal, progress)
+            lines = _ask_all(writer, asker, journal, progress)
             results += _results(writer.exam, lines, settings)
             predictions += lines
     report = {"model": name, "settings": deciding, "vqa_rules": settings.vqa_rules, "results": results}
@@ -97,13 +97,7 @@ def _deciding(
     return json.loads(json.dumps(deciding))  # as it will be read again
 
 
-def _ask_all(
-    writer: Writer,
-    asker: Asker,
-    settings: EvaluationSettings,
-    journal: Journal,
-    progress: Progress | None,
-) -> list[Line]:
+def _ask_all(writer: Writer, asker: Asker, journal: Journal, progress: Progress | None) -> list[Line]:
     """Return the lines of all of a task's passes, block by block, those in the journal included."""
     exam, lines = writer.exam, []
     number = len(exam.queries)
@@ -112,7 +106,7 @@ def _ask_all(
             progress(exam.task.name, cell, 0, number)
         for begin in range(0, number, asker.block_size):
             indices = range(begin, min(begin + asker.block_size, number))
-            block = journal.block(exam, cell, indices, ranked=settings.rank)
+            block = journal.block(writer, cell, indices)
             if block is None:
                 block = asker.block(cell, indices)
                 journal.add(block)

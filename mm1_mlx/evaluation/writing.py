@@ -91,6 +91,11 @@ class Writer:
         """Write a query behind the shots of a seed, whatever pictures they have."""
         return self._write(self._shots(cell, replace(query, image=None)), query)
 
+    def ranks(self, query: Item) -> bool:
+        """Say whether a query's choices are ranked: not where a rationale comes before the answer."""
+        reasons = any(item.rationale is not None for item in self.exam.support[:1])
+        return self._settings.rank and bool(query.choices) and not reasons
+
     @cached_property
     def _support(self) -> Support:
         settings, items, alike = self._settings, self.exam.support, None

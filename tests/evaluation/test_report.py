@@ -88,6 +88,26 @@ def test_the_table_of_all_has_intervals_spread_groups_and_controls():
     assert rows(text, "okvqa")[0][-2:] == ["-", "3.0"]
 
 
+def test_several_tasks_have_a_mean_for_each_number_of_shots():
+    results = [
+        result("vqav2", 0, 40.0),
+        result("coco", 0, 60.0),
+        result("vqav2", 8, 50.0),
+        result("coco", 8, 100.0),
+    ]
+    assert "Mean of the 2 tasks: 0 shots 50.0, 8 shots 75.0." in tables(report(*results))
+    assert "Mean of" not in tables(report(results[0]))
+
+
+def test_the_answers_of_queries_and_shots_stand_side_by_side():
+    own = result(
+        "vqav2", 4, 50.0, query_answers={"yes": 0.5, "no": 0.4, "others": 0.1}, shot_answers={"no": 1.0}
+    )
+    text = tables(report(own, result("okvqa", 0, 1.0, query_answers={"a": 1.0}, shot_answers={})))
+    assert ["vqav2", "4", "yes 50 %, no 40 %", "no 100 %"] in rows(text, "vqav2")
+    assert ["okvqa", "0", "a 100 %", "-"] in rows(text, "okvqa")
+
+
 def test_settings_are_told_where_they_matter():
     text = tables(
         report(result("vqav2", 0, 1.0), prompts="openflamingo", limit=5000, low_resolution_shots=True)

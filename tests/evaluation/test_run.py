@@ -104,7 +104,7 @@ def test_fixed_shots_are_read_and_encoded_once(mm1_tiny, monkeypatch):
 
 def test_two_runs_give_the_same_files(mm1_tiny, tmp_path):
     for name in ("one", "two"):
-        evaluate(*mm1_tiny, [COLOR], replace(FEW, rank=True, swapped=True), output=tmp_path / name)
+        evaluate(*mm1_tiny, [COLOR], replace(FEW, rank=True, swapped=True, limit=6), output=tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -114,7 +114,7 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("torn", ["", '{"task": "tiny-col'])
 def test_a_run_that_was_stopped_goes_on_to_the_same_files(mm1_tiny, tmp_path, torn):
-    settings = replace(FEW, limit=40)
+    settings = replace(FEW, limit=40, support_limit=8)
     evaluate(*mm1_tiny, [COLOR], settings, output=tmp_path / "whole")
 
     def stop(task, cell, done, number):
@@ -151,15 +151,26 @@ class Watching(VisionCache):
 
 
 def test_more_shots_and_seeds_can_be_added_to_what_is_done(mm1_tiny, tmp_path):
-    evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path / "out")
-    more = replace(FEW, shots=(0, 2, 4), shot_seeds=(0, 1), rank=True)
+    few = replace(FEW, limit=4, support_limit=8)
+    evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out")
+    more = replace(few, shots=(0, 2, 4), shot_seeds=(0, 1), rank=True)
     evaluate(*mm1_tiny, [COLOR, CAPTION], more, output=tmp_path / "out", resume=True)
     evaluate(*mm1_tiny, [COLOR, CAPTION], more, output=tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    fewer = replace(more, shots=(0, 2))
     with pytest.raises(DataError, match=r"tiny-color with `shots` 4, `shot_seeds` 0\. Ask for that too"):
-        evaluate(
-            *mm1_tiny, [COLOR, CAPTION], replace(more, shots=(0, 2)), output=tmp_path / "out", resume=True
-        )
+        evaluate(*mm1_tiny, [COLOR, CAPTION], fewer, output=tmp_path / "out", resume=True)
+
+
+def test_rationales_are_written_before_the_answer_and_nothing_is_ranked_there(mm1_tiny, tmp_path):
+    asked = {"question": "What color is it?", "answer": "red", "choices": ["red", "blue"]}
+    write_rows(tmp_path / "data", [{"image": 1} | asked, {"image": 2} | asked])
+    write_rows(tmp_path / "data", [{"image": 3, "rationale": "It is a red thing."} | asked], split="train")
+    settings = EvaluationSettings(shots=(1,), rank=True)
+    (result,) = evaluate(*mm1_tiny, ["rows"], settings, data=str(tmp_path / "data"), output=tmp_path / "out")[
+        "results"
+    ]
+    assert "ranked" not in result and "\n" not in lines_of(tmp_path / "out")[0]["text"]
 
 
 @pytest.mark.parametrize(
