@@ -122,11 +122,13 @@ def _measure(args: argparse.Namespace) -> None:
     if args.resume and not args.output:
         raise UsageError("--resume goes on with an --output folder; give it.")
     settings = _settings_of(args)
+    from mm1_mlx.evaluation.exam import open_exam
     from mm1_mlx.evaluation.report import tables
     from mm1_mlx.evaluation.run import evaluate
     from mm1_mlx.evaluation.tasks.table import find_tasks
 
     tasks = find_tasks(_names(args.tasks), _known_tasks())
+    exams = [open_exam(task, args.data, settings) for task in tasks]  # before weights are read
     model, processor = flags.load_model(args)
     if args.model == EMBEDDED_MODEL:
         say(flags.TINY_NOTICE)
@@ -135,9 +137,8 @@ def _measure(args: argparse.Namespace) -> None:
         report = evaluate(
             model,
             processor,
-            tasks,
+            exams,
             settings,
-            data=args.data,
             output=None if args.output is None else Path(args.output).expanduser(),
             resume=args.resume,
             name=Path(args.model).name,

@@ -14,7 +14,7 @@ from mm1_mlx.evaluation.journal import PREDICTIONS, Journal
 from mm1_mlx.evaluation.report import write_report
 from mm1_mlx.evaluation.results import Line, Result, results_of
 from mm1_mlx.evaluation.settings import EvaluationSettings
-from mm1_mlx.evaluation.tasks.table import TASKS
+from mm1_mlx.evaluation.tasks.table import find_tasks
 from mm1_mlx.evaluation.tasks.task import Task
 from mm1_mlx.evaluation.writing import Cell, Writer
 from mm1_mlx.files.identity import model_identity
@@ -28,7 +28,7 @@ Progress = Callable[[str, Cell, int, int], None]  # task, pass, queries done, qu
 def evaluate(
     model: MM1,
     processor: Processor,
-    tasks: Sequence[Task | str],
+    tasks: Sequence[Task | Exam | str],
     settings: EvaluationSettings | None = None,
     *,
     data: str | None = None,
@@ -43,7 +43,7 @@ def evaluate(
     Args:
         model: from ``load``.
         processor: from ``load``.
-        tasks: what to measure, as tasks or by name.
+        tasks: what to measure, by name, as tasks, or made ready by ``open_exam`` with the same settings.
         settings: how.
         data: the folder that the data sets are in.
         output: the folder for ``results.json``, ``results.md``, ``results.png`` and ``predictions.jsonl``; None writes
@@ -61,8 +61,7 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     vision_cache = VisionCache() if vision_cache is None else vision_cache
-    chosen = [TASKS[task] if isinstance(task, str) else task for task in tasks]
-    exams = [open_exam(task, data, settings) for task in chosen]
+    exams = [_made_ready(task, data, settings) for task in tasks]
     writers = [Writer(model, processor, exam, settings) for exam in exams]
     for writer in writers:
         writer.check()
@@ -82,6 +81,13 @@ def evaluate(
         write_report(folder, report, predictions)
         (folder / f"{PREDICTIONS}.partial").unlink()
     return report
+
+
+def _made_ready(task: Task | Exam | str, data: str | None, settings: EvaluationSettings) -> Exam:
+    if isinstance(task, Exam):
+        return task
+    (found,) = find_tasks([task]) if isinstance(task, str) else [task]
+    return open_exam(found, data, settings)
 
 
 def _deciding(

@@ -117,7 +117,7 @@ class Writer:
             if fitting is None:
                 raise
             raise DataError(
-                f"{self.exam.task.name}, query {query.id}: `shots` {len(shots)} do not fit, {fitting} do. {error}"
+                f"{self.exam.task.name}, query {query.id}: `shots` {len(shots)} do not fit, {fitting} do: {error}"
             ) from None
         return Asked(query, shots, request, inputs)
 
@@ -130,7 +130,7 @@ class Writer:
         context, length = self._model.config.text_config.max_positions, len(inputs.input_ids)
         if context is not None and length + self.max_tokens > context:
             raise PromptError(
-                f"The prompt is {length:,} tokens and an answer up to {self.max_tokens:,} (`max_tokens`), but the "
+                f"the prompt is {length:,} tokens and an answer up to {self.max_tokens:,} (`max_tokens`), but the "
                 f"model's context is {context:,}."
             )
         return request, inputs

@@ -223,7 +223,7 @@ def test_shots_with_one_view_cost_fewer_tokens(mm1_tiny, tmp_path):
     processor = processor.with_image_config(sub_images="static")
     settings = EvaluationSettings(shots=(10,), limit=2)
     with pytest.raises(
-        DataError, match=r"tiny-color, query \d+: `shots` 10 do not fit, [89] do\. .*context is 1,024"
+        DataError, match=r"tiny-color, query \d+: `shots` 10 do not fit, [89] do: .*context is 1,024"
     ):
         evaluate(model, processor, [COLOR], settings)
     evaluate(model, processor, [COLOR], replace(settings, low_resolution_shots=True), output=tmp_path / "out")
