@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mm1_mlx.checkpoint import load, quantize, save
     from mm1_mlx.config import MM1Config
     from mm1_mlx.errors import MM1Error
+    from mm1_mlx.evaluation.run import evaluate
+    from mm1_mlx.evaluation.settings import EvaluationSettings
     from mm1_mlx.generation import Request, batch_generate, generate, stream_batch, stream_generate
     from mm1_mlx.generation.prefix import Prefix
     from mm1_mlx.inputs.few_shot import Shot
@@ -50,6 +52,8 @@ _PUBLIC = {  # what type checkers see above, by the modules that have it
     "mm1_mlx.checkpoint": "load quantize save",
     "mm1_mlx.config": "MM1Config",
     "mm1_mlx.errors": "MM1Error",
+    "mm1_mlx.evaluation.run": "evaluate",
+    "mm1_mlx.evaluation.settings": "EvaluationSettings",
     "mm1_mlx.generation": "Request batch_generate generate stream_batch stream_generate",
     "mm1_mlx.generation.prefix": "Prefix",
     "mm1_mlx.inputs.few_shot": "Shot",

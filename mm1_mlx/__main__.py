@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from mm1_mlx import __version__
 from mm1_mlx.command import entry_points
 
-COMMANDS = ("generate", "chat", "pretrain", "lora", "fuse", "peft", "show", "benchmark")
+COMMANDS = ("generate", "chat", "pretrain", "lora", "fuse", "peft", "evaluate", "show", "benchmark")
 CONVERT = "Turn a PyTorch checkpoint into a model folder; check one; write one back."
 ABOUT = "MM1 multimodal language models on Apple silicon."
 

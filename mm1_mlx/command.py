@@ -139,9 +139,9 @@ def _flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
     return found
 
 
-def add_subcommands(parser: argparse.ArgumentParser, *commands: Subcommand) -> None:
-    """Commands behind the command, one of which must be given; parsed, ``args.subcommand`` runs it."""
-    choices = parser.add_subparsers(required=True, metavar="WHAT")
+def add_subcommands(parser: argparse.ArgumentParser, *commands: Subcommand, required: bool = True) -> None:
+    """Commands behind the command; parsed, ``args.subcommand`` runs the one that was given."""
+    choices = parser.add_subparsers(required=required, metavar="WHAT")
     for command in commands:
         own = choices.add_parser(
             command.name, help=command.about, description=command.about, formatter_class=Help

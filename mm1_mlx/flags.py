@@ -105,6 +105,15 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     """What is kept, and how much of it at a time."""
     memory = parser.add_argument_group("memory")
     memory.add_argument("--kv-bits", type=int, help="bits of the KV cache: 2, 3, 4, 5, 6 or 8")
+    _add_reading(memory)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How much of a prompt is read at once, and which visual tokens are kept."""
+    _add_reading(parser.add_argument_group("memory"))
+
+
+def _add_reading(memory: argparse._ArgumentGroup) -> None:
     memory.add_argument(
         "--prefill-step-size", type=int, default=PREFILL_STEP_SIZE, help="prompt tokens at once"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from published_layouts import write_all
 
 import mm1_mlx
 from mm1_mlx import tiny
@@ -58,3 +59,9 @@ def picture(tmp_path_factory):
     path = tmp_path_factory.mktemp("pictures") / "scene.png"
     tiny.render(tiny.make_scene(tiny.TESTING_SEEDS + 3)).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with the published data sets of an evaluation, a few rows each; tests leave it as it is."""
+    return write_all(tmp_path_factory.mktemp("data"))

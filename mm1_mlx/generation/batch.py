@@ -92,17 +92,27 @@ def stream_batch(
         vision_batch_size=vision_batch_size,
     )
     engine = Engine(model, processor, decoding, batch_size=batch_size, vision_cache=vision_cache)
-    upcoming, texts = iter(requests), defaultdict(str)
     with closing(engine):
-        while True:
-            for request in islice(upcoming, 0 if engine.num_waiting else engine.window):
-                engine.add(request)
-            if not engine.num_waiting + engine.num_running:
-                return
-            for event in engine.step():
-                if event.error is not None:
-                    yield Answer(event.id, "", "error", error=" ".join(str(event.error).split()))
-                    continue
-                texts[event.id] += event.piece.text
-                if event.piece.finish_reason is not None:
-                    yield Answer(event.id, texts.pop(event.id), event.piece.finish_reason, event.piece.timing)
+        yield from answers_of(engine, requests)
+
+
+def answers_of(engine: Engine, requests: Iterable[Request]) -> Iterator[Answer]:
+    """Yield an engine's answers to requests as they finish; it has no others to work on.
+
+    A request that cannot be answered gives an answer with its ``error``.
+    """
+    upcoming, texts = iter(requests), defaultdict(str)
+    numbers: dict[int, int] = {}  # places of the requests, by the engine's ids
+    while True:
+        for request in islice(upcoming, 0 if engine.num_waiting else engine.window):
+            numbers[engine.add(request)] = len(numbers)
+        if not engine.num_waiting + engine.num_running:
+            return
+        for event in engine.step():
+            number = numbers[event.id]
+            if event.error is not None:
+                yield Answer(number, "", "error", error=" ".join(str(event.error).split()))
+                continue
+            texts[number] += event.piece.text
+            if event.piece.finish_reason is not None:
+                yield Answer(number, texts.pop(number), event.piece.finish_reason, event.piece.timing)

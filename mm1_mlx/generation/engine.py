@@ -7,24 +7,27 @@ every prompt goes on from a copy of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 
 from mm1_mlx.errors import MM1Error, SamplingError
 from mm1_mlx.generation.answering import Answering, Piece
 from mm1_mlx.generation.decoding import Decoding, require_at_least_1
+from mm1_mlx.generation.likelihood import Likelihood, likelihoods
 from mm1_mlx.generation.prefix import Prefix
+from mm1_mlx.generation.reading import read
 from mm1_mlx.generation.request import Request
 from mm1_mlx.generation.stream import answer_alone
 from mm1_mlx.inputs.content import shared_length
+from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.inputs.prompt import Prompt
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import BATCH_SIZE
 from mm1_mlx.vision.cache import VisionCache
-from mm1_mlx.vision.encode import embed
 
 WINDOW = 8  # times the batch: so many requests are looked at together for what they share
 
@@ -64,6 +67,7 @@ class Engine:
         decoding: settings of every answer.
         batch_size: answers written together. Each holds its own KV cache.
         vision_cache: where visual tokens are kept; by default in a cache of its own.
+        prefix: a start that prompts share, read before; it stays as it is.
 
     Raises:
         SamplingError: a setting is out of range, or mlx-lm cannot batch this decoder or with these settings.
@@ -77,6 +81,7 @@ class Engine:
         *,
         batch_size: int = BATCH_SIZE,
         vision_cache: VisionCache | None = None,
+        prefix: Prefix | None = None,
     ):
         from mlx_lm.generate import BatchGenerator
 
@@ -88,7 +93,8 @@ class Engine:
         self._model, self._processor, self._decoding = model, processor, decoding
         self._batch_size = batch_size
         self._vision_cache = VisionCache() if vision_cache is None else vision_cache
-        self._trunk = Prefix(model)  # the start that prompts share
+        self._trunk = Prefix(model) if prefix is None else prefix.fork()  # the start that prompts share
+        self._scored = self._trunk.fork()  # the prompt that was scored last
         unable = {type(entry).__name__ for entry in self._trunk.cache if not hasattr(entry, "merge")}
         if unable:
             raise SamplingError(
@@ -153,6 +159,42 @@ class Engine:
                 events.append(Event(id, error=error))
         return [*events, *self._write_alone(), *self._write_together()]
 
+    def score(
+        self,
+        prompt: Prompt,
+        images: Sequence[Source],
+        continuations: str | Sequence[str],
+        *,
+        system: str | None = None,
+        template: Literal["chat", "plain"] = "chat",
+        num_low_resolution: int = 0,
+    ) -> list[Likelihood]:
+        """Return how likely each continuation is as the answer, or as its beginning; nothing is written.
+
+        The prompt is read once for all of them, and what it shares with the one scored before is not read again.
+
+        Args:
+            prompt: as for ``stream_generate``.
+            images: its pictures, in reading order.
+            continuations: one text or several, as they follow the prompt, blanks included: " red".
+            system: a system message.
+            template: "chat", or "plain" for a prompt that is to be continued as it stands.
+            num_low_resolution: the first that many pictures have one view each.
+
+        Raises:
+            MM1Error: a picture or the prompt is not usable, or a continuation is empty or does not fit the context.
+        """
+        return likelihoods(
+            self._model,
+            self._processor,
+            Request(prompt, images, system, template, num_low_resolution=num_low_resolution),
+            [continuations] if isinstance(continuations, str) else continuations,
+            self._scored,
+            decoding=self._decoding,
+            batch_size=self._batch_size,
+            vision_cache=self._vision_cache,
+        )
+
     def close(self) -> None:
         """Give back what mlx-lm holds of the machine."""
         self._generator.close()
@@ -173,42 +215,18 @@ class Engine:
         following = next((other.content for other in self._lined_up.values()), [])
         shared = min(shared_length(content, following), last)
         if shared > shared_length(self._trunk.content, content):
-            self._read(self._trunk, answering, shared)
+            read(self._model, self._trunk, answering, shared, self._decoding, self._vision_cache)
         own, tokenizer = self._trunk.fork(), self._processor.tokenizer
         if content[last] < 0:  # a picture ends the prompt; mlx-lm's batches begin with text
             self._alone[id] = answer_alone(
                 self._model, tokenizer, answering, self._decoding, own, self._vision_cache
             )
             return
-        self._read(own, answering, last)
+        read(self._model, own, answering, last, self._decoding, self._vision_cache)
         answering.timing.prefilled_tokens += 1
         ids, room = answering.inputs.input_ids.tolist(), self._decoding.room(self._model, len(content))
         (uid,) = self._generator.insert([ids[last:]], [room], caches=[own.cache], all_tokens=[ids[:last]])
         self._running[uid] = _Running(id, answering, tokenizer.detokenizer)
-
-    def _read(self, prefix: Prefix, answering: Answering, stop: int) -> None:
-        """Read a prompt into ``prefix``, from what they share to position ``stop``."""
-        inputs, timing, decoding = answering.inputs, answering.timing, self._decoding
-        start = prefix.keep_shared(answering.content[: stop + 1])
-        if start == stop:
-            return
-        embeddings = embed(
-            self._model,
-            inputs,
-            timing,
-            vision_cache=self._vision_cache,
-            vision_batch_size=decoding.vision_batch_size,
-            start=start,
-            stop=stop,
-        )
-        with timing.phase("prefill"):
-            for begin in range(start, stop, decoding.prefill_step_size):
-                end = min(begin + decoding.prefill_step_size, stop)
-                ids, own = inputs.input_ids[begin:end], embeddings[begin - start : end - start]
-                self._model(ids[None], cache=prefix.cache, input_embeddings=own[None])
-                mx.eval([entry.state for entry in prefix.cache])
-        timing.prefilled_tokens += stop - start
-        prefix.extend(answering.content[:stop], inputs)
 
     def _write_alone(self) -> Iterator[Event]:
         """Write a token of each answer that is written alone."""

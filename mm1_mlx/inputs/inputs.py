@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -34,10 +34,8 @@ class PreparedPicture:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the picture's bytes and of how its views are made of them."""
-        made = self.image_config.to_dict() | {"rule": rule(self.image_config, num_images=self.num_images)}
-        return hashlib.sha256(
-            f"{self.picture.sha256} {json.dumps(made, sort_keys=True)}".encode()
-        ).hexdigest()
+        made = _made_by(self.image_config, self.num_images)
+        return hashlib.sha256(f"{self.picture.sha256} {made}".encode()).hexdigest()
 
     def views(self) -> list[Image.Image]:
         """The pixels that the model sees; decoded, resized and cut anew at each call, unless ``opened``.
@@ -53,6 +51,13 @@ class PreparedPicture:
     def opened(self) -> PreparedPicture:
         """The same with its views in memory, made in this thread; errors are those of ``views``."""
         return replace(self, seen=tuple(self.views()))
+
+
+@lru_cache
+def _made_by(image_config: ImageConfig, num_images: int) -> str:
+    """Return how views are made, in JSON; a prompt with shots asks for it many times."""
+    made = image_config.to_dict() | {"rule": rule(image_config, num_images=num_images)}
+    return json.dumps(made, sort_keys=True)
 
 
 @dataclass(frozen=True)

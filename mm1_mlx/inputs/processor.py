@@ -18,7 +18,7 @@ from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.layout import Layout, layout
 from mm1_mlx.inputs.picture import Source, find_picture
-from mm1_mlx.inputs.prompt import IMAGE, Prompt, cut, messages_of, plain_text, with_image_parts
+from mm1_mlx.inputs.prompt import IMAGE, Prompt, cut, escaped, messages_of, plain_text, with_image_parts
 from mm1_mlx.inputs.sub_images import view_indices
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
 
@@ -116,6 +116,7 @@ class Processor:
         system: str | None = None,
         template: Literal["chat", "plain"] = "chat",
         answer_next: bool = True,
+        answer: str = "",
     ) -> list[int]:
         """A prompt's token ids, the image token once for each picture.
 
@@ -125,6 +126,7 @@ class Processor:
             system: a system message before the conversation.
             template: as in ``__call__``.
             answer_next: end where the model has to answer; else with the last message.
+            answer: how the answer begins, behind that.
 
         Raises:
             PromptError: as ``__call__``, the context apart.
@@ -139,7 +141,8 @@ class Processor:
         else:
             why = "the template is plain" if template == "plain" else "this model has no chat template"
             raise PromptError(f"{why}; give the prompt as one string.")
-        return self._tokenize(text.replace(IMAGE, self.image_token), chat, num_images)
+        text = text.replace(IMAGE, self.image_token) + hide(escaped(answer))
+        return self._tokenize(text, chat, num_images)
 
     def assemble(
         self,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Float
 
-from mm1_mlx.errors import PromptError, SamplingError
+from mm1_mlx.errors import PictureError, PromptError, SamplingError
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.machine import free_memory
@@ -80,13 +81,41 @@ def visual_tokens_of(
     if cache is not None:
         found = {digest: cache.get(entry_key(digest, model)) for digest in found}
     missing = {picture.digest: picture for picture in pictures if found[picture.digest] is None}
-    made = encode(model, list(missing.values()), clock, batch_size=batch_size)
+    made = encode(model, list(missing.values()), clock, batch_size=batch_size) if missing else []
     for (digest, picture), tokens in zip(missing.items(), made, strict=True):
         found[digest] = model.arrange(tokens, picture.layout.order)
         if cache is not None:
             mx.eval(found[digest])
             cache.put(entry_key(digest, model), found[digest])
     return [found[digest] for digest in digests]
+
+
+def encode_ahead(
+    model: MM1,
+    pictures: Sequence[PreparedPicture],
+    cache: VisionCache,
+    *,
+    batch_size: int | None = None,
+) -> None:
+    """Put pictures' visual tokens into ``cache``, many encoded together, up to what it holds.
+
+    A damaged picture ends it; whoever needs that one is told.
+    """
+    width = model.config.connector_config.output_dims * model.image_encoder.dtype.size
+    ahead: dict[str, PreparedPicture] = {}
+    num_bytes = 0
+    for picture in pictures:
+        if picture.digest not in ahead:
+            ahead[picture.digest] = picture
+            num_bytes += picture.layout.num_visual_tokens * width
+        if num_bytes > cache.max_bytes:
+            ahead.popitem()
+            break
+    waiting = list(ahead.values())
+    with suppress(PictureError):
+        for start in range(0, len(waiting), LARGEST_BATCH):
+            together = waiting[start : start + LARGEST_BATCH]
+            visual_tokens_of(model, together, cache=cache, batch_size=batch_size)
 
 
 def encode(

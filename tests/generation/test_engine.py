@@ -8,6 +8,9 @@ import pytest
 from mm1_mlx import generate, tiny
 from mm1_mlx.errors import PictureError, SamplingError
 from mm1_mlx.generation import Decoding, Engine, Request
+from mm1_mlx.generation.answering import Answering
+from mm1_mlx.generation.prefix import Prefix
+from mm1_mlx.generation.reading import read
 
 QUESTION = "Describe the picture."
 
@@ -114,3 +117,28 @@ def test_the_time_to_the_first_token_counts_from_the_request(engine, pictures):
 def test_caches_that_mlx_lm_cannot_batch_are_refused(mm1_tiny, settings):
     with pytest.raises(SamplingError, match="they exclude `max_kv_size` and `kv_bits`"):
         Engine(*mm1_tiny, Decoding(**settings))
+
+
+def test_an_engine_goes_on_from_what_was_read_before_and_leaves_it_as_it_is(mm1_tiny, pictures):
+    """Worked examples read once serve any number of engines."""
+    model, processor = mm1_tiny
+    shot = "<image>Question: What is it? Short answer: a red star\n"
+    requests = [Request(f"{shot}<image>Question: What color is it? Short answer:", [pictures[0], other], template="plain")
+                for other in pictures[1:]]  # fmt: skip
+    prefix, answering = Prefix(model), Answering(requests[0], processor)
+    read(model, prefix, answering, answering.inputs.image_places[-1].start, Decoding(), None)
+    held = list(prefix.content)
+    for _ in range(2):
+        with closing(Engine(model, processor, Decoding(max_tokens=6), prefix=prefix)) as engine:
+            texts, prefilled = defaultdict(str), {}
+            ids = [engine.add(request) for request in requests]
+            while engine.num_waiting or engine.num_running:
+                for event in engine.step():
+                    texts[event.id] += event.piece.text
+                    prefilled[event.id] = event.piece.timing.prefilled_tokens
+        assert [texts[id] for id in ids] == [
+            generate(model, processor, r.prompt, images=r.images, template="plain", max_tokens=6)
+            for r in requests
+        ]
+        assert all(count < len(answering.content) - len(held) + 2 for count in prefilled.values())
+        assert prefix.content == held

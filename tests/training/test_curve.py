@@ -5,19 +5,12 @@ import types
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from mm1_mlx.errors import UsageError
-from mm1_mlx.training.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, curve, draw_curve, ticks
+from mm1_mlx.seeing.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from mm1_mlx.training.curve import curve, draw_curve
 from mm1_mlx.training.reporters import Reporter
-
-
-@given(st.floats(1e-6, 1e6))
-def test_ticks_are_few_round_and_within(highest):
-    found = ticks(highest)
-    assert found[0] == 0 and 2 <= len(found) <= 12 and found[-1] <= highest * (1 + 1e-9)
 
 
 def test_the_line_goes_from_the_first_loss_to_the_last():

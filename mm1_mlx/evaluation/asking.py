@@ -1,0 +1,195 @@
+"""Ask a model a block of queries at a time: shots that all share are read once, pictures are encoded together.
+
+Blocks do not depend on one another, so that whoever stops and goes on gets the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from mm1_mlx.errors import DataError, PictureError
+from mm1_mlx.evaluation.prompts import kind_of
+from mm1_mlx.evaluation.results import Line
+from mm1_mlx.evaluation.settings import EvaluationSettings
+from mm1_mlx.evaluation.tasks.task import Item
+from mm1_mlx.evaluation.writing import Asked, Cell, Writer
+from mm1_mlx.generation.answering import Answering
+from mm1_mlx.generation.batch import answers_of
+from mm1_mlx.generation.decoding import Decoding
+from mm1_mlx.generation.engine import WINDOW, Engine
+from mm1_mlx.generation.likelihood import Likelihood, likelihoods
+from mm1_mlx.generation.prefix import Prefix
+from mm1_mlx.generation.reading import read
+from mm1_mlx.generation.request import Request
+from mm1_mlx.generation.stream import stream_answer
+from mm1_mlx.inputs.processor import Processor
+from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.vision.cache import VisionCache
+from mm1_mlx.vision.encode import encode_ahead
+
+
+class Asker:
+    """Asks what a writer writes.
+
+    Args:
+        model: from ``load``.
+        processor: from ``load``.
+        writer: of the task's prompts.
+        settings: how it is asked.
+        vision_cache: where visual tokens are kept.
+    """
+
+    def __init__(
+        self,
+        model: MM1,
+        processor: Processor,
+        writer: Writer,
+        settings: EvaluationSettings,
+        vision_cache: VisionCache,
+    ):
+        self._model, self._processor, self._writer, self._settings = model, processor, writer, settings
+        self._vision_cache = vision_cache
+        self._decoding = Decoding(
+            max_tokens=writer.max_tokens,
+            prefill_step_size=settings.prefill_step_size,
+            vision_batch_size=settings.vision_batch_size,
+        )
+        self._prefixes: dict[Cell, Prefix] = {}  # of the cell asked last
+
+    @property
+    def block_size(self) -> int:
+        """How many queries are asked together."""
+        return 1 if self._settings.one_by_one else WINDOW * self._settings.batch_size
+
+    def block(self, cell: Cell, indices: Sequence[int]) -> list[Line]:
+        """Return a line for each of some queries, in their order.
+
+        Raises:
+            DataError: a picture is damaged and ``skip_missing`` is off, or a prompt does not fit the context.
+        """
+        asked: dict[int, Asked] = {}
+        failed: dict[int, str] = {}
+        for index in indices:
+            try:
+                asked[index] = self._writer.ask(cell, index)
+            except PictureError as error:
+                failed[index] = " ".join(str(error).split())
+        ask = self._ask_alone if self._settings.one_by_one else self._ask_together
+        texts = ask(cell, asked, failed)
+        if failed and not self._settings.skip_missing:
+            index = min(failed)
+            exam = self._writer.exam
+            raise DataError(
+                f"{exam.task.name}, query {exam.queries[index].id}: {failed[index]} Put the picture right, or leave such "
+                "queries out with `skip_missing`."
+            )
+        ranked = self._rank(cell, {index: own for index, own in asked.items() if index in texts})
+        return [
+            self._head(cell, index) | {"error": failed[index]}
+            if index in failed
+            else self._head(cell, index) | self._said(asked[index], texts[index]) | ranked.get(index, {})
+            for index in indices
+        ]
+
+    def _ask_together(self, cell: Cell, asked: dict[int, Asked], failed: dict[int, str]) -> dict[int, str]:
+        """Return what the model wrote, by index; what is wrong with pictures goes into ``failed``."""
+        if not asked:
+            return {}
+        pictures = [picture for own in asked.values() for picture in own.inputs.pictures]
+        encode_ahead(self._model, pictures, self._vision_cache, batch_size=self._settings.vision_batch_size)
+        indices, texts = list(asked), {}
+        with closing(self._engine(cell, next(iter(asked.values())).query)) as engine:
+            requests = [replace(own.request, prompt=own.inputs) for own in asked.values()]
+            for answer in answers_of(engine, requests):
+                if answer.error is not None:
+                    failed[indices[answer.number]] = answer.error
+                else:
+                    texts[indices[answer.number]] = answer.text
+        return texts
+
+    def _ask_alone(self, cell: Cell, asked: dict[int, Asked], failed: dict[int, str]) -> dict[int, str]:
+        """As ``_ask_together``, but each prompt is read from its first token, and nothing is kept of it."""
+        texts = {}
+        for index, own in asked.items():
+            request = replace(own.request, prompt=own.inputs)
+            try:
+                pieces = stream_answer(self._model, self._processor, request, self._decoding)
+                texts[index] = "".join(piece.text for piece in pieces)
+            except PictureError as error:
+                failed[index] = " ".join(str(error).split())
+        return texts
+
+    def _engine(self, cell: Cell, query: Item) -> Engine:
+        return Engine(
+            self._model,
+            self._processor,
+            self._decoding,
+            batch_size=self._settings.batch_size,
+            vision_cache=self._vision_cache,
+            prefix=self._prefix(cell, query),
+        )
+
+    def _prefix(self, cell: Cell, query: Item) -> Prefix | None:
+        """Return a seed's fixed shots, read; None where each query has its own, or there are none."""
+        num_shots = cell.shots or self._settings.num_text_shots
+        if self._settings.select != "fixed" or not num_shots or query.image is None:
+            return None
+        if cell not in self._prefixes:
+            asked = self._writer.ask_behind_common_shots(cell, query)
+            prefix, answering = Prefix(self._model), Answering(Request(asked.inputs), self._processor)
+            stop = asked.inputs.image_places[-1].start
+            read(self._model, prefix, answering, stop, self._decoding, self._vision_cache)
+            self._prefixes = {cell: prefix}
+        return self._prefixes[cell]
+
+    def _rank(self, cell: Cell, asked: dict[int, Asked]) -> dict[int, Line]:
+        """Return the likeliest of each query's choices, by index."""
+        choosing = {index: own for index, own in asked.items() if self._writer.ranks(own.query)}
+        if not choosing:
+            return {}
+        if self._settings.one_by_one:
+            return {index: self._likeliest(own, None) for index, own in choosing.items()}
+        with closing(self._engine(cell, next(iter(choosing.values())).query)) as engine:
+            return {index: self._likeliest(own, engine) for index, own in choosing.items()}
+
+    def _likeliest(self, own: Asked, engine: Engine | None) -> Line:
+        """Score a query's choices, alone or by an engine that holds the shots."""
+        request, choices = own.request, own.query.choices
+        continuations = [self._writer.prompts.gap + choice for choice in choices]
+        scored: list[Likelihood]
+        if engine is None:
+            scored = likelihoods(
+                self._model,
+                self._processor,
+                request,
+                continuations,
+                Prefix(self._model),
+                decoding=self._decoding,
+                batch_size=1,
+            )
+        else:
+            scored = engine.score(
+                request.prompt,
+                request.images,
+                continuations,
+                system=request.system,
+                template=request.template,
+                num_low_resolution=request.num_low_resolution,
+            )
+        totals = [likelihood.total for likelihood in scored]
+        return {"ranked": choices[totals.index(max(totals))]}
+
+    def _head(self, cell: Cell, index: int) -> Line:
+        exam = self._writer.exam
+        query = exam.queries[index]
+        line: Line = {"task": exam.task.name, "shots": cell.shots, "seed": cell.seed}
+        line |= {"swapped": True} if cell.swapped else {}
+        line |= {"id": query.id} | ({} if query.question is None else {"question": query.question})
+        line |= {"references": list(query.answers)}
+        return line | ({} if query.group is None else {"group": query.group})
+
+    def _said(self, asked: Asked, text: str) -> Line:
+        answer = self._writer.prompts.cut(text, kind_of(asked.shots, asked.query))
+        return {"shot_ids": [item.id for item in asked.shots], "text": text, "answer": answer}

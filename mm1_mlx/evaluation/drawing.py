@@ -1,0 +1,34 @@
+"""Scores against the number of shots, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from mm1_mlx.evaluation.results import Result
+from mm1_mlx.seeing.chart import Chart
+from mm1_mlx.seeing.draw import COLORS
+
+
+def draw_scores(results: Sequence[Result]) -> Image.Image:
+    """Draw a line for each task, with the interval of each score; numbers of shots stand side by side."""
+    shots = sorted({result["shots"] for result in results})
+    places = {number: 0.5 + at for at, number in enumerate(shots)}
+    chart = Chart(
+        "Score",
+        "shots",
+        last=float(len(shots)),
+        highest=max(result["interval"][1] for result in results),
+        labels=[(place, str(number)) for number, place in places.items()],
+    )
+    names = list(dict.fromkeys(result["task"] for result in results))
+    colors = {name: COLORS[at % len(COLORS)] for at, name in enumerate(names)}
+    for name, color in colors.items():
+        own = sorted((r for r in results if r["task"] == name), key=lambda result: result["shots"])
+        chart.line([(places[result["shots"]], result["score"]) for result in own], color)
+        for result in own:
+            chart.bar(places[result["shots"]], *result["interval"], color)
+            chart.point((places[result["shots"]], result["score"]), color)
+    chart.key(list(colors.items()))
+    return chart.image

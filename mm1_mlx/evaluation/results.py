@@ -1,0 +1,147 @@
+"""From predictions to scores: of each pass, their mean over seeds, and how sure that is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from mm1_mlx.errors import DataError
+from mm1_mlx.evaluation.answers import Rules, exact_match, vqa_accuracy
+from mm1_mlx.evaluation.cider import cider
+from mm1_mlx.evaluation.intervals import bootstrap_interval
+from mm1_mlx.evaluation.shots import balance
+from mm1_mlx.evaluation.tasks.task import Metric, commonest
+
+Line = dict[str, Any]  # of predictions.jsonl
+Result = dict[str, Any]  # of results.json
+
+DIGITS = 4  # of what is written
+
+
+def score_lines(lines: Sequence[Line], metric: Metric, rules: Rules, *, key: str = "answer") -> list[float]:
+    """Return the score of each line's answer, in hundredths: 100 is wholly right, but CIDEr has no end.
+
+    Args:
+        lines: of one pass, each with ``references`` and the answer; ids are all different.
+        metric: how an answer is scored.
+        rules: of VQA accuracy.
+        key: which answer: what was written, or the likeliest choice, ``ranked``.
+
+    Raises:
+        DataError: a line has no reference.
+    """
+    for line in lines:
+        if not line.get("references"):
+            raise DataError(f"query {line['id']} has no `references`, so it cannot be scored.")
+    if metric == "cider":
+        if not lines:
+            return []
+        _, scores = cider(
+            {line["id"]: line[key] for line in lines}, {line["id"]: line["references"] for line in lines}
+        )
+        return [100 * scores[line["id"]] for line in lines]
+    if metric == "vqa":
+        return [100 * vqa_accuracy(line[key], line["references"], rules) for line in lines]
+    return [100 * exact_match(line[key], line["references"]) for line in lines]
+
+
+def results_of(
+    lines: Iterable[Line], metric: Metric, rules: Rules, examples: Mapping[str, str] | None = None
+) -> list[Result]:
+    """Return one result for each number of shots of a task; each line gets its ``score``.
+
+    Args:
+        lines: all passes of the task.
+        metric: how an answer is scored.
+        rules: of VQA accuracy.
+        examples: what each worked example answers, by id, for the balance of the shots.
+
+    Raises:
+        DataError: there is nothing to score.
+    """
+    passes: dict[tuple[int, bool], dict[int, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        passes[line["shots"], line.get("swapped", False)][line["seed"]].append(line)
+    results = []
+    for (shots, swapped), seeds in passes.items():
+        if swapped:
+            continue
+        result = _result(seeds, metric, rules)
+        if metric != "cider":
+            answers = [commonest(line["references"]) for line in next(iter(seeds.values()))]
+            result["query_answers"] = balance(answers)
+            result["shot_answers"] = balance(_shown(seeds, examples or {}))
+        if (shots, True) in passes:
+            control = _result(passes[shots, True], metric, rules)
+            result["swapped"] = {name: control[name] for name in ("score", "interval", "scores")}
+        results.append({"shots": shots} | result)
+    return results
+
+
+def _result(seeds: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
+    told = {seed: [line for line in lines if "error" not in line] for seed, lines in seeds.items()}
+    if not any(told.values()):
+        raise DataError("no query was answered, so there is nothing to score.")
+
+    def scored(lines: Sequence[Line]) -> list[float]:
+        return score_lines(lines, metric, rules)
+
+    scores = {seed: scored(lines) for seed, lines in told.items()}
+    for seed, lines in told.items():
+        for line, score in zip(lines, scores[seed], strict=True):
+            line["score"] = round(score, DIGITS)
+    answered = [line for lines in told.values() for line in lines]
+    result = _over_seeds(told, scores) | {
+        "num_queries": max(map(len, seeds.values())),
+        "num_failed": sum("error" in line for lines in seeds.values() for line in lines),
+    }
+    groups = {line["group"] for line in answered if line.get("group") is not None}
+    if groups:
+        result["groups"] = {group: _of_group(told, group, scored) for group in sorted(groups)}
+    if any("ranked" in line for line in answered):
+        result["ranked"] = _ranked(told, metric, rules)
+    return result
+
+
+def _shown(seeds: dict[int, list[Line]], examples: Mapping[str, str]) -> list[str]:
+    """Return what the shots of all queries answer; a query that has them anew counts them anew."""
+    ids = [id for lines in seeds.values() for line in lines for id in line.get("shot_ids", ())]
+    return [examples[id] for id in ids if id in examples]
+
+
+def _over_seeds(told: dict[int, list[Line]], scores: dict[int, list[float]]) -> Result:
+    """Return the mean over seeds, its interval over queries, and the spread over seeds."""
+    by_query: dict[str, list[float]] = defaultdict(list)
+    for seed, lines in told.items():
+        for line, score in zip(lines, scores[seed], strict=True):
+            by_query[line["id"]].append(score)
+    interval = bootstrap_interval([fmean(values) for values in by_query.values()])
+    means = {seed: fmean(values) for seed, values in scores.items() if values}
+    return {
+        "score": round(fmean(means.values()), DIGITS),
+        "interval": [round(interval.low, DIGITS), round(interval.high, DIGITS)],
+        "spread": round(stdev(means.values()), DIGITS) if len(means) > 1 else None,
+        "scores": {str(seed): round(mean, DIGITS) for seed, mean in means.items()},
+    }
+
+
+def _of_group(
+    told: dict[int, list[Line]], group: str, scored: Callable[[Sequence[Line]], list[float]]
+) -> Result:
+    """Return a group's score. CIDEr counts words among the group's own references, as NoCaps' domains are scored."""
+    own = [[line for line in lines if line.get("group") == group] for lines in told.values()]
+    means = [fmean(scored(lines)) for lines in own if lines]
+    return {"score": round(fmean(means), DIGITS), "num_queries": max(map(len, own))}
+
+
+def _ranked(told: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
+    """Return the score of the likeliest choices; a query without choices does not count."""
+    choosing = {seed: [line for line in lines if "ranked" in line] for seed, lines in told.items()}
+    choosing = {seed: lines for seed, lines in choosing.items() if lines}
+    scores = {seed: score_lines(lines, metric, rules, key="ranked") for seed, lines in choosing.items()}
+    for seed, lines in choosing.items():
+        for line, score in zip(lines, scores[seed], strict=True):
+            line["ranked_score"] = round(score, DIGITS)
+    return _over_seeds(choosing, scores) | {"num_queries": max(map(len, choosing.values()))}

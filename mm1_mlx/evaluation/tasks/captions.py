@@ -1,0 +1,68 @@
+"""The data sets of captions that MM1 reports: COCO, NoCaps, TextCaps, as they were published.
+
+Sources: Lin et al., "Microsoft COCO" (arXiv:1405.0312), in the splits of Karpathy and Fei-Fei (arXiv:1412.2306);
+Agrawal et al., "nocaps" (arXiv:1812.08658); Sidorov et al., "TextCaps" (arXiv:2003.12462).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from mm1_mlx.evaluation.tasks.places import Places, laid_out, read_json
+from mm1_mlx.evaluation.tasks.task import Item, Split, one_line
+
+KARPATHY = {"queries": ("test",), "support": ("train", "restval")}
+
+
+def read_coco(data: str | None, split: Split) -> list[Item]:
+    """Read ``dataset_coco.json``: its test split, or train with what it calls restval."""
+    places = Places(data, "coco")
+    path = places.file("dataset_coco.json")
+    with laid_out(path, "Karpathy's COCO"):
+        return [
+            Item(
+                str(image["cocoid"]),
+                places.pictures(image["filepath"]) / image["filename"],
+                tuple(sentence["raw"] for sentence in image["sentences"]),
+                shown=one_line(image["sentences"][0]["raw"]),
+            )
+            for image in read_json(path)["images"]
+            if image["split"] in KARPATHY[split]
+        ]
+
+
+def read_nocaps(data: str | None, split: Split) -> list[Item]:
+    """Read ``nocaps_val_4500_captions.json``, with its domains; it has no examples of its own, so COCO's are shown."""
+    if split == "support":
+        return read_coco(data, "support")
+    places = Places(data, "nocaps")
+    path = places.file("nocaps_val_4500_captions.json")
+    values, captions = read_json(path), defaultdict(list)
+    with laid_out(path, "NoCaps' validation captions"):
+        for annotation in values["annotations"]:
+            captions[annotation["image_id"]].append(annotation["caption"])
+        folder = places.pictures("val")
+        return [
+            Item(
+                str(image["id"]),
+                folder / image["file_name"],
+                tuple(captions[image["id"]]),
+                group=image["domain"],
+            )
+            for image in values["images"]
+        ]
+
+
+def read_textcaps(data: str | None, split: Split) -> list[Item]:
+    """Read ``TextCaps_0.1_val.json`` or ``…_train.json``: a row for each caption, several for each picture."""
+    places = Places(data, "textcaps", "textvqa")
+    path = places.file(f"TextCaps_0.1_{'val' if split == 'queries' else 'train'}.json")
+    captions: dict[str, list[str]] = defaultdict(list)
+    with laid_out(path, "TextCaps"):
+        for row in read_json(path)["data"]:
+            captions[row["image_id"]].append(row["caption_str"])
+    folder = places.pictures("train_images")  # of validation too
+    return [
+        Item(name, folder / f"{name}.jpg", tuple(found), shown=one_line(found[0]))
+        for name, found in captions.items()
+    ]

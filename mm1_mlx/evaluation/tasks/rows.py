@@ -1,0 +1,93 @@
+"""A person's own rows: ``test.jsonl`` to ask about, ``train.jsonl`` for worked examples, or a hub data set's splits.
+
+A row is a question about one picture or none, or a caption, in the forms of training rows. ``answers`` lists what else
+is right, ``captions`` what else a caption may say, ``choices`` what a ranking chooses from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mm1_mlx.data.records import open_data
+from mm1_mlx.data.row_forms import Record, read_row, shown
+from mm1_mlx.errors import DataError, PromptError
+from mm1_mlx.evaluation.tasks.places import Places
+from mm1_mlx.evaluation.tasks.task import Item, Split, one_line
+from mm1_mlx.files.json_lines import read_json_lines
+from mm1_mlx.inputs.prompt import without_places
+
+SPLITS: dict[Split, str] = {"queries": "test", "support": "train"}
+
+
+def read_rows(data: str | None, split: Split) -> list[Item]:
+    """Read the rows of a folder or of a data set on the Hugging Face hub.
+
+    Raises:
+        DataError: there is no such split, a row is at fault, or they are not all questions or all captions.
+    """
+    items = [_item(str(number), record, values) for number, record, values in _rows(data, split)]
+    kinds = {item.question is None for item in items}
+    if len(kinds) > 1:
+        raise DataError(
+            f"rows: {SPLITS[split]} has both questions and captions; put them in folders of their own."
+        )
+    return items
+
+
+def _rows(data: str | None, split: Split) -> Iterator[tuple[int, Record, dict[str, Any]]]:
+    """Yield each row's number, what it means, and its keys as they stand."""
+    if data is not None and not os.path.exists(os.path.expanduser(data)) and "/" in data:
+        records = open_data(data).get(SPLITS[split])
+        if records is None:
+            raise DataError(f"rows: {data} has no {SPLITS[split]} split.")
+        for index in range(len(records)):
+            (row,) = records.rows[index].to_pylist()
+            yield index, records[index], records.features.decode_example(row)
+        return
+    path = Places(data, "rows").file(f"{SPLITS[split]}.jsonl")
+    try:
+        lines = read_json_lines(path, holds="rows")
+    except PromptError as error:
+        raise DataError(str(error)) from None
+    for line, values in lines.items():
+        yield line, read_row(values, name=f"{path}, line {line}", folder=Path(path).parent), values
+
+
+def _item(id: str, record: Record, values: dict[str, Any]) -> Item:
+    try:
+        if len(record.images) > 1:
+            raise DataError(f"it has {len(record.images)} pictures; an evaluation asks about one, or none.")
+        image = record.images[0] if record.images else None
+        choices = _texts(values, "choices")
+        if record.form == "caption":
+            captions = _texts(values, "captions") or (values["caption"],)
+            return Item(id, image, captions, shown=one_line(captions[0]), choices=choices)
+        if record.document is not None or [turn.role for turn in record.turns] != ["user", "assistant"]:
+            raise DataError("it is no single question with its answer, and no caption.")
+        asked, said = record.turns
+        answers, rationale = _texts(values, "answers"), values.get("rationale")
+        first = one_line(said.text if record.form != "question" else values.get("answer") or answers[0])
+        return Item(
+            id,
+            image,
+            answers or (first,),
+            without_places(asked.text).strip(),
+            shown=first,
+            rationale=rationale and one_line(rationale),
+            choices=choices,
+        )
+    except DataError as error:
+        raise DataError(f"{record.name}: {error}") from None
+
+
+def _texts(values: dict[str, Any], key: str) -> tuple[str, ...]:
+    found = values.get(key) or ()
+    found = [found] if isinstance(found, str) else found
+    if not isinstance(found, list | tuple) or not all(
+        isinstance(text, str) and text.strip() for text in found
+    ):
+        raise DataError(f"{key} is {shown(values[key])}, expected a list of texts.")
+    return tuple(found)
