@@ -13,10 +13,10 @@ Weights = Mapping[str, float]
 TONES = {"white": 0.22, "light": 0.26, "coloured": 0.2, "middle": 0.08, "dark": 0.14, "black": 0.1}
 PLAIN_TONES = {"white": 0.5, "light": 0.5}
 DARK_TONES = {"dark": 0.6, "black": 0.4}
-SHADED = {"plain": 0.5} | {texture: 0.5 / 7 for texture in TEXTURES[1:]}
+SHADED = {"plain": 0.5} | dict.fromkeys(TEXTURES[1:], 0.5 / 7)
 TEXTURED = {"cloudy": 1, "striped": 1, "dotted": 1, "checked": 1, "grainy": 1}
-KINDS = {shape: 1.0 for shape in SHAPES} | {"letter": 0.9, "digit": 0.7, "pictogram": 4.0}
-SHAPES_ALONE = {shape: 1.0 for shape in SHAPES}
+KINDS = dict.fromkeys(SHAPES, 1.0) | {"letter": 0.9, "digit": 0.7, "pictogram": 4.0}
+SHAPES_ALONE = dict.fromkeys(SHAPES, 1.0)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,12 @@ import random
 
 from mm1_mlx.tiny.lettering import DIGITS, LETTERS
 
-TRAINING_WORDS = tuple(
-    """
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+TRAINING_WORDS = _split("""
     a ace act add age air all an and ant any ape arm art as ask at axe back bad bag ball band bar bat be bed bee
     best big bird bit black blue boat body bone book box boy bread brown bus but buy by cake call can cap car card
     care case cat chair city clay club coat cold come cook cool copy corn cow cup cut dance dark day deep desk dog
@@ -27,16 +31,13 @@ TRAINING_WORDS = tuple(
     this three tide time tiny to toe top town toy train tree true try two under up us use very view wait walk wall
     want war warm wash water way we week well west wet what wheel white who wide wild wind wine wing wish wolf wood
     word work world year yell yes you young zero zoo
-    """.split()
-)
-HELD_OUT_WORDS = tuple(
-    """
+""")
+HELD_OUT_WORDS = _split("""
     apple bath beach bell bike blow boss brush cave chess clock cloud coin crab crown dice dish dive fan farm flag
     flute fork frog ghost globe grape hawk hut jazz jeep juice jug lemon lime maze melon mint mouth ocean onion peak
     pearl piano pizza plum quilt robot ruby sauce scarf seed shark silk skate snail sofa spice storm sword tiger
     toast torch tower truck tulip uncle vase whale yacht zebra
-    """.split()
-)
+""")
 
 
 def pick_word(rng: random.Random, *, held_out: bool = False) -> str:
