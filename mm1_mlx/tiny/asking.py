@@ -128,7 +128,7 @@ def _present(scene: Scene, rng: random.Random) -> Asked:
 def _not_present(scene: Scene, rng: random.Random, held_out: bool) -> Asked:
     """Ask for what is not there: one attribute changed, another thing of the world, or a thing of none."""
     if rng.random() < 0.4:
-        return _whether(rng.choice(unknown_nouns(held_out=held_out)), "no")
+        return _whether(_unknown(scene, rng, held_out), "no")
     while True:
         color, kind = rng.choice(COLORS), rng.choice((*SHAPES, "letter", "digit", "pictogram"))
         painted = [t for t in scene.things if t.color]
@@ -146,6 +146,15 @@ def _not_present(scene: Scene, rng: random.Random, held_out: bool) -> Asked:
             return _whether(kind, "no")
         if not (has_words(scene) and kind in ("letter", "digit")):
             return _whether(f"{color} {kind}", "no")
+
+
+def _unknown(scene: Scene, rng: random.Random, held_out: bool) -> str:
+    """Return the noun of a thing that no scene shows, and that shares no word with what this one shows."""
+    shown = {word for thing in scene.things for word in thing.noun.split()}
+    while True:
+        noun = rng.choice(unknown_nouns(held_out=held_out))
+        if shown.isdisjoint(noun.split()):
+            return noun
 
 
 def _whether(noun: str, answer: str) -> Asked:
@@ -245,7 +254,7 @@ def _check(scene: Scene, rng: random.Random, held_out: bool) -> Asked | None:
 def _absent(scene: Scene, rng: random.Random, held_out: bool) -> Asked:
     """Ask what colour, size or place a thing has that is not there."""
     if rng.random() < 0.5:
-        noun = rng.choice(unknown_nouns(held_out=held_out))
+        noun = _unknown(scene, rng, held_out)
     else:
         names = [*SHAPES, *SHAPES, *(c.name for c in rng.sample(pictogram_classes("named"), 6))]
         noun = rng.choice([n for n in names if all(t.noun != n for t in scene.things)])

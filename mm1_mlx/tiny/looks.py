@@ -59,5 +59,6 @@ LOOKS = {
     "rotated": replace(PLAIN, turned=1, kinds=SHAPES_ALONE),
     "pictograms": replace(ANY, kinds={"pictogram": 1}),
     "symbols": replace(ANY, kinds={"letter": 1, "digit": 1}),
+    "counting": replace(ANY, alike=0.85, numbers=(1, 2, 3, 4, 5, 6, 7, 8), kinds=KINDS | {"pictogram": 2.0}),
     "words": replace(ANY, kinds={"word": 1}, numbers=(1, 1, 1, 2), upright=0.0),
 }
