@@ -41,7 +41,7 @@ def compare(
         errors: allow typing errors.
     """
     rng = random.Random(seed)
-    look = replace(look, numbers=FEW, wide=look.wide / 2, kinds={**look.kinds, "word": 0})
+    look = replace(look, numbers=FEW, wide=look.wide / 2, kinds={**look.kinds, "word": 0.0})
     while True:
         first = make_scene(rng.getrandbits(62), look, stock=stock)
         made = KINDS[kind](first, rng, look, stock)

@@ -212,7 +212,7 @@ class _Maker:
         """Return the thing as it will look, not placed yet."""
         if wish.kind == "word":
             return self._word(wish, most)
-        outlined = self.rng.random() < self.look.outlined and LEAST_OUTLINED.get(wish.kind, 9) <= most
+        outlined = self.rng.random() < self.look.outlined and LEAST_OUTLINED.get(wish.kind, 9.0) <= most
         least = LEAST_OUTLINED if outlined else LEAST
         size = self._size(least.get(wish.kind, 0.0), most)
         stroke = self._stroke(wish.kind, size) if outlined else 0.0
@@ -225,7 +225,7 @@ class _Maker:
         form, angle = pick_form(wish.kind, self.rng), self._angle(wish.kind)
         if wish.kind == "diamond" and abs(angle) > UPRIGHT:
             form *= 0.8  # a wide one on its side would pass for a square
-        return Thing(wish.kind, wish.text, color, size, 0, 0, angle, paint, stroke, form, face, wish.code)
+        return Thing(wish.kind, wish.text, color, size, 0.0, 0.0, angle, paint, stroke, form, face, wish.code)
 
     def _word(self, wish: Wish, most: float) -> Thing:
         """Return a word, or as much of it as can be written so that it can be read."""
@@ -237,13 +237,15 @@ class _Maker:
                 break
             text = text[:-1]
         size = self.rng.uniform(min(WORD_HEIGHTS[0], widest), min(WORD_HEIGHTS[1], widest))
-        angle = self.rng.uniform(-6, 6) if self.rng.random() < 0.3 and width * size < 0.7 * self.width else 0
+        angle = (
+            self.rng.uniform(-6, 6) if self.rng.random() < 0.3 and width * size < 0.7 * self.width else 0.0
+        )
         color, paint = self._color(wish, thin=True)
-        return Thing(wish.kind, text, color, size, 0, 0, angle, paint, 0.0, width, face)
+        return Thing(wish.kind, text, color, size, 0.0, 0.0, angle, paint, 0.0, width, face)
 
     def _size(self, least: float, most: float) -> float:
         """Return a size, small and large ones alike likely; none is between the two."""
-        low = max(self.look.sizes[0], least)
+        low = max(min(self.look.sizes[0], most), least)
         high = max(low, most)
         bands = [(low, min(high, SMALL))] if low <= SMALL else []
         if high >= LARGE:
@@ -257,7 +259,7 @@ class _Maker:
         return math.exp(self.rng.uniform(math.log(low), math.log(max(low, high))))
 
     def _face(self, size: float) -> str:
-        return self.rng.choice([f for f in faces(self.stock) if size >= LEAST_FACES.get(f, 0)])
+        return self.rng.choice([f for f in faces(self.stock) if size >= LEAST_FACES.get(f, 0.0)])
 
     def _angle(self, kind: str) -> float:
         if kind in ("letter", "digit"):
