@@ -21,7 +21,7 @@ from mm1_mlx.tiny.world import TESTING_SEEDS
 
 Family = Literal["pictogram", "colored shape", "shape", "color", "letter", "digit"]
 EXEMPLARS = 64  # pictures of each concept that training uses, so that their visual tokens can be kept
-ALONE = replace(ANY, sizes=(0.22, 0.9), wide=0.1, outlined=0.15, finished=0.15)
+ALONE = replace(ANY, sizes=(0.32, 0.9), wide=0.05, outlined=0.15, finished=0.15)
 WEIGHTS: dict[Family, float] = {
     **{"pictogram": 6.0, "colored shape": 2.5, "shape": 0.8, "color": 0.8, "letter": 0.5, "digit": 0.4}
 }

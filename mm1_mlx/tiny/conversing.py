@@ -30,9 +30,12 @@ from mm1_mlx.tiny.telling import NO_PICTURE, OUTSIDE
 
 LARGER = (96, 160, 224, 300)  # pixels of the longer side: some pictures are not drawn at the encoder's 126
 SMALL_PRINT = replace(
-    LOOKS["symbols"], kinds={"letter": 1.0, "digit": 1.0, "circle": 0.5, "star": 0.5}, sizes=(0.05, 0.075), wide=0.0,
-    numbers=(1, 2, 3, 4), outlined=0.0, finished=0.0,
-)  # fmt: skip
+    LOOKS["plain"],
+    tones={"white": 3.0, "light": 3.0, "dark": 1.0, "black": 2.0},
+    kinds={"letter": 1.0, "digit": 1.0, "circle": 0.5, "star": 0.5},
+    sizes=(0.05, 0.075),
+    numbers=(1, 2, 3, 4),
+)
 WEIGHTS = {  # of the questions about one picture
     **{
         "color": 10,

@@ -195,7 +195,7 @@ class _Maker:
         short, area = min(self.width, self.height), self.width * self.height
         most = min(self.look.sizes[1], 0.95 * short, 0.95 * math.sqrt(area / max(1, len(wishes))))
         while True:
-            if most < SMALLEST:
+            if most < min(SMALLEST, 0.8 * self.look.sizes[1]):
                 wishes, most = wishes[:-1], 1.5 * most
             things = [self._thing(wish, most) for wish in wishes]
             placed: list[Thing] = []
@@ -245,6 +245,7 @@ class _Maker:
 
     def _size(self, least: float, most: float) -> float:
         """Return a size, small and large ones alike likely; none is between the two."""
+        least = least if least <= self.look.sizes[1] else 0.0  # small print is meant to be small
         low = max(min(self.look.sizes[0], most), least)
         high = max(low, most)
         bands = [(low, min(high, SMALL))] if low <= SMALL else []
@@ -256,7 +257,7 @@ class _Maker:
     def _stroke(self, kind: str, size: float) -> float:
         low, high = STROKES
         high = min(high, size * (0.16 if kind in ("circle", "square") else 0.09))
-        return math.exp(self.rng.uniform(math.log(low), math.log(max(low, high))))
+        return low + max(0.0, high - low) * self.rng.random() ** 1.5  # thin ones more often
 
     def _face(self, size: float) -> str:
         return self.rng.choice([f for f in faces(self.stock) if size >= LEAST_FACES.get(f, 0.0)])

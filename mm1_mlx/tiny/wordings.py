@@ -380,7 +380,7 @@ def pick_form(kind: str, rng: random.Random, *, held_out: bool = False, without:
         form = form[: found.start()] + rng.choice(found[1].split("|")) + form[found.end() :]
     if without and without in form:
         return pick_form(kind, rng, held_out=held_out, without=without)
-    return form[:1].upper() + form[1:]
+    return form.strip()
 
 
 @cache
