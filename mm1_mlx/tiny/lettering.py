@@ -56,7 +56,7 @@ def cap_height(face: str, stock: Stock = SHIPPED) -> int:
 
 
 def _written(
-    text: str, font: ImageFont.FreeTypeFont, stroke: int, place: tuple[float, float], size: tuple[int, int]
+    text: str, font: ImageFont.FreeTypeFont, stroke: int, place: tuple[int, int], size: tuple[int, int]
 ) -> Image.Image:
     mask = Image.new("L", size)
     ImageDraw.Draw(mask).text(place, text, fill=255, font=font, stroke_width=stroke)

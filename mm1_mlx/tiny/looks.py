@@ -14,7 +14,7 @@ TONES = {"white": 0.22, "light": 0.26, "coloured": 0.2, "middle": 0.08, "dark": 
 PLAIN_TONES = {"white": 0.5, "light": 0.5}
 DARK_TONES = {"dark": 0.6, "black": 0.4}
 SHADED = {"plain": 0.5} | dict.fromkeys(TEXTURES[1:], 0.5 / 7)
-TEXTURED = {"cloudy": 1, "striped": 1, "dotted": 1, "checked": 1, "grainy": 1}
+TEXTURED = dict.fromkeys(("cloudy", "striped", "dotted", "checked", "grainy"), 1.0)
 KINDS = dict.fromkeys(SHAPES, 1.0) | {"letter": 0.9, "digit": 0.7, "pictogram": 4.0}
 SHAPES_ALONE = dict.fromkeys(SHAPES, 1.0)
 
@@ -37,14 +37,11 @@ class Look:
     alike: float = 0.3  # share of the scenes with few kinds and colours, for counting
     finished: float = 0.3  # share of the scenes that get each of blur, noise, JPEG and other light
 
-    def __hash__(self) -> int:
-        return id(self)
-
 
 ANY = Look()
 PLAIN = Look(
-    tones=PLAIN_TONES, textures={"plain": 1}, kinds=KINDS | {"pictogram": 0}, outlined=0, sizes=(0.14, 0.6),
-    wide=0, turned=0, overlapping=0, finished=0,
+    tones=PLAIN_TONES, textures={"plain": 1.0}, kinds=KINDS | {"pictogram": 0.0}, outlined=0.0, sizes=(0.14, 0.6),
+    wide=0.0, turned=0.0, overlapping=0.0, finished=0.0,
 )  # fmt: skip
 SHAPES_ONLY = replace(ANY, kinds=SHAPES_ALONE)
 LOOKS = {
@@ -53,11 +50,12 @@ LOOKS = {
     "shapes": SHAPES_ONLY,
     "dark": replace(PLAIN, tones=DARK_TONES),
     "textured": replace(PLAIN, tones=TONES, textures=TEXTURED),
-    "outlined": replace(PLAIN, outlined=1, kinds=SHAPES_ALONE),
-    "wide": replace(PLAIN, wide=1, least_aspect=2, sizes=(0.09, 0.6)),
+    "outlined": replace(PLAIN, outlined=1.0, kinds=SHAPES_ALONE),
+    "wide": replace(PLAIN, wide=1.0, least_aspect=2.0, sizes=(0.09, 0.6)),
     "tiny": replace(PLAIN, sizes=(0.08, 0.12), kinds=SHAPES_ALONE),
-    "rotated": replace(PLAIN, turned=1, kinds=SHAPES_ALONE),
-    "pictograms": replace(ANY, kinds={"pictogram": 1}),
-    "symbols": replace(ANY, kinds={"letter": 1, "digit": 1}),
-    "words": replace(ANY, kinds={"word": 1}, numbers=(1, 1, 1, 2), upright=0.0),
+    "rotated": replace(PLAIN, turned=1.0, kinds=SHAPES_ALONE),
+    "pictograms": replace(ANY, kinds={"pictogram": 1.0}),
+    "symbols": replace(ANY, kinds={"letter": 1.0, "digit": 1.0}),
+    "counting": replace(ANY, alike=0.85, numbers=(1, 2, 3, 4, 5, 6, 7, 8), kinds=KINDS | {"pictogram": 2.0}),
+    "words": replace(ANY, kinds={"word": 1.0}, numbers=(1, 1, 1, 2), upright=0.0),
 }

@@ -6,8 +6,17 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from mm1_mlx.tiny.backgrounds import Background, make_background
-from mm1_mlx.tiny.colors import COLORS, CONTRAST, THIN_CONTRAST, Paint, distance, mix_paint, visible_on
+from mm1_mlx.tiny.backgrounds import TONES, Background, make_background
+from mm1_mlx.tiny.colors import (
+    COLORS,
+    CONTRAST,
+    SHADES,
+    THIN_CONTRAST,
+    Paint,
+    distance,
+    mix_paint,
+    visible_on,
+)
 from mm1_mlx.tiny.lettering import DIGITS, LETTERS, faces, ratio
 from mm1_mlx.tiny.looks import ANY, Look, Weights
 from mm1_mlx.tiny.scene import LARGE, SMALL, Finish, Scene, Thing, in_reading_order
@@ -45,6 +54,11 @@ class Wish:
     code: str = ""  # of a pictogram
 
 
+def wished(thing: Thing) -> Wish:
+    """Return the wish that such a thing fulfils."""
+    return Wish(thing.kind, thing.text, thing.color, thing.code)
+
+
 def make_scene(
     seed: int,
     look: Look = ANY,
@@ -64,9 +78,12 @@ def make_scene(
     """
     rng = random.Random(seed)
     width, height = _sides(look, rng)
+    fixed = wishes is not None
     if wishes is None:
         wishes = _wishes(rng, look, stock, split)
-    background = _background(look, wishes, stock, rng)
+    background = _background(
+        look, wishes, stock, rng, {w.color for w in wishes if w.color} if fixed else set()
+    )
     things = _Maker(rng, look, stock, background, width, height).place_all(wishes)
     return Scene(in_reading_order(things, height), background, width, height, _finish(look, things, rng))
 
@@ -87,14 +104,20 @@ def _sides(look: Look, rng: random.Random) -> tuple[float, float]:
     return (short, 1.0) if rng.random() < look.upright else (1.0, short)
 
 
-def _background(look: Look, wishes: tuple[Wish, ...], stock: Stock, rng: random.Random) -> Background:
-    """Return a background that pictograms stand out against: theirs are the colours that cannot change."""
+def _background(
+    look: Look, wishes: tuple[Wish, ...], stock: Stock, rng: random.Random, colors: set[str]
+) -> Background:
+    """Return a background that pictograms stand out against, and things of ``colors``, which may not change."""
     codes = {wish.code for wish in wishes if wish.kind == "pictogram"}
-    for _ in range(TRIES):
-        background = make_background(_pick(look.tones, rng), _pick(look.textures, rng), rng)
-        if all(_stands_out(code, background, stock) for code in codes):
+    for number in range(3 * TRIES):
+        tone = _pick(look.tones, rng) if number < 2 * TRIES else rng.choice(TONES)
+        background = make_background(tone, _pick(look.textures, rng) if number < TRIES else "plain", rng)
+        if all(_stands_out(code, background, stock) for code in codes) and all(
+            any(visible_on(shade, background.palette, THIN_CONTRAST) for shade in SHADES[color])
+            for color in colors
+        ):
             return background
-    return make_background("light", "plain", rng)
+    return background
 
 
 def _stands_out(code: str, background: Background, stock: Stock) -> bool:
@@ -135,7 +158,11 @@ def _wishes(rng: random.Random, look: Look, stock: Stock, split: Split) -> tuple
         mixed = rng.choices(few, k=number)
         colors = rng.sample(COLORS, rng.randint(1, 3))
         classes = classes and rng.sample(classes, min(2, len(classes)))
-    return tuple(_wish(kind, colors, classes, rng) for kind in mixed)
+    wishes = [_wish(kind, colors, classes, rng) for kind in mixed]
+    bare = {c.code for c in classes if c.form == "bare"}  # "two breads" is no English: one of them at most
+    return tuple(
+        w for n, w in enumerate(wishes) if w.code not in bare or w.code not in {v.code for v in wishes[:n]}
+    )
 
 
 def _wish(kind, colors, classes, rng: random.Random) -> Wish:
@@ -168,7 +195,7 @@ class _Maker:
         short, area = min(self.width, self.height), self.width * self.height
         most = min(self.look.sizes[1], 0.95 * short, 0.95 * math.sqrt(area / max(1, len(wishes))))
         while True:
-            if most < SMALLEST:
+            if most < min(SMALLEST, 0.8 * self.look.sizes[1]):
                 wishes, most = wishes[:-1], 1.5 * most
             things = [self._thing(wish, most) for wish in wishes]
             placed: list[Thing] = []
@@ -185,7 +212,7 @@ class _Maker:
         """Return the thing as it will look, not placed yet."""
         if wish.kind == "word":
             return self._word(wish, most)
-        outlined = self.rng.random() < self.look.outlined and LEAST_OUTLINED.get(wish.kind, 9) <= most
+        outlined = self.rng.random() < self.look.outlined and LEAST_OUTLINED.get(wish.kind, 9.0) <= most
         least = LEAST_OUTLINED if outlined else LEAST
         size = self._size(least.get(wish.kind, 0.0), most)
         stroke = self._stroke(wish.kind, size) if outlined else 0.0
@@ -198,7 +225,7 @@ class _Maker:
         form, angle = pick_form(wish.kind, self.rng), self._angle(wish.kind)
         if wish.kind == "diamond" and abs(angle) > UPRIGHT:
             form *= 0.8  # a wide one on its side would pass for a square
-        return Thing(wish.kind, wish.text, color, size, 0, 0, angle, paint, stroke, form, face, wish.code)
+        return Thing(wish.kind, wish.text, color, size, 0.0, 0.0, angle, paint, stroke, form, face, wish.code)
 
     def _word(self, wish: Wish, most: float) -> Thing:
         """Return a word, or as much of it as can be written so that it can be read."""
@@ -210,13 +237,16 @@ class _Maker:
                 break
             text = text[:-1]
         size = self.rng.uniform(min(WORD_HEIGHTS[0], widest), min(WORD_HEIGHTS[1], widest))
-        angle = self.rng.uniform(-6, 6) if self.rng.random() < 0.3 and width * size < 0.7 * self.width else 0
+        angle = (
+            self.rng.uniform(-6, 6) if self.rng.random() < 0.3 and width * size < 0.7 * self.width else 0.0
+        )
         color, paint = self._color(wish, thin=True)
-        return Thing(wish.kind, text, color, size, 0, 0, angle, paint, 0.0, width, face)
+        return Thing(wish.kind, text, color, size, 0.0, 0.0, angle, paint, 0.0, width, face)
 
     def _size(self, least: float, most: float) -> float:
         """Return a size, small and large ones alike likely; none is between the two."""
-        low = max(self.look.sizes[0], least)
+        least = least if least <= self.look.sizes[1] else 0.0  # small print is meant to be small
+        low = max(min(self.look.sizes[0], most), least)
         high = max(low, most)
         bands = [(low, min(high, SMALL))] if low <= SMALL else []
         if high >= LARGE:
@@ -227,10 +257,10 @@ class _Maker:
     def _stroke(self, kind: str, size: float) -> float:
         low, high = STROKES
         high = min(high, size * (0.16 if kind in ("circle", "square") else 0.09))
-        return math.exp(self.rng.uniform(math.log(low), math.log(max(low, high))))
+        return low + max(0.0, high - low) * self.rng.random() ** 1.5  # thin ones more often
 
     def _face(self, size: float) -> str:
-        return self.rng.choice([f for f in faces(self.stock) if size >= LEAST_FACES.get(f, 0)])
+        return self.rng.choice([f for f in faces(self.stock) if size >= LEAST_FACES.get(f, 0.0)])
 
     def _angle(self, kind: str) -> float:
         if kind in ("letter", "digit"):
@@ -248,7 +278,7 @@ class _Maker:
         least = THIN_CONTRAST if thin else CONTRAST
         others = [c for c in COLORS if c != wish.color]
         for color in (wish.color, *self.rng.sample(others, len(others))):
-            for _ in range(3):
+            for _ in range(6):
                 paint = mix_paint(color, self.rng)
                 if visible_on(paint, self.background.palette, least):
                     return color, paint

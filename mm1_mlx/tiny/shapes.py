@@ -53,9 +53,9 @@ def _upright(shape: str, form: float) -> list[Point]:
         return [(-0.45, -0.45), (0.45, -0.45), (0.45, 0.45), (-0.45, 0.45)]
     if shape == "triangle":
         height = form
-        return [(0, -0.6 * height), (0.5, 0.4 * height), (-0.5, 0.4 * height)]
+        return [(0.0, -0.6 * height), (0.5, 0.4 * height), (-0.5, 0.4 * height)]
     if shape == "diamond":
-        return [(0, -0.58), (0.58 * form, 0), (0, 0.58), (-0.58 * form, 0)]
+        return [(0.0, -0.58), (0.58 * form, 0.0), (0.0, 0.58), (-0.58 * form, 0.0)]
     if shape == "star":
         radii = (0.58, 0.58 * form)
         return [

@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
 from mm1_mlx.errors import DataError
@@ -119,7 +120,8 @@ def _picture(folder: Path | None, set_name: str, code: str) -> Image.Image:
 @cache
 def _paints(folder: Path | None, set_name: str, code: str) -> tuple[Paint, ...]:
     coarse = _picture(folder, set_name, code).resize((8, 8), Image.Resampling.BOX)
-    return tuple(tuple(pixel[:3]) for pixel in coarse.getdata() if pixel[3] > 128)
+    pixels = np.asarray(coarse).reshape(-1, 4).tolist()
+    return tuple((red, green, blue) for red, green, blue, opacity in pixels if opacity > 128)
 
 
 @cache

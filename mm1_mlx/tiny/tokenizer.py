@@ -45,6 +45,11 @@ def tiny_world_texts(num_scenes: int) -> Iterable[str]:
 
 
 def train_tokenizer(folder: Path, num_scenes: int = 6000) -> None:
+    """Write mm1-tiny's tokenizer into ``folder``."""
+    write_tokenizer(folder, tiny_world_texts(num_scenes), vocab_size=VOCAB_SIZE)
+
+
+def write_tokenizer(folder: Path, texts: Iterable[str], *, vocab_size: int) -> None:
     """Write ``tokenizer.json``, its configuration, chat template and generation settings into ``folder``."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -52,12 +57,12 @@ def train_tokenizer(folder: Path, num_scenes: int = 6000) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(tiny_world_texts(num_scenes), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,0 +1,76 @@
+"""What stands at each place of a wider scene: dense labels, from which encoder and connector get a start.
+
+They lie on the square that the encoder sees: a picture that is not square stands in its middle, padded.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mm1_mlx.tiny.colors import COLORS
+from mm1_mlx.tiny.lettering import DIGITS, LETTERS
+from mm1_mlx.tiny.making import circles
+from mm1_mlx.tiny.scene import Scene, Thing
+from mm1_mlx.tiny.shapes import SHAPES
+from mm1_mlx.tiny.stock import pictogram_classes
+from mm1_mlx.tiny.telling import nearest_place
+
+PICTOGRAMS = tuple(c.name for split in ("named", "unnamed") for c in pictogram_classes(split))
+SYMBOLS = (*(f"letter {s}" for s in LETTERS), *(f"digit {s}" for s in DIGITS))
+KIND_LABELS = ("nothing", *SHAPES, *SYMBOLS, "word", *PICTOGRAMS)
+COLOR_LABELS = ("nothing", *COLORS)  # of pictograms "nothing" too
+SIZE_LABELS = ("nothing", "small", "large")
+_KINDS = {name: number for number, name in enumerate(KIND_LABELS)}
+
+
+def dense_labels(scene: Scene, side: int = 9) -> np.ndarray:
+    """Return ``(3, side * side)`` integers: kind, colour and size of the thing over each patch, 0 for none.
+
+    Things that lie in front, which are the smaller ones, are the ones told. Classes of pictograms that are kept for
+    tests have no label, so such scenes raise KeyError.
+    """
+    labels = np.zeros((3, side, side), dtype=np.int32)
+    for thing in sorted(scene.things, key=lambda t: -t.size):
+        kind = "word" if thing.kind == "word" else thing.noun
+        values = (
+            _KINDS[kind],
+            COLOR_LABELS.index(thing.color or "nothing"),
+            SIZE_LABELS.index(thing.size_word),
+        )
+        for row, column in _covered(scene, thing, side):
+            labels[:, row, column] = values
+    return labels.reshape(3, -1)
+
+
+def dense_words(scene: Scene, side: int = 4) -> list[list[str]]:
+    """Return for each cell of a grid, row by row, the words for the things whose centres lie in it.
+
+    A thing belongs to one cell alone, so that cells can be counted; an empty cell has "nothing".
+    """
+    cells: list[list[str]] = [[] for _ in range(side * side)]
+    for thing in scene.things:
+        x, y = _on_square(scene, thing.x, thing.y)
+        row, column = (min(side - 1, int(v * side)) for v in (y, x))
+        words = [*nearest_place(scene, thing).split(), thing.size_word, thing.color, *thing.noun.split()]
+        cells[row * side + column] += [word for word in words if word]
+    return [words or ["nothing"] for words in cells]
+
+
+def _covered(scene: Scene, thing: Thing, side: int) -> list[tuple[int, int]]:
+    """Return rows and columns of the patches that a thing lies over, at least that of its centre."""
+    x, y = _on_square(scene, thing.x, thing.y)
+    found = {(min(side - 1, int(y * side)), min(side - 1, int(x * side)))}
+    spots = [(*_on_square(scene, u, v), 0.8 * radius) for u, v, radius in circles(thing)]
+    for row in range(side):
+        for column in range(side):
+            u, v = (column + 0.5) / side, (row + 0.5) / side
+            if any(math.hypot(u - a, v - b) < radius for a, b, radius in spots):
+                found.add((row, column))
+    return sorted(found)
+
+
+def _on_square(scene: Scene, x: float, y: float) -> tuple[float, float]:
+    """Return where a point of the picture lies on its padded square, in shares of the side."""
+    return x + (1 - scene.width) / 2, y + (1 - scene.height) / 2
