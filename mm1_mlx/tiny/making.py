@@ -18,7 +18,7 @@ from mm1_mlx.tiny.colors import (
     visible_on,
 )
 from mm1_mlx.tiny.lettering import DIGITS, LETTERS, faces, ratio
-from mm1_mlx.tiny.looks import ANY, Look, Weights
+from mm1_mlx.tiny.looks import ANY, SHAPES_ALONE, Look, Weights
 from mm1_mlx.tiny.scene import LARGE, SMALL, Finish, Scene, Thing, in_reading_order
 from mm1_mlx.tiny.shapes import AREA, REACH, SHAPES, TURNS, corners, pick_form
 from mm1_mlx.tiny.stock import SHIPPED, Split, Stock
@@ -150,7 +150,7 @@ def _wishes(rng: random.Random, look: Look, stock: Stock, split: Split) -> tuple
     """Return what to show: in some scenes few kinds and colours, so that there is something to count."""
     number = rng.choice(look.numbers)
     classes = stock.classes(split)
-    kinds = {kind: w for kind, w in look.kinds.items() if kind != "pictogram" or classes}
+    kinds = {kind: w for kind, w in look.kinds.items() if kind != "pictogram" or classes} or SHAPES_ALONE
     mixed = [_pick(kinds, rng) for _ in range(number)]
     colors = COLORS
     if rng.random() < look.alike:

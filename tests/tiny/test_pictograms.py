@@ -34,7 +34,9 @@ def test_forty_pictures_of_classes_kept_for_tests_are_shipped_with_their_licence
     pictures = sorted(HOME.glob("*.png"))
     kept = {c.code for c in pictogram_classes("held-out")}
     assert len(pictures) == 40 and {path.stem for path in pictures} <= kept
-    assert all(Image.open(path).size == (72, 72) for path in pictures)
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.size == (72, 72)
     assert "Apache License" in (HOME / "LICENSE").read_text() and "Noto" in (HOME / "NOTICE").read_text()
     assert sum(path.stat().st_size for path in HOME.iterdir()) < 400_000
 
@@ -56,7 +58,7 @@ def package(monkeypatch):
     """One set as the registry would send it, with a single class."""
     code, icons = (
         "1f436",
-        {"icons": {"dog-face": {"body": '<rect width="9" height="9" fill="red"/>'}}, "width": 9},
+        {"icons": {"dog-face": {"body": '<rect width="9" height="9" fill="red"/>'}}, "width": 9, "height": 9},
     )
     files = {"package/icons.json": json.dumps(icons), "package/chars.json": json.dumps({code: "dog-face"})}
     packed = io.BytesIO()
