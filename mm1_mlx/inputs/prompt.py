@@ -101,9 +101,9 @@ def escaped(text: str) -> str:
 
 
 def joined(before: str, after: str) -> str:
-    """Return two texts as one; backslashes that end the first escape no ``<image>`` that begins the second."""
+    """Return two texts as one; backslashes that end the first leave an ``<image>`` that begins the second as it is."""
     ending = len(before) - len(before.rstrip("\\"))
-    return before + "\\" * ending * after.startswith(IMAGE) + after
+    return before + "\\" * ending * bool(IN_TEXT.match(after)) + after
 
 
 def cut(text: str, at: Sequence[str]) -> list[str]:

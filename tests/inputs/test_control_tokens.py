@@ -4,7 +4,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import PromptError
@@ -84,6 +84,7 @@ def test_an_escaped_text_has_no_place_and_is_read_as_it_was(text):
 
 
 @given(pieces=st.lists(words.map(escaped) | st.just("<image>"), max_size=6))
+@example(pieces=["\\", "\\<image>"])
 def test_texts_joined_keep_their_places_and_their_words(pieces):
     text = ""
     for piece in pieces:
