@@ -21,10 +21,10 @@ LONGEST = 120  # seconds for all that takes time on a busy machine
 HERE = r"\. It was in update 3; the last good checkpoint is \S+/00000002; resume from it"
 
 
-def wait_for(condition):
+def wait_for(condition, said=str):
     end = time.monotonic() + LONGEST
     while not condition():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, said()
         time.sleep(0.1)
 
 
@@ -34,9 +34,9 @@ def lose(folder, what, shard, told="mm1: process 1"):
     with log.open("w") as output:
         process = started(losing.__file__, folder, what, shard, output=output)
     try:
-        wait_for(mark.exists)
+        wait_for(mark.exists, log.read_text)
         start = time.monotonic()
-        wait_for(lambda: told in log.read_text())
+        wait_for(lambda: told in log.read_text(), log.read_text)
         seconds = time.monotonic() - start
         if what == "SIGSTOP":  # mlx.launch waits for it
             os.kill(int(mark.read_text()), signal.SIGKILL)
