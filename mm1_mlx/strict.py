@@ -7,18 +7,21 @@ import sys
 import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from mm1_mlx.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
 
 LARGEST = 2**31  # no size of a model reaches it, and MLX counts elements of an axis below it
+SEEDS = 2**64  # that MLX takes
 
 
 @dataclass(frozen=True)
 class Config:
     """A strict dataclass: unknown keys, missing keys and wrong types are refused by name."""
+
+    called: ClassVar[str] = ""  # in messages, where people know it by another name than its class's
 
     @classmethod
     def from_dict(cls: type[C], values: Any) -> C:
@@ -28,27 +31,34 @@ class Config:
             ConfigError: a key is unknown or missing, or a value has the wrong type.
         """
         if not isinstance(values, dict):
-            raise ConfigError(f"{cls.__name__} is {values!r}, expected a JSON object.")
+            raise ConfigError(f"{cls._name()} is {shown(values)}, expected keys and values.")
         known = {f.name: f for f in fields(cls)}
         for key in values:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f" Did you mean {near[0]}?" if near else f" Known keys: {', '.join(known)}."
-                raise ConfigError(f"{cls.__name__} has an unknown key {key!r}.{hint}")
+                raise ConfigError(f"{cls._name()} has an unknown key {key!r}.{hint}")
         hints = typing.get_type_hints(cls)
-        checked = {key: typed(cls.__name__, key, value, hints[key]) for key, value in values.items()}
+        checked = {key: typed(cls._name(), key, value, hints[key]) for key, value in values.items()}
         missing = [name for name, f in known.items() if name not in values and not _has_default(f)]
         if missing:
-            raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}.")
+            raise ConfigError(f"{cls._name()} lacks {', '.join(missing)}.")
         return cls(**checked)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
         return asdict(self)
 
+    @classmethod
+    def _name(cls) -> str:
+        return cls.called or cls.__name__
+
     def _require(self, condition: bool, message: str) -> None:
         if not condition:
-            raise ConfigError(f"{type(self).__name__}: {message}")
+            raise ConfigError(f"{self._name()}: {message}")
+
+    def _require_seed(self) -> None:
+        self._require(0 <= self.seed < SEEDS, f"seed is {self.seed}, expected 0 to 2^64 - 1.")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
@@ -81,7 +91,13 @@ def typed(owner: str, key: str, value: Any, hint: Any) -> Any:
         if isinstance(option, type) and issubclass(option, Config) and isinstance(value, dict):
             return option.from_dict(value)
     wanted = " or ".join(_describe(o) for o in options)
-    raise ConfigError(f"{owner}.{key} is {value!r}, expected {wanted}.")
+    raise ConfigError(f"{owner}.{key} is {shown(value)}, expected {wanted}.")
+
+
+def shown(value: Any) -> str:
+    """Return ``value`` as short as a message can hold it."""
+    found = repr(value)
+    return found if len(found) <= 60 else f"{found[:57]}…{found[-1]}"
 
 
 def _describe(hint: Any) -> str:
@@ -91,5 +107,7 @@ def _describe(hint: Any) -> str:
         return "null"
     if get_origin(hint) is tuple:
         number = "any number of" if get_args(hint)[-1] is Ellipsis else len(get_args(hint))
-        return f"a list of {number} {get_args(hint)[0].__name__}"
+        return f"a list of {number} {_describe(get_args(hint)[0])}"
+    if isinstance(hint, type) and issubclass(hint, Config | dict):
+        return "keys and values"
     return getattr(hint, "__name__", str(hint))

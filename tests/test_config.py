@@ -202,7 +202,10 @@ def test_a_value_of_the_wrong_type_is_refused(section, change, message):
             "PromptConfig.cut_at is 'x', expected a list of any number of str.",
         ),
         ({"prompt_config": {"cut_at": [3]}}, "PromptConfig.cut_at is 3, expected str."),
-        ({"prompt_config": {"image_part": []}}, "PromptConfig.image_part is [], expected dict or null."),
+        (
+            {"prompt_config": {"image_part": []}},
+            "PromptConfig.image_part is [], expected keys and values or null.",
+        ),
         ({"prompt_config": {"system": 3}}, "PromptConfig.system is 3, expected str or null."),
         (
             {"prompt_config": {"cut": []}},
@@ -255,7 +258,7 @@ def test_a_section_that_is_no_object_is_refused(section, value):
 
 
 def test_a_configuration_that_is_no_object_is_refused():
-    assert refusal([1, 2]) == "MM1Config is [1, 2], expected a JSON object."
+    assert refusal([1, 2]) == "MM1Config is [1, 2], expected keys and values."
 
 
 def test_a_number_of_visual_tokens_that_is_no_square_is_refused_with_the_nearest_squares():

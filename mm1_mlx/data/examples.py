@@ -52,7 +52,7 @@ def make_example(
         train_on_prompt: learn all text of a conversation.
         max_length: tokens; a longer row is refused, or cut.
         max_pictures: a row with more is refused, or cut before the first that is too many.
-        truncate: cut a longer row, never inside a picture.
+        truncate: cut a row that is longer, or longer than the model's context, never inside a picture.
 
     Raises:
         DataError: the row cannot be read, is too long, or has nothing to learn.
@@ -62,7 +62,7 @@ def make_example(
             ids, learned = _document(record, processor)
         else:
             ids, learned = _conversation(record, processor, train_on_prompt)
-        inputs = processor.assemble(ids, record.images)
+        inputs = processor.assemble(ids, record.images, to_be_cut=truncate)
     except MM1Error as error:
         raise DataError(f"{record.name}: {error}") from None
     flags = _spread(ids, learned, inputs, processor.config.image_token_id)
@@ -77,7 +77,8 @@ def make_example(
                 f"{record.name}: it is {found:,} {things}, more than `{name}` {most:,}; shorten it, "
                 "raise the limit, or give `truncate`."
             )
-    example = _cut(example, inputs, max_length, max_pictures)
+    bounds = [most for most in (max_length, processor.config.text_config.max_positions) if most is not None]
+    example = _cut(example, inputs, min(bounds, default=None), max_pictures)
     example.learned[0] = False  # nothing comes before it
     if not example.num_learned:
         raise DataError(

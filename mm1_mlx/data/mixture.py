@@ -193,6 +193,10 @@ def weights_of(sources: Mapping[str, SourceSettings], mix: str) -> dict[str, flo
     given = {name: source.weight for name, source in sources.items()}
     if not given:
         raise ConfigError("a mixture needs at least one source; name them under `sources`.")
+    if mix not in MIXES:
+        raise ConfigError(
+            f"there is no mix {mix!r}; there are {', '.join(MIXES)}. Or give every source a weight, and no mix."
+        )
     without = [name for name, weight in given.items() if weight is None]
     if not without:
         total = sum(given.values())
@@ -206,10 +210,6 @@ def weights_of(sources: Mapping[str, SourceSettings], mix: str) -> dict[str, flo
         )
     if len(given) == 1:
         return dict.fromkeys(given, 1.0)
-    if mix not in MIXES:
-        raise ConfigError(
-            f"there is no mix {mix!r}; there are {', '.join(MIXES)}. Or give every source a weight."
-        )
     shares = MIXES[mix]
     if set(given) != set(shares):
         raise ConfigError(

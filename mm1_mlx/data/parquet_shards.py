@@ -46,6 +46,9 @@ class ParquetShard:
             raise DataError(f"{path} cannot be read as Parquet ({reason}); fetch it again.") from None
         there = self._file.schema_arrow.names
         self._columns = {key: columns.get(key, key) for key in WANTED if columns.get(key, key) in there}
+        twice = [column for column in self._columns.values() if there.count(column) > 1]
+        if twice:
+            raise DataError(f"{path} has two columns called {twice[0]}; rename one.")
         missing = [column for column in columns.values() if column not in there]
         if missing or not any(key in FORMS for key in self._columns):
             lacking = missing[0] if missing else "caption, or images and texts"
@@ -62,11 +65,16 @@ class ParquetShard:
         return self._stops[-1] if self._stops else 0
 
     def __getitem__(self, index: int) -> Record:
+        import pyarrow
+
         name = f"{self.path}, row {index}"
         group = next(number for number, stop in enumerate(self._stops) if index < stop)
         table = self._group(group, name)
         place = index - self._stops[group] + self.groups[group]
-        values = {key: table.column(column)[place].as_py() for key, column in self._columns.items()}
+        try:
+            values = {key: table.column(column)[place].as_py() for key, column in self._columns.items()}
+        except (ValueError, OverflowError, pyarrow.ArrowException) as error:  # text that is not UTF-8, say
+            raise DataError(f"{name} cannot be read ({error}); write it again.") from None
         return read_row(values, name=name, folder=self.path.parent)
 
     def _group(self, number: int, name: str) -> Any:

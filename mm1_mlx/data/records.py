@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from mm1_mlx.checkpoint.hub import HUB_ID
-from mm1_mlx.data.row_forms import Record, read_row, shown
+from mm1_mlx.data.row_forms import Record, read_row
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.files.json_lines import parse_object
+from mm1_mlx.strict import shown
 
 Split = Literal["train", "valid", "test"]
 

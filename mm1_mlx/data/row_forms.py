@@ -32,6 +32,7 @@ from PIL import Image
 from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.prompt import IMAGE, Message, joined, num_places, without_places
+from mm1_mlx.strict import shown
 
 Form = Literal["chat", "LLaVA", "question", "interleaved", "caption", "text"]
 Role = Literal["system", "user", "assistant"]
@@ -216,12 +217,6 @@ FORMS: dict[str, tuple[Form, Callable[[Values], Content]]] = {  # by the telling
     "caption": ("caption", read_caption),
     "text": ("text", read_text),
 }
-
-
-def shown(value: Any) -> str:
-    """``value`` as short as a message can hold it."""
-    found = repr(value)
-    return found if len(found) <= 60 else f"{found[:57]}…{found[-1]}"
 
 
 def _form_of(values: Values) -> tuple[Form, Callable[[Values], Content]]:

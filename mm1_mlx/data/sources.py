@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
-from mm1_mlx.data.parquet_shards import open_parquet
+from mm1_mlx.data.parquet_shards import WANTED, open_parquet
 from mm1_mlx.data.records import Records, open_records
 from mm1_mlx.data.row_forms import Record, read_row
 from mm1_mlx.data.sampler import in_groups, order
@@ -41,6 +41,8 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's way to name shards
 @dataclass(frozen=True)
 class SourceSettings(Config):
     """One source of a mixture, as a recipe writes it: a ``path``, a ``hub`` id or a ``generator``."""
+
+    called: ClassVar[str] = "source"
 
     weight: float | None = None  # share of the rows; None: as the mixture's preset says
     path: str | None = (
@@ -66,6 +68,18 @@ class SourceSettings(Config):
         for name in ("max_bad_rows", "max_bad_shards"):
             value = getattr(self, name)
             self._require(0 <= value <= 1, f"{name} is {value}, expected 0 to 1.")
+        for key, column in self.columns.items():
+            self._require(
+                key in WANTED and isinstance(column, str),
+                f"columns has {key}: {column}, expected a key of a row ({', '.join(WANTED)}) and a column's name.",
+            )
+        self._require(
+            not self.columns or self.generator is None, "columns are those of Parquet or of the hub."
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what it reads, wherever that lies; files may move, and mended rows may stand in them."""
+        return {name: getattr(self, name) for name in ("generator", "hub", "split", "columns")}
 
 
 @runtime_checkable
@@ -182,9 +196,13 @@ def open_shards(settings: SourceSettings, *, say: Callable[[str], Any]) -> Shard
         reader = READERS.get(path.suffix)
         if reader is None:
             raise DataError(f"{path} is no kind of data that is known; expected {', '.join(READERS)}.")
+        if settings.columns and reader is not open_parquet:
+            raise DataError(f"{path} has no columns; leave them out, or rename the keys of its rows.")
         try:
             found.append(reader(path, settings.columns))
         except DataError as error:
+            if len(paths) == 1:
+                raise
             damaged.append(str(error))
     if not found or len(damaged) > settings.max_bad_shards * len(paths):
         raise DataError(

@@ -31,6 +31,7 @@ class Stream:
 
     def _begin(self) -> None:
         self._rows, self._read, self._passed = self._endless(), 0, {}
+        self._end: str | None = None  # why nothing more comes
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         """Yield the rows, epoch after epoch, each shuffled otherwise."""
@@ -52,19 +53,22 @@ class Stream:
                 self._passed.pop(self._read - KEPT, None)
                 self._read += 1
             values = self._passed[number]
-        values = values | {key: values[column] for key, column in self._columns.items() if column in values}
+        for column in self._columns.values():
+            if column not in values:
+                raise DataError(f"{self.name} has no column {column}; its columns: {', '.join(values)}.")
+        values = values | {key: values[column] for key, column in self._columns.items()}
         return read_row(values, name=f"{self.name}, row {number}", folder=None)
 
     def _next(self) -> dict[str, Any]:
-        try:
-            return next(self._rows)
-        except DataError:
-            raise
-        except (
-            Exception
-        ) as error:  # the hub's client raises many kinds; every one means that nothing more comes
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise DataError(f"{self.name} stopped after {self._read:,} rows: {reason}") from None
+        if self._end is None:  # once it has raised an error, a generator tells nothing more
+            try:
+                return next(self._rows)
+            except DataError as error:
+                self._end = str(error)
+            except Exception as error:  # the hub's client raises many kinds; every one is the end
+                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                self._end = f"{self.name} stopped after {self._read:,} rows: {reason}"
+        raise DataError(self._end)
 
 
 def open_stream(name: str, split: str, columns: Mapping[str, str], seed: int) -> Stream:

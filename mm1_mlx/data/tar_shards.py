@@ -123,9 +123,10 @@ def _with_members(values: dict[str, Any], pictures: dict[str, Any]) -> dict[str,
 
 def _object(data: bytes, name: str) -> dict[str, Any]:
     try:
-        return parse_object(_decoded(data, name))
+        values = parse_object(_decoded(data, name))
     except PromptError as error:
         raise DataError(f"{name}.json: {error}") from None
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _decoded(data: bytes, name: str) -> str:

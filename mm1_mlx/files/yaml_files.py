@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mm1_mlx.errors import ConfigError
+from mm1_mlx.strict import shown
 
 NUMBER = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$")  # YAML 1.1 takes 1e-4 for text
 
@@ -47,5 +48,21 @@ def read_mapping(path: Path, name: str, holds: str) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"{name} cannot be read: {reason}.") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{name} holds {values!r}, expected {holds}.")
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
+        raise ConfigError(f"{name} holds {shown(values)}, expected {holds}.")
+    try:
+        return underscored(values)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def underscored(values: dict[Any, Any]) -> dict[str, Any]:
+    """Return keys as they are written in Python: with _ for -.
+
+    Raises:
+        ConfigError: a key stands there in both ways.
+    """
+    found = {str(key).replace("-", "_"): value for key, value in values.items()}
+    for key in found:
+        if sum(str(other).replace("-", "_") == key for other in values) > 1:
+            raise ConfigError(f"the key {key!r} stands twice, with - and with _.")
+    return found

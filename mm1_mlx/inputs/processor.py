@@ -151,6 +151,7 @@ class Processor:
         *,
         num_low_resolution: int = 0,
         messages: Callable[[], Sequence[tuple[str, int]]] = list,
+        to_be_cut: bool = False,
     ) -> Inputs:
         """Put pictures into the places that ``prompt_ids`` left for them.
 
@@ -159,13 +160,15 @@ class Processor:
             images: the pictures in reading order.
             num_low_resolution: as in ``__call__``.
             messages: gives (name, tokens) of each message, where ids that do not fit the context have several.
+            to_be_cut: they may be longer than the context, since the caller cuts them.
 
         Raises:
             PromptError: they are longer than the context, or ``num_low_resolution`` is not possible.
             PictureError: a picture cannot be opened.
         """
         configs = self._configs(len(images), num_low_resolution)
-        context, num_text = self.config.text_config.max_positions, len(ids) - len(images)
+        context = None if to_be_cut else self.config.text_config.max_positions
+        num_text = len(ids) - len(images)
         require_room(context, num_text, [PictureCost(self._fewest_tokens())] * len(images), messages)
         num_high = len(images) - num_low_resolution
         pictures = tuple(

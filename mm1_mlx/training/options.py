@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mm1_mlx.strict import Config
+from mm1_mlx.strict import LARGEST, Config
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class RunOptions(Config):
             f"val_batches is {self.val_batches}, expected more than 0, or -1 for all.",
         )
         self._require(
-            self.cache_visual_tokens >= 0,
-            f"cache_visual_tokens is {self.cache_visual_tokens}, expected 0 MB or more.",
+            0 <= self.cache_visual_tokens < LARGEST,
+            f"cache_visual_tokens is {self.cache_visual_tokens:g}, expected 0 to 2^31 MB.",
         )
 
     @property

@@ -51,6 +51,16 @@ def test_what_is_learned_is_what_the_model_would_have_to_write(mm1_tiny):
         assert example.ids[:start].tolist() == prompt
 
 
+def test_what_is_longer_than_the_context_is_cut_where_that_is_asked_for(mm1_tiny):
+    context = mm1_tiny[1].config.text_config.max_positions
+    long = document("red " * context + "<image>", PICTURE)
+    with pytest.raises(DataError, match="the model's context is"):
+        make_example(long, mm1_tiny[1])
+    for most in (100, context, 2 * context, None):
+        example = make_example(long, mm1_tiny[1], max_length=most, truncate=True)
+        assert len(example) == min(most or context, context) and not example.pictures
+
+
 def test_an_escaped_place_in_an_answer_is_learned_as_the_word(mm1_tiny):
     turns = (Turn("user", "<image>Its \\<image>?"), Turn("assistant", "\\<image> or <|end|>"))
     example = make_example(Record("row 1", turns, None, (PICTURE,)), mm1_tiny[1])

@@ -156,6 +156,11 @@ def test_a_tar_row_may_be_a_document(tmp_path):
     assert record.document == "<image>then<image>" and record.images == (png(1), png(2))
 
 
+def test_a_key_that_is_null_leaves_a_tar_row_its_text(tmp_path):
+    members = captions(1) | {"0000.json": b'{"caption": null, "url": "x"}'}
+    assert texts(source(path=str(tar_of(tmp_path / "a.tar", members))), 1) == ["<image>caption 0"]
+
+
 def test_obelics_columns_are_read(tmp_path):
     image = {"bytes": png(), "path": None}
     rows = [{"images": [image, None], "texts": [None, "A red square."], "metadata": "[]"}]
@@ -170,11 +175,47 @@ def test_columns_can_be_named(tmp_path):
     assert texts(source(path=str(path), columns=columns), 1) == ["<image>a cat"]
     with pytest.raises(DataError, match="has no column alt; its columns: jpg, text"):
         source(path=str(path), columns={"caption": "alt"})
+    for wrong in ({"captoin": "text"}, {"caption": 3}):
+        with pytest.raises(ConfigError, match=r"columns has .*expected a key of a row"):
+            SourceSettings(path=str(path), columns=wrong)
+    with pytest.raises(DataError, match=r"a.jsonl has no columns; leave them out"):
+        source(path=str(jsonl_of(tmp_path / "a.jsonl", rows[:0])), columns=columns)
     only = parquet_of(tmp_path / "b.parquet", [{"url": "x"}])
     with pytest.raises(
         DataError, match=r"source s: .* has no column caption, or images and texts; its columns: url"
     ):
         source(path=str(only))
+
+
+def test_parquet_that_cannot_be_read_is_a_damaged_row(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    ends = pa.array([0, 3], pa.int32()).buffers()[1]
+    text = pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(b"\xff\xfea")])
+    path = parquet_of(tmp_path / "a.parquet", [{"text": "x"}])
+    pa.parquet.write_table(pa.table({"text": text}), path)
+    with pytest.raises(DataError, match=r"row 0 cannot be read .*'utf-8' codec"):
+        texts(source(path=str(path)), 1)
+    pa.parquet.write_table(pa.table([text, text], names=["text", "text"]), path)
+    with pytest.raises(DataError, match="has two columns called text; rename one"):
+        source(path=str(path))
+
+
+def test_a_stream_that_broke_off_says_why_every_time(tmp_path):
+    pytest.importorskip("datasets")
+    jsonl_of(tmp_path / "train.jsonl", [{"text": "row"}])
+    mixture = source(hub=str(tmp_path), columns={"text": "content"})
+    with pytest.raises(DataError, match="has no column content; its columns: text"):
+        texts(mixture, 1)
+
+    def broken():
+        raise OSError("the line is dead")
+        yield
+
+    stream = mixture.sources["s"]
+    stream._rows, stream._read = broken(), 5
+    for _ in range(3):
+        with pytest.raises(DataError, match="stopped after 5 rows: the line is dead"):
+            stream.draw(5)
 
 
 def test_a_stream_goes_on_epoch_after_epoch_and_back(tmp_path):

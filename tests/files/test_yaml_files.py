@@ -37,13 +37,14 @@ def test_keys_are_those_of_python(tmp_path):
     [
         ("a: 1\na: 2", "the key 'a' stands twice"),
         ("b: {a: 1, a: 2}", "the key 'a' stands twice"),
+        ("a-b: 1\na_b: 2", "the key 'a_b' stands twice, with - and with _"),
         ("a: [1", "cannot be read"),
         ("- a", r"holds \['a'\], expected flags"),
         ("", "holds None, expected flags"),
     ],
 )
 def test_what_is_no_mapping_is_told(tmp_path, text, words):
-    with pytest.raises(ConfigError, match=rf"file.yaml .*{words}|file.yaml {words}"):
+    with pytest.raises(ConfigError, match=rf"file.yaml.* {words}"):
         read(tmp_path, text)
 
 

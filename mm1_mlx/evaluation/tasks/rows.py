@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mm1_mlx.data.records import open_data
-from mm1_mlx.data.row_forms import Record, read_row, shown
+from mm1_mlx.data.row_forms import Record, read_row
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.evaluation.tasks.places import Places
 from mm1_mlx.evaluation.tasks.task import Item, Split, one_line
 from mm1_mlx.files.json_lines import read_json_lines
 from mm1_mlx.inputs.prompt import without_places
+from mm1_mlx.strict import shown
 
 SPLITS: dict[Split, str] = {"queries": "test", "support": "train"}
 

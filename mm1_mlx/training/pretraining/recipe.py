@@ -5,20 +5,22 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mm1_mlx.config import DecoderConfig
 from mm1_mlx.data.mixture import weights_of
 from mm1_mlx.data.sources import SourceSettings
 from mm1_mlx.errors import ConfigError
+from mm1_mlx.files.yaml_files import read_mapping, underscored
 from mm1_mlx.settings import EMBEDDED_MODEL
-from mm1_mlx.strict import Config
+from mm1_mlx.strict import Config, shown
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import Recipe
 
 Kind = Literal["contrastive", "pretraining", "sft"]
 Part = Literal["encoder", "connector", "decoder"]
 PARTS: dict[str, str] = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
+LONGEST_NAME = 255  # bytes of a folder's name
 CAPTIONS = "captions"  # the source that a contrastive stage takes of the recipe's
 SECTIONS = ("vision_config", "connector_config", "text_config", "image_config")
 Values = dict[str, Any]
@@ -31,6 +33,8 @@ class ModelSource(Config):
     A new part has random weights, by the recipe's seed. Its sizes are those of ``preset``, changed by the sections
     that are given; whole sections need no preset.
     """
+
+    called: ClassVar[str] = "model"
 
     folder: str | None = None  # a model folder or hub id; then nothing else is said
     preset: str | None = None  # "mm1-tiny", "mm1-3b": sizes of all parts
@@ -106,6 +110,8 @@ class ContrastiveSettings(Config):
 class Stage(Config):
     """One stage: what learns from what, and how. In a file its ``given`` keys stand beside the others."""
 
+    called: ClassVar[str] = "stage"
+
     name: str
     kind: Kind = "pretraining"
     start: str | None = None  # an earlier stage, a model folder or hub id; None: the stage before
@@ -124,6 +130,10 @@ class Stage(Config):
         self._require(
             bool(self.name) and Path(self.name).name == self.name and not self.name.startswith("."),
             f"name is {self.name!r}, expected the name of a folder.",
+        )
+        self._require(
+            self.name.isprintable() and len(self.name.encode()) <= LONGEST_NAME,
+            f"name is {shown(self.name)}, expected at most {LONGEST_NAME} bytes of letters, digits and signs.",
         )
         is_contrastive = self.kind == "contrastive"
         self._require(
@@ -173,8 +183,8 @@ class Stage(Config):
             ConfigError: a key is unknown or missing, or a value is of the wrong type.
         """
         if not isinstance(values, dict):
-            raise ConfigError(f"a stage is {values!r}, expected keys and values.")
-        values = {str(key).replace("-", "_"): value for key, value in values.items()}
+            raise ConfigError(f"a stage is {shown(values)}, expected keys and values.")
+        values = underscored(values)
         homes = {"given": _names(Recipe), "options": _names(RunOptions)}
         own = _names(cls) - set(homes)
         known = own.union(*homes.values())
@@ -190,6 +200,8 @@ class Stage(Config):
 class PretrainingRecipe(Config):
     """A whole recipe file."""
 
+    called: ClassVar[str] = "recipe"
+
     model: ModelSource
     stages: tuple[Stage, ...]
     sources: dict | None = None  # of stages that have none
@@ -198,13 +210,15 @@ class PretrainingRecipe(Config):
     dtype: Literal["float16", "bfloat16", "float32"] = "float32"  # of the weights; 16 bits hardly move
 
     def __post_init__(self) -> None:
-        self._require(self.seed >= 0, f"seed is {self.seed}, expected 0 or more.")
+        self._require_seed()
         self._require(bool(self.stages), "there are no stages; write at least one.")
         names = [stage.name for stage in self.stages]
+        folders = [name.casefold() for name in names]  # a Mac's disk does not tell One from one
         for number, stage in enumerate(self.stages):
+            first = folders.index(folders[number])
             self._require(
-                names.index(stage.name) == number,
-                f"stages {names.index(stage.name) + 1} and {number + 1} are both called {stage.name!r}; rename one.",
+                first == number,
+                f"stages {first + 1} and {number + 1} are both called {names[first]!r}; rename one.",
             )
             self._check_start(stage.start, stage.name, names[:number])
             try:
@@ -250,6 +264,11 @@ class PretrainingRecipe(Config):
             ConfigError: they do not sum to 1, or there are no sources.
         """
         return weights_of(stage.valid if valid else self.sources_of(stage), stage.mix or self.mix)
+
+    def read_by(self, stage: Stage) -> Values:
+        """Return what a stage reads, at which shares; one that reads something else cannot go on."""
+        sources = {name: source.identity() for name, source in self.sources_of(stage).items()}
+        return {"weights": self.weights(stage), "sources": sources}
 
     def seed_of(self, stage: Stage) -> int:
         """Return the stage's own seed: no two stages draw the same rows in the same order."""
@@ -297,8 +316,6 @@ def read_recipe(path: Path) -> PretrainingRecipe:
     Raises:
         ConfigError: it cannot be read, or something in it is unknown, missing or does not go together.
     """
-    from mm1_mlx.files.yaml_files import read_mapping
-
     values = read_mapping(path, str(path), "model and stages")
     try:
         return PretrainingRecipe.from_dict(values)
@@ -309,7 +326,9 @@ def read_recipe(path: Path) -> PretrainingRecipe:
 def _sources(values: Any) -> dict[str, SourceSettings]:
     """Read sources by name."""
     if not isinstance(values, dict):
-        raise ConfigError(f"sources are {values!r}, expected names, and for each path, hub or generator.")
+        raise ConfigError(
+            f"sources are {shown(values)}, expected names, and for each path, hub or generator."
+        )
     found = {}
     for name, source in values.items():
         try:

@@ -64,10 +64,10 @@ def test_unknown_keys_are_refused_with_a_near_one():
         "stage 1.*ContrastiveSettings has an unknown key 'layers'", {"contrastive": TOWER | {"layers": 1}}
     )
     refused(
-        "source captions: SourceSettings has an unknown key 'pth'. Did you mean path",
+        "source captions: source has an unknown key 'pth'. Did you mean path",
         sources={"captions": {"pth": "x"}},
     )
-    refused("ModelSource has an unknown key 'pre_set'. Did you mean preset", model={"pre_set": "mm1-tiny"})
+    refused("model has an unknown key 'pre_set'. Did you mean preset", model={"pre_set": "mm1-tiny"})
 
 
 def test_stages_must_be_there_and_have_names_of_their_own():
@@ -75,6 +75,7 @@ def test_stages_must_be_there_and_have_names_of_their_own():
     with pytest.raises(ConfigError, match="lacks stages"):
         PretrainingRecipe.from_dict({"model": SMALL})
     refused("stages 1 and 2 are both called 'encoder'; rename one", {}, {"name": "encoder"})
+    refused("stages 1 and 2 are both called 'encoder'; rename one", {}, {"name": "Encoder"})
     refused("name is 'a/b', expected the name of a folder", {}, {"name": "a/b"})
     refused("iters and batch_size must be given", {}, {"iters": None, "batch_size": None})
 
@@ -121,7 +122,7 @@ def test_what_a_kind_of_stage_cannot_do_is_refused():
     refused("shard is not for a contrastive stage", {"shard": True})
     refused("instruction tuning needs sources of its own", {}, {}, {"sources": None})
     refused("train is empty", {}, {"train": []})
-    refused("Stage.train is .*expected", {}, {"train": ["encodr"]})
+    refused("stage.train is .*expected", {}, {"train": ["encodr"]})
     refused("hidden_dims is 30, not a multiple of num_heads 4", {"contrastive": TOWER | {"hidden_dims": 30}})
     refused("val_batches is -1, but a mixture has no end", {}, {"valid": CAPTIONS, "val_batches": -1})
     refused("Recipe.learning_rate is 'fast', expected float", {}, {"learning_rate": "fast"})
