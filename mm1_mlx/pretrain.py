@@ -54,12 +54,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace, stages: Stages, chosen: Sequence[Stage]) -> None:
-
     from mm1_mlx.training.distributed.processes import Processes
-    from mm1_mlx.training.session import require_fresh
 
     for stage in chosen:
-        require_fresh(stages.folder_of(stage), resume=args.resume)
+        stages.require_fresh(stage, resume=args.resume)
     processes = Processes()
     for stage in chosen:
         if stages.is_done(stage):

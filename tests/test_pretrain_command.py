@@ -1,11 +1,15 @@
 """``python -m mm1_mlx.pretrain`` as people run it: what it says, and what it refuses."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from mm1_mlx.pretrain import main
 from mm1_mlx.training.pretraining.stages import Stages
@@ -43,7 +47,60 @@ def test_a_run_that_is_there_is_not_begun_again_by_mistake(run):
     code, out, err = run("--resume")
     assert code == 0 and "stage one is done" in err and not out
     code, _, err = run("--resume", batch_size=4)
-    assert code == 1 and "stage one is done with other settings: batch_size was 2 and is 4" in err
+    assert code == 1 and "stage one is done by another recipe: settings.batch_size was 2 and is 4" in err
+
+
+def test_a_model_without_its_checkpoints_is_not_written_over(run, tmp_path):
+    assert run()[0] == 0
+    shutil.rmtree(tmp_path / "out" / "one" / "checkpoints")
+    for words in ((), ("--resume",)):
+        code, _, err = run(*words)
+        assert code == 1 and "one/model is there already, and no checkpoint beside it to go on from" in err
+
+
+def test_an_output_in_whose_way_a_file_is_is_refused_at_once(run, tmp_path):
+    (tmp_path / "out").write_text("x")
+    code, _, err = run()
+    assert code == 1 and err.endswith("can be no folder; give another --output.\n") and err.count("\n") == 1
+    assert (tmp_path / "out").read_text() == "x"
+
+
+def test_a_run_that_learned_nothing_is_no_success(run, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-4000])
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": "torn.png", "caption": "a cat"}) + "\n")
+    code, _, err = run(sources={"a": {"path": str(tmp_path / "a.jsonl")}})
+    assert code == 1 and "nothing was learned in 2 updates, since none of their rows could be used" in err
+    assert not (tmp_path / "out" / "one" / "model").exists()
+
+
+def test_what_is_wrong_all_over_is_told_in_one_line(run, run_main, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    for text, message in [
+        ("", "recipe.yaml holds None, expected model and stages."),
+        ("- a\n" * 1000, "…], expected model and stages."),
+        ("model: mm1-tiny\nstages: {a: 1}", "recipe.stages is {'a': 1}, expected a list"),
+        ("stages: []", "recipe lacks model."),
+        (
+            "{model: mm1-tiny, stages: [{batch-size: 1, batch_size: 2}]}",
+            "'batch_size' stands twice, with - and",
+        ),
+    ]:
+        recipe.write_text(text)
+        code, _, err = run_main(main, "-c", recipe, "--output", tmp_path / "out")
+        assert code == 1 and message in err and err.count("\n") == 1 and len(err) < 400, err
+    for words, message in [
+        ({"seed": 2**64}, "seed is 18446744073709551616, expected 0 to 2^64 - 1"),
+        ({"cache_visual_tokens": 1e300}, "cache_visual_tokens is 1e+300, expected 0 to 2^31 MB"),
+        ({"name": "a\0b"}, r"name is 'a\x00b', expected"),
+        ({"name": "a" * 300}, "expected at most 255 bytes"),
+        ({"mix": "mm7"}, "there is no mix 'mm7'; there are mm1, mm1.5"),
+        ({"sources": {"a": None}}, "source a: source is None, expected keys and values"),
+    ]:
+        code, _, err = run(**words)
+        assert code == 1 and message in err and err.count("\n") == 1, err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_tells_and_leaves_nothing(run, tmp_path):

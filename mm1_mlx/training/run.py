@@ -44,16 +44,17 @@ class Run:
         if now.recipe.iters > self.recipe.iters:
             del was["settings"]["iters"], now_is["settings"]["iters"]
         del was["options"], now_is["options"]
-        return _differences(was, now_is)
+        weights = ["it began with other weights"] * (was.pop("base", None) != now_is.pop("base", None))
+        return weights + differences(was, now_is)
 
 
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
     """List what differs, by dotted name."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = dict.fromkeys([*there, *here])
         return [
             line
             for key in keys
-            for line in _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+            for line in differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
         ]
     return [] if there == here else [f"{name} was {there!r} and is {here!r}"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,45 @@ class RunFolder:
     def best(self) -> Path:
         """Where the weights are kept that did best on held-out rows."""
         return self.path / "best"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder, and keep other runs out of it; the system lets go of it when the process ends, however.
+
+        Raises:
+            TrainingError: another run is writing there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        held = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(
+                    f"another run is writing to {self.path}; let it end, or give another `folder`."
+                ) from None
+            except OSError:  # a network's disk that knows no locks
+                pass
+            for torn in (self.path / "checkpoints").glob(".[0-9]*-*"):  # of a process that was killed
+                shutil.rmtree(torn, ignore_errors=True)
+            yield
+        finally:
+            os.close(held)
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Tell how to go on where something cannot be written.
+
+        Raises:
+            TrainingError: it cannot.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{what} cannot be written: {error}. The last good checkpoint is "
+                f"{self.newest() or 'none'}; make room and go on with `resume`."
+            ) from None
 
     # Checkpoints
 
@@ -89,17 +131,11 @@ class RunFolder:
         forms = {name: (shards.whole_shape(keys[name], value), value.dtype) for name, value in state.items()}
         of_weights = {key: (value.shape, value.dtype) for key, value in weights.items()}
         path = self.path / "checkpoints" / f"{progress.update:08d}"
-        try:
-            with new_folder(path, overwrite=True) as made:
-                write_tensors(made / "weights.safetensors", of_weights, weights.values())
-                write_tensors(made / "optimizer.safetensors", forms, arrays)
-                (made / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
-                (made / "run.json").write_text(json.dumps(run.to_dict(), indent=2) + "\n", "utf-8")
-        except OSError as error:
-            raise TrainingError(
-                f"the checkpoint {path} cannot be written: {error}. The last good one is "
-                f"{self.newest() or 'none'}; make room and go on with `resume`."
-            ) from None
+        with self.writing(f"the checkpoint {path}"), new_folder(path, overwrite=True) as made:
+            write_tensors(made / "weights.safetensors", of_weights, weights.values())
+            write_tensors(made / "optimizer.safetensors", forms, arrays)
+            (made / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
+            (made / "run.json").write_text(json.dumps(run.to_dict(), indent=2) + "\n", "utf-8")
         for old in self.checkpoints()[: -run.options.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -112,18 +148,16 @@ class RunFolder:
 
     def add_line(self, line: dict[str, Any]) -> None:
         """Write one report behind the others."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with self.writing(str(self.metrics)), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
         """Read the reports; a line that a crash has torn is none."""
         found = []
-        for line in self.metrics.read_text("utf-8").splitlines() if self.metrics.exists() else ():
-            try:
+        for line in self.metrics.read_bytes().splitlines() if self.metrics.exists() else ():
+            with suppress(ValueError):
                 found.append(json.loads(line))
-            except ValueError:
-                continue
-        return found
+        return [line for line in found if isinstance(line, dict) and isinstance(line.get("update"), int)]
 
     def forget_after(self, update: int) -> None:
         """Take out reports of updates that are done again; they would stand there twice."""

@@ -32,15 +32,18 @@ class Session:
 
 
 def require_fresh(folder: Path, *, resume: bool) -> None:
-    """Refuse to begin where there is a run that could go on.
+    """Refuse to begin where there can be no folder, or is a run that could go on.
 
     Args:
         folder: of the run.
         resume: it is to go on.
 
     Raises:
-        TrainingError: there is one.
+        TrainingError: there is one, or a file in the folder's way.
     """
+    way = next(path for path in (folder, *folder.parents) if path.exists())
+    if not way.is_dir():
+        raise TrainingError(f"{way} is a file, so {folder} can be no folder; give another `folder`.")
     there = RunFolder(folder).newest()
     if there is not None and not resume:
         raise TrainingError(f"{there} is there already; `resume` goes on from it, or give another `folder`.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Trainer:
         self._shards: Shards | None = None
         self._watch = Watch(self.processes, self._where)
         self._report, self._stop = report, None
+        self._held = ExitStack()  # the folder, while it is written to
 
     @property
     def run(self) -> Run:
@@ -99,8 +100,6 @@ class Trainer:
                 return False
             shards = self._begun()
         self.progress = load_checkpoint(path, self.model, self.optimizer, shards=shards, run=self.run)
-        if self.processes.rank == 0:
-            self.folder.forget_after(self.progress.update)
         return True
 
     def train(self) -> Progress:
@@ -108,8 +107,8 @@ class Trainer:
 
         Raises:
             DataError: a row cannot be used.
-            TrainingError: the loss is no number, a mask is wrong, a checkpoint cannot be written, or another
-                process was lost.
+            TrainingError: the loss is no number, a mask is wrong, nothing could be learned, a checkpoint cannot be
+                written, another run writes there, or another process was lost.
         """
         checkpoint = (
             self.recipe.grad_checkpoint and not self.sharded
@@ -118,7 +117,7 @@ class Trainer:
         updates = self.task.updates(self.progress.update, self.recipe.iters)
         with self._leaving_well(), self._watch:
             self._begun()
-            with twice, closing(updates):
+            with twice, closing(updates), self._held:
                 self._train(updates)
         self.model.eval()
         return self.progress
@@ -145,7 +144,11 @@ class Trainer:
 
     def _begin(self, batches: Sequence[MicroBatch]) -> None:
         """Do what comes before the first update of this process's life."""
-        self.folder.path.mkdir(parents=True, exist_ok=True)
+        if self.processes.rank == 0:
+            self._held.enter_context(self.folder.alone())
+            self.folder.forget_after(
+                self.progress.update or -1
+            )  # before the first, nothing of an earlier run
         self.model.eval()
         self.task.require_sound(batches, self._look)
         if self.progress.update == 0:
@@ -224,6 +227,11 @@ class Trainer:
             self._report(line)
 
     def _save(self) -> None:
+        if not self.progress.learned_tokens:
+            raise TrainingError(
+                f"nothing was learned in {self.progress.update:,} updates, since none of their rows could be used; why "
+                "stands above."
+            )
         learned = self._learned()
         self._keep(self.folder.path, learned)  # first: a checkpoint says that what it led to is there
         self.folder.save(learned, self.optimizer, self.progress, shards=self._shards, run=self.run)
@@ -238,7 +246,8 @@ class Trainer:
             frozen = [(key, value) for key, value in every if key not in learned]
             weights = weights | whole_weights(frozen, self._shards)
         if self.processes.rank == 0:
-            self.task.save(folder, weights)
+            with self.folder.writing(f"what was learned for {folder}"):
+                self.task.save(folder, weights)
 
     def _begun(self) -> Shards:
         """Cut the model, where asked for, as late as can be: a whole one can be counted and estimated."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mm1_mlx.errors import CheckpointError
+from mm1_mlx.errors import CheckpointError, TrainingError
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.run import Run
@@ -92,7 +92,30 @@ def test_a_report_torn_by_a_crash_is_left_out(tmp_path):
     for update in range(1, 5):
         folder.add_line({"update": update, "loss": 1.5})
     with folder.metrics.open("a") as file:
-        file.write('{"update": 5, "lo')
+        file.write('[4]\n{"loss": 1.5}\n{"update": 5, "lo')
     folder.forget_after(3)
     assert folder.lines() == [{"update": update, "loss": 1.5} for update in (1, 2, 3)]
     assert folder.metrics.read_text().endswith('"loss": 1.5}\n')
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.alone(), pytest.raises(TrainingError, match=r"another run is writing to .*run; let it end"):
+        folder.alone().__enter__()
+    torn = tmp_path / "run" / "checkpoints" / ".00000100-abcdefgh"
+    torn.mkdir(parents=True)
+    with folder.alone():
+        assert not torn.exists()
+
+
+def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(
+        TrainingError, match=r"metrics.jsonl cannot be written.*make room and go on with `resume`"
+    ):
+        RunFolder(tmp_path).add_line({"update": 1})
+
+
+def test_other_weights_are_told_without_their_digests():
+    was, now = (replace(RUN, task={"base": base}) for base in ("1234", "5678"))
+    assert was.differences(now) == ["it began with other weights"]

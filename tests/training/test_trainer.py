@@ -248,6 +248,17 @@ def test_metrics_of_updates_that_are_done_again_stand_once(make, tmp_path):
     assert [line["update"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
 
 
+def test_metrics_of_a_run_that_left_no_checkpoint_are_gone_when_the_next_one_begins(make, tmp_path):
+    rarely = replace(OFTEN, save_every=100)
+    with pytest.raises(KeyboardInterrupt):
+        make(options=rarely, at=interrupted).train()
+    assert [line["update"] for line in RunFolder(tmp_path / "run").lines() if "loss" in line] == [1, 2, 3]
+    make(options=rarely).train()
+    lines = RunFolder(tmp_path / "run").lines()
+    assert [line["update"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert sum(line["update"] == 0 for line in lines) == 1
+
+
 def test_another_run_cannot_go_on_and_says_what_differs(make):
     make(replace(QUICK, iters=2)).train()
     other = make(replace(QUICK, iters=2, learning_rate=2e-3, seed=1))
@@ -448,9 +459,12 @@ def test_no_thread_outlives_a_run_that_fails(make, split):
 
 
 def test_an_update_of_rows_left_out_alone_is_passed_over(make):
-    trainer = make(replace(QUICK, batch_size=1, iters=2, skip_bad=True), rows={"train": [BAD]})
+    recipe = replace(QUICK, batch_size=1, iters=2, skip_bad=True)
+    trainer = make(recipe, rows={"train": [BAD, ROWS[0]]})
     trainer.train()
-    assert trainer.progress.update == 2 and trainer.progress.learned_tokens == 0
+    assert trainer.progress.update == 2 and trainer.progress.learned_tokens > 0
+    with pytest.raises(TrainingError, match="nothing was learned in 2 updates"):
+        make(recipe, rows={"train": [BAD]}).train()
 
 
 def test_a_batch_larger_than_the_data_takes_rows_again(make):

@@ -27,6 +27,11 @@ class Rows:
     train: Mixture
     valid: Mixture | None
     num_rows: dict[str, int | None] = field(default_factory=dict)  # of each source; None: it has no end
+    sources: dict[str, Any] = field(default_factory=dict)  # what they read
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the rows are, as ``PretrainingRecipe.read_by`` tells it, and how many."""
+        return {"weights": self.train.weights, "sources": self.sources, "rows": self.num_rows}
 
     def lines(self, iters: int) -> Iterator[str]:
         """Yield a line for each source: its share, and how often so many updates read it through."""
@@ -75,7 +80,8 @@ def open_rows(
     train = opened(sources, recipe)
     apart = replace(recipe, grad_accumulation_steps=1, seed=recipe.seed + OTHER_SEED)
     held_out = None if valid is None else opened(valid, apart)
-    return Rows(train, held_out, {name: source.num_rows for name, source in train.sources.items()})
+    num_rows = {name: source.num_rows for name, source in train.sources.items()}
+    return Rows(train, held_out, num_rows, {name: source.identity() for name, source in sources.items()})
 
 
 class StageBatches:
@@ -119,7 +125,7 @@ class StageBatches:
 
     def identity(self) -> dict[str, Any]:
         """Return what the stage and its rows are: other ones cannot go on from its checkpoints."""
-        return self._stage.identity() | {"weights": self._rows.train.weights, "rows": self._rows.num_rows}
+        return self._stage.identity() | self._rows.identity()
 
     def told(self) -> dict[str, Any]:
         """Return each source's share since the last report; all processes come here together."""

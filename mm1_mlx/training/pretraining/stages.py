@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mm1_mlx.checkpoint.load import read_config
 from mm1_mlx.data.sources import Generator
 from mm1_mlx.errors import MM1Error, TrainingError
+from mm1_mlx.files.identity import model_identity
 from mm1_mlx.machine import machine_memory
 from mm1_mlx.training.dry_run import learning, require_room, told
 from mm1_mlx.training.pretraining.batches import Rows, open_rows
@@ -24,7 +26,9 @@ from mm1_mlx.training.pretraining.outcome import KINDS, MODEL, Outcome
 from mm1_mlx.training.pretraining.recipe import PretrainingRecipe, Stage
 from mm1_mlx.training.pretraining.task import PretrainingTask
 from mm1_mlx.training.recipe import Recipe
+from mm1_mlx.training.run import Run, differences
 from mm1_mlx.training.run_folder import RunFolder, saved_run
+from mm1_mlx.training.session import require_fresh
 from mm1_mlx.training.task import Task
 from mm1_mlx.vision.cache import VisionCache
 
@@ -122,11 +126,26 @@ class Stages:
         """Return the newest checkpoint of a stage."""
         return RunFolder(self.folder_of(stage)).newest()
 
+    def require_fresh(self, stage: Stage, *, resume: bool) -> None:
+        """Refuse to begin a stage where something lies that would be lost.
+
+        Raises:
+            TrainingError: something does.
+        """
+        folder, there = self.folder_of(stage), self.result(stage)
+        require_fresh(folder, resume=resume)
+        ended = any(line["update"] >= stage.given["iters"] for line in RunFolder(folder).lines())
+        if there.exists() and self.checkpoint(stage) is None and (ended or not resume):
+            raise TrainingError(
+                f"{there} is there already, and no checkpoint beside it to go on from; move it away, or give another "
+                "`folder`."
+            )
+
     def is_done(self, stage: Stage) -> bool:
         """Say whether a stage has made all its updates.
 
         Raises:
-            TrainingError: it has, with other settings, or its model is gone.
+            TrainingError: it has, by another recipe, or its model is gone.
         """
         there = self.checkpoint(stage)
         if there is None or int(there.name) < stage.given["iters"]:
@@ -136,18 +155,30 @@ class Stages:
                 f"stage {stage.name} is done, but its model is gone from {self.result(stage)}; put it back, or delete "
                 f"{self.folder_of(stage)} to run the stage again."
             )
-        settings = saved_run(there).recipe.to_dict()
-        others = [
-            f"{name} was {settings[name]} and is {value}"
-            for name, value in stage.recipe({}).to_dict().items()
-            if name in stage.given and settings[name] != value
-        ]
+        others = self._changes(stage, saved_run(there))
         if others:
             raise TrainingError(
-                f"stage {stage.name} is done with other settings: {'; '.join(others)}. Put them back, delete "
-                f"{self.folder_of(stage)}, or give another `folder`."
+                f"stage {stage.name} is done by another recipe: {'; '.join(others)}. Put that back, delete "
+                f"{self.folder_of(stage)} to run the stage again, or give another `folder`."
             )
         return True
+
+    def _changes(self, stage: Stage, was: Run) -> list[str]:
+        """Say what is otherwise by the recipe now than when a stage was run. Its rows need not be there any more."""
+        sizes = self.sizes(stage)
+        recipe = decide(stage, sizes.model, seed=self.recipe.seed_of(stage)).recipe
+        now = was.task | {"stage": was.task.get("stage", {}) | stage.identity() | self.recipe.read_by(stage)}
+        if self._starts_from_folder(
+            stage
+        ):  # new weights are as the seed, the sizes and MLX's version make them
+            now |= {"base": model_identity(self.begin(stage).model)}
+        left, here = read_config(self.result(stage)).to_dict(), sizes.model.config.to_dict()
+        of_model = [line for line in differences(left, here) if not line.startswith("untrained")]
+        return was.differences(Run(recipe, stage.options, now)) + of_model
+
+    def _starts_from_folder(self, stage: Stage) -> bool:
+        before = self.recipe.before(stage)
+        return before is not None or stage.start is not None or self.recipe.model.folder is not None
 
     def origin(self, stage: Stage) -> str:
         """Return what a stage starts from, in words."""

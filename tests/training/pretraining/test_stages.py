@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from PIL import Image
-from recipes import CAPTIONS, TOWER, stages_of
+from recipes import CAPTIONS, GENERATORS, TOWER, stages_of
 
 from mm1_mlx import load
+from mm1_mlx.data.sources import SourceSettings
 from mm1_mlx.errors import ConfigError, DataError, TrainingError
 from mm1_mlx.training.session import Session, run_task
 
@@ -133,11 +134,40 @@ def test_what_was_done_with_other_settings_is_not_done(whole):
     assert whole.is_done(stage)
     other = stages_of(whole.folder, {"batch_size": 16, "learning_rate": 1e-3})
     with pytest.raises(
-        TrainingError, match=r"stage encoder is done with other settings: .*batch_size was 8 and is 16"
+        TrainingError, match=r"stage encoder is done by another recipe: settings.batch_size was 8 and is 16"
     ):
         other.is_done(other.recipe.stages[0])
     more = stages_of(whole.folder, {"iters": 5})
     assert not more.is_done(more.recipe.stages[0])
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (({}, {"train": ["decoder"]}), "mixed .*stage.parts was"),
+        (({}, {"image": {"image_size": 98}}), "mixed .*image_config.image_size was 126 and is 98"),
+        (({}, {"sources": CAPTIONS}), "mixed .*stage.weights.captions was 0.45 and is 1.0"),
+        (
+            ({}, {}, {"sources": {"conversations": {"generator": "tiny:captions"}}}),
+            "sft .*stage.sources.conversations.generator was 'tiny:conversations' and is 'tiny:captions'",
+        ),
+        (({}, {"start": "mm1-tiny"}), "mixed .*it began with other weights"),
+    ],
+)
+def test_what_another_recipe_has_done_is_not_taken_for_done(whole, changes, words):
+    other = stages_of(whole.folder, *changes)
+    with pytest.raises(TrainingError, match=f"stage {words}"):
+        [other.is_done(stage) for stage in other.recipe.stages]
+
+
+def test_a_source_may_move_but_be_no_other(tmp_path):
+    run(stages_of(tmp_path), "encoder", stop=1)
+    other = stages_of(tmp_path, sources={"captions": {"generator": "mine"}})
+    other = replace(other, generators={"mine": GENERATORS["tiny:captions"]})
+    with pytest.raises(TrainingError, match=r"stage.sources.captions.generator was 'tiny:captions'"):
+        run(other, "encoder", session=Session(resume=True))
+    here, there = (SourceSettings(path=path, weight=0.5) for path in ("a/x.tar", "b/x.tar"))
+    assert here.identity() == there.identity()
 
 
 def test_a_run_of_other_rows_does_not_go_on(tmp_path):
