@@ -73,6 +73,8 @@ def test_a_run_that_learned_nothing_is_no_success(run, tmp_path):
     code, _, err = run(sources={"a": {"path": str(tmp_path / "a.jsonl")}})
     assert code == 1 and "nothing was learned in 2 updates, since none of their rows could be used" in err
     assert not (tmp_path / "out" / "one" / "model").exists()
+    code, _, err = run(valid={"a": {"path": str(tmp_path / "a.jsonl")}}, val_batches=1)
+    assert code == 1 and "none of 2 held-out rows could be used; why stands above" in err
 
 
 def test_what_is_wrong_all_over_is_told_in_one_line(run, run_main, tmp_path):

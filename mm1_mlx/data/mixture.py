@@ -80,10 +80,15 @@ class Mixture:
         size: int = 1,
     ):
         self.sources, self.weights = sources, weights
-        self.counts = {name: Counts() for name in sources}  # of this process
+        self.count_anew()
+        self._named = dict.fromkeys(sources, 0)  # damaged rows that were told
         self._settings, self._data, self._rank, self._size = settings, data, rank, size
         self._shares = dict(zip(weights, _shares(list(weights.values())), strict=True))
         self._arranged = lru_cache(maxsize=8)(self._arrange)
+
+    def count_anew(self) -> None:
+        """Count what is read from now on, by this process."""
+        self.counts = {name: Counts() for name in self.sources}
 
     def _arrange(self, number: int) -> list[Slot]:
         """Return the slots of a block."""
@@ -124,7 +129,8 @@ class Mixture:
         """
         name, counts = slot.source, self.counts[slot.source]
         counts.damaged += 1
-        if counts.damaged <= NAMED:
+        if self._named[name] < NAMED:
+            self._named[name] += 1
             print(f"mm1: {name}: left out: {error}", file=sys.stderr)
         read, most = counts.rows + counts.damaged, self._settings[name].max_bad_rows
         if counts.damaged > max(FORGIVEN, most * read):

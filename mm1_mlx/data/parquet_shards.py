@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,12 @@ class ParquetShard:
     _lock = threading.Lock()
 
     def __init__(self, path: Path, columns: Mapping[str, str]):
-        import pyarrow
         import pyarrow.parquet
 
         self.path = path
-        try:
+        with _clear_errors(f"{path} cannot be read as Parquet"):
             self._file = pyarrow.parquet.ParquetFile(path)
-        except (OSError, pyarrow.ArrowException) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{path} cannot be read as Parquet ({reason}); fetch it again.") from None
-        there = self._file.schema_arrow.names
+            there = self._file.schema_arrow.names
         self._columns = {key: columns.get(key, key) for key in WANTED if columns.get(key, key) in there}
         twice = [column for column in self._columns.values() if there.count(column) > 1]
         if twice:
@@ -65,35 +62,38 @@ class ParquetShard:
         return self._stops[-1] if self._stops else 0
 
     def __getitem__(self, index: int) -> Record:
-        import pyarrow
-
         name = f"{self.path}, row {index}"
         group = next(number for number, stop in enumerate(self._stops) if index < stop)
         table = self._group(group, name)
         place = index - self._stops[group] + self.groups[group]
-        try:
+        with _clear_errors(f"{name} cannot be read"):
             values = {key: table.column(column)[place].as_py() for key, column in self._columns.items()}
-        except (ValueError, OverflowError, pyarrow.ArrowException) as error:  # text that is not UTF-8, say
-            raise DataError(f"{name} cannot be read ({error}); write it again.") from None
         return read_row(values, name=name, folder=self.path.parent)
 
     def _group(self, number: int, name: str) -> Any:
         """Return a row group; of all shards those are kept that were asked for last."""
-        import pyarrow
-
         key = (self.path, number)
         with self._lock:
             if key not in self._decoded:
-                try:
+                with _clear_errors(f"{name} cannot be read"):
                     table = self._file.read_row_group(number, columns=sorted(set(self._columns.values())))
-                except (OSError, pyarrow.ArrowException) as error:
-                    reason = " ".join(str(error).split())[:200]
-                    raise DataError(f"{name} cannot be read ({reason}); fetch the file again.") from None
                 self._decoded[key] = table
                 while len(self._decoded) > 2 * WINDOW:
                     self._decoded.popitem(last=False)
             self._decoded.move_to_end(key)
             return self._decoded[key]
+
+
+@contextmanager
+def _clear_errors(what: str) -> Iterator[None]:
+    """Whatever is raised inside by damage, such as text that is not UTF-8, as a DataError."""
+    import pyarrow
+
+    try:
+        yield
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{what} ({reason}); fetch the file again.") from None
 
 
 def open_parquet(path: Path, columns: Mapping[str, str]) -> ParquetShard:

@@ -54,6 +54,9 @@ class Recipe(DataSettings):
         for name in ("learning_rate_factors", "betas"):
             values = getattr(self, name)
             self._require(min(values) >= 0, f"{name} are {values}, expected 0 or more each.")
+        self._require(
+            max(self.learning_rate_factors) > 0, "learning_rate_factors are all 0; nothing would learn."
+        )
         self._require(max(self.betas) < 1, f"betas are {self.betas}, expected less than 1 each.")
         self._require(
             self.vision_batch_size is None or self.vision_batch_size > 0,

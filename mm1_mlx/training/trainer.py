@@ -186,7 +186,7 @@ class Trainer:
             total, learned = losses(groups, self._losses_of)
         total, learned = self._summed(total, learned)
         if not learned:
-            return
+            raise TrainingError(f"none of {rows:,} held-out rows could be used; why stands above.")
         loss, progress = total / learned, self.progress
         self._write({"update": progress.update, "val_loss": loss, "val_rows": rows})
         (better,) = self._summed(progress.best_val_loss is None or loss < progress.best_val_loss)

@@ -195,6 +195,10 @@ def test_parquet_that_cannot_be_read_is_a_damaged_row(tmp_path):
     pa.parquet.write_table(pa.table({"text": text}), path)
     with pytest.raises(DataError, match=r"row 0 cannot be read .*'utf-8' codec"):
         texts(source(path=str(path)), 1)
+    whole = parquet_of(path, [{"caption": "x"}]).read_bytes()
+    path.write_bytes(whole.replace(b"caption", b"capti\xff\xff"))
+    with pytest.raises(DataError, match=r"a.parquet cannot be read as Parquet"):
+        source(path=str(path))
     pa.parquet.write_table(pa.table([text, text], names=["text", "text"]), path)
     with pytest.raises(DataError, match="has two columns called text; rename one"):
         source(path=str(path))
@@ -305,6 +309,17 @@ def test_damaged_rows_are_left_out_until_they_are_too_many(mm1_tiny, tmp_path, c
     assert "has no caption (.txt) or row (.json) beside png" in capsys.readouterr().err
     allowed = source(path=str(tmp_path / "a.tar"), max_bad_rows=0.6)
     assert len(list(Batches(allowed, mm1_tiny[1], SETTINGS).updates(0, 20))) == 20
+
+
+def test_damage_is_counted_anew_where_that_is_asked_for_and_told_once(capsys):
+    mixture = of({"a": 1.0})
+    for _ in range(5):
+        mixture.count_anew()
+        for number in range(FORGIVEN):
+            mixture.leave_out(mixture.slot(number), DataError("torn"))
+    assert capsys.readouterr().err.count("torn") == 5
+    with pytest.raises(DataError, match="11 of 11 rows cannot be used"):
+        mixture.leave_out(mixture.slot(0), DataError("torn"))
 
 
 def test_documents_are_cut_at_whole_pictures(mm1_tiny):

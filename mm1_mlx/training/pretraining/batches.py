@@ -136,5 +136,6 @@ class StageBatches:
         return 0 if self._valid is None else num_batches * self._recipe.batch_size
 
     def held_out(self, num_rows: int) -> Iterator[list[Any]]:
-        """Yield this process's share of rows that are not trained on, a batch at a time."""
+        """Yield this process's share of rows that are not trained on, a batch at a time; they are the same each time."""
+        self._rows.valid.count_anew()
         return self._valid.updates(0, num_rows // self._recipe.batch_size)

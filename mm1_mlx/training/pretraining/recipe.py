@@ -155,6 +155,10 @@ class Stage(Config):
         )
         recipe = self.recipe({})
         self._require(
+            not is_contrastive or recipe.rows_per_update > 1,
+            "batch_size is 1, expected at least 2: a picture is told from the others of its update.",
+        )
+        self._require(
             not (is_contrastive and recipe.shard),
             "shard is not for a contrastive stage; its processes have the whole of both towers.",
         )
@@ -207,7 +211,9 @@ class PretrainingRecipe(Config):
     sources: dict | None = None  # of stages that have none
     mix: str = "mm1"  # shares of sources without a weight
     seed: int = 0  # of new weights, and of the first stage; each later one has the next
-    dtype: Literal["float16", "bfloat16", "float32"] = "float32"  # of the weights; 16 bits hardly move
+    dtype: Literal["bfloat16", "float32"] = (
+        "float32"  # of the weights; 16 bits hardly move, float16 fails in Adam
+    )
 
     def __post_init__(self) -> None:
         self._require_seed()
