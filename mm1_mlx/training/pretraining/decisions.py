@@ -6,7 +6,7 @@ Everything can be given in the recipe, which wins.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mm1_mlx.model.mm1 import MM1
@@ -39,6 +39,11 @@ class Decided:
     def recipe(self) -> Recipe:
         """All settings of the run."""
         return self.stage.recipe({"seed": self.seed} | {found.name: found.value for found in self.decisions})
+
+    def going_on(self, was: Recipe) -> Decided:
+        """Return the same for a run that is there and may go on to more updates: its warm-up stays as it was."""
+        kept = Decision("warmup", was.warmup, "as the run began")
+        return replace(self, decisions=tuple(kept if d.name == "warmup" else d for d in self.decisions))
 
     def lines(self) -> Iterator[str]:
         """Yield what was decided, and what the recipe has instead, a line each."""

@@ -150,6 +150,10 @@ class Stage(Config):
         lacking = [name for name in ("iters", "batch_size") if name not in self.given]
         self._require(not lacking, f"{' and '.join(lacking)} must be given.")
         self._require(
+            "skip_bad" not in self.given,
+            "skip_bad is not for a mixture; max_bad_rows of a source says how many are left out.",
+        )
+        self._require(
             self.valid is None or self.options.val_batches > 0,
             "val_batches is -1, but a mixture has no end; give a number.",
         )

@@ -63,7 +63,7 @@ class Stages:
         """
         self._require_start(stage)
         sizes = self.sizes(stage)  # before the first weight is made
-        decided = decide(stage, sizes.model, seed=self.recipe.seed_of(stage))
+        decided = self._decided(stage, sizes)
         recipe, rows = decided.recipe, self._rows(stage, decided.recipe)
         if not force and not recipe.shard:
             _, need = foresight(decided, sizes, rows)
@@ -85,12 +85,16 @@ class Stages:
             MM1Error: model, rows and settings do not go together.
         """
         sizes = self.sizes(stage)
-        decided = decide(stage, sizes.model, seed=self.recipe.seed_of(stage))
+        decided = self._decided(stage, sizes)
         rows = self._rows(stage, decided.recipe)
         yield from self._notes(decided, rows)
         about, need = foresight(decided, sizes, rows)
         yield from about
         yield from told(need, machine_memory(), decided.recipe)
+
+    def _decided(self, stage: Stage, sizes: Beginning) -> Decided:
+        decided, there = decide(stage, sizes.model, seed=self.recipe.seed_of(stage)), self.checkpoint(stage)
+        return decided if there is None else decided.going_on(saved_run(there).recipe)
 
     def _notes(self, decided: Decided, rows: Rows) -> Iterator[str]:
         """Yield what a stage is, what was decided and what is read."""
@@ -166,7 +170,7 @@ class Stages:
     def _changes(self, stage: Stage, was: Run) -> list[str]:
         """Say what is otherwise by the recipe now than when a stage was run. Its rows need not be there any more."""
         sizes = self.sizes(stage)
-        recipe = decide(stage, sizes.model, seed=self.recipe.seed_of(stage)).recipe
+        recipe = self._decided(stage, sizes).recipe
         now = was.task | {"stage": was.task.get("stage", {}) | stage.identity() | self.recipe.read_by(stage)}
         if self._starts_from_folder(
             stage

@@ -124,6 +124,7 @@ def test_what_a_kind_of_stage_cannot_do_is_refused():
     refused("batch_size is 1, expected at least 2: a picture is told from the others", {"batch_size": 1})
     refused("learning_rate_factors are all 0", {}, {"learning_rate_factors": [0, 0, 0]})
     refused("dtype is 'float16', expected one of bfloat16, float32", dtype="float16")
+    refused("skip_bad is not for a mixture; max_bad_rows of a source", {}, {"skip_bad": True})
     refused("train is empty", {}, {"train": []})
     refused("stage.train is .*expected", {}, {"train": ["encodr"]})
     refused("hidden_dims is 30, not a multiple of num_heads 4", {"contrastive": TOWER | {"hidden_dims": 30}})

@@ -160,6 +160,15 @@ def test_what_another_recipe_has_done_is_not_taken_for_done(whole, changes, word
         [other.is_done(stage) for stage in other.recipe.stages]
 
 
+def test_a_run_goes_on_to_more_updates_with_the_warm_up_it_began_with(tmp_path):
+    run(stages_of(tmp_path), "encoder", stop=1)
+    more = stages_of(tmp_path, {"iters": 60})
+    trainer, _ = run(more, "encoder", session=Session(resume=True), stop=2)
+    assert trainer.progress.update == 2 and trainer.recipe.warmup == 0
+    anew = stages_of(tmp_path / "anew", {"iters": 60})
+    assert anew.ready(anew.recipe.stages[0]).task.recipe.warmup == 1
+
+
 def test_a_source_may_move_but_be_no_other(tmp_path):
     run(stages_of(tmp_path), "encoder", stop=1)
     other = stages_of(tmp_path, sources={"captions": {"generator": "mine"}})
