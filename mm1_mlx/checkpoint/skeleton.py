@@ -49,8 +49,8 @@ def skeleton(name: str, *, dtype: str | None = None) -> tuple[MM1, Processor]:
         folder = find_folder(name, weights=False)
         if any(folder.glob(WEIGHTS)):
             return load(folder, dtype=dtype, lazy=True)
-        print(f"mm1: the weights of {name} are not here; {dtype or 'bfloat16'} is assumed.", file=sys.stderr)
         config = read_config(folder)
+        print(f"mm1: the weights of {name} are not here; {dtype or 'bfloat16'} is assumed.", file=sys.stderr)
         packing = config.quantization and _packing(config.quantization)
         config = replace(config, quantization=None, quantization_config=None)
     model = MM1(config)

@@ -35,6 +35,7 @@ READERS: dict[str, Callable[[Path, Mapping[str, str]], Records]] = {
     ".tar": lambda path, columns: open_tar(path),
     ".parquet": open_parquet,
 }
+MOST_SHARDS = 1_000_000
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's way to name shards
 
 
@@ -61,6 +62,7 @@ class SourceSettings(Config):
             len(given) == 1,
             f"{' and '.join(given) or 'nothing'} is given, expected one of path, hub, generator.",
         )
+        self._require(getattr(self, given[0]) != "", f"{given[0]} is empty; write what it is.")
         self._require(
             self.weight is None or 0 < self.weight <= 1,
             f"weight is {self.weight}, expected more than 0, at most 1.",
@@ -223,6 +225,8 @@ def files_of(path: str) -> list[Path]:
     names = [os.path.expanduser(path)]
     while match := BRACES.search(names[0]):
         first, last = match[1], match[2]
+        if int(last) - int(first) > MOST_SHARDS:
+            raise DataError(f"{path} names more than {MOST_SHARDS:,} files; join some of them.")
         numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
         names = [BRACES.sub(number, name, count=1) for name in names for number in numbers]
         if not names:
@@ -231,9 +235,9 @@ def files_of(path: str) -> list[Path]:
         names = [os.path.join(names[0], "train.jsonl")]
     if len(names) == 1:
         names = sorted(glob.glob(names[0])) or names
-    missing = [name for name in names if not os.path.isfile(name)]
-    if missing:
+    missing = next((name for name in names if not os.path.isfile(name)), None)
+    if missing is not None:
         raise DataError(
-            f"{path}: there is no file {missing[0]}; give files, a pattern, or a folder with train.jsonl."
+            f"{path}: there is no file {missing}; give files, a pattern, or a folder with train.jsonl."
         )
     return [Path(name) for name in names]

@@ -267,10 +267,15 @@ def test_what_is_no_source_is_refused(tmp_path):
         ({"path": str(tmp_path / "a.csv")}, "no kind of data that is known"),
         ({"generator": "tiny:captoins"}, "there is no generator 'tiny:captoins'"),
         ({"path": f"{tmp_path}/{{9..1}}.tar"}, "names no files"),
+        ({"path": f"{tmp_path}/{{0..999999999}}.tar"}, "names more than 1,000,000 files"),
     ):
         with pytest.raises(DataError, match=words):
             source(**options)
-    for options, words in (({}, "nothing is given"), ({"path": "a", "hub": "b/c"}, "path and hub is given")):
+    for options, words in (
+        ({}, "nothing is given"),
+        ({"path": ""}, "path is empty"),
+        ({"path": "a", "hub": "b/c"}, "path and hub is given"),
+    ):
         with pytest.raises(ConfigError, match=words):
             SourceSettings(**options)
 
