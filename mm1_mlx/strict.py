@@ -57,8 +57,8 @@ class Config:
         if not condition:
             raise ConfigError(f"{self._name()}: {message}")
 
-    def _require_seed(self) -> None:
-        self._require(0 <= self.seed < SEEDS, f"seed is {self.seed}, expected 0 to 2^64 - 1.")
+    def _require_seed(self, seed: int) -> None:
+        self._require(0 <= seed < SEEDS, f"seed is {seed}, expected 0 to 2^64 - 1.")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:

@@ -24,7 +24,7 @@ class DataSettings(Config):
 
     def __post_init__(self) -> None:
         self._require_positive("batch_size", "grad_accumulation_steps", "max_seq_length")
-        self._require_seed()
+        self._require_seed(self.seed)
         self._require(
             self.max_pictures is None or self.max_pictures > 0,
             f"max_pictures is {self.max_pictures}, expected more than 0.",

@@ -220,7 +220,7 @@ class PretrainingRecipe(Config):
     )
 
     def __post_init__(self) -> None:
-        self._require_seed()
+        self._require_seed(self.seed)
         self._require(bool(self.stages), "there are no stages; write at least one.")
         names = [stage.name for stage in self.stages]
         folders = [name.casefold() for name in names]  # a Mac's disk does not tell One from one

@@ -94,7 +94,8 @@ class Stages:
 
     def _decided(self, stage: Stage, sizes: Beginning) -> Decided:
         decided, there = decide(stage, sizes.model, seed=self.recipe.seed_of(stage)), self.checkpoint(stage)
-        return decided if there is None else decided.going_on(saved_run(there).recipe)
+        was = None if there is None else saved_run(there).recipe
+        return decided if was is None or was.iters > stage.given["iters"] else decided.going_on(was)
 
     def _notes(self, decided: Decided, rows: Rows) -> Iterator[str]:
         """Yield what a stage is, what was decided and what is read."""

@@ -165,6 +165,10 @@ def test_a_run_goes_on_to_more_updates_with_the_warm_up_it_began_with(tmp_path):
     more = stages_of(tmp_path, {"iters": 60})
     trainer, _ = run(more, "encoder", session=Session(resume=True), stop=2)
     assert trainer.progress.update == 2 and trainer.recipe.warmup == 0
+    trainer, _ = run(more, "encoder", session=Session(resume=True), stop=3)
+    assert trainer.progress.update == 3
+    with pytest.raises(TrainingError, match=r"settings.iters was 60 and is 50"):
+        run(stages_of(tmp_path, {"iters": 50}), "encoder", session=Session(resume=True))
     anew = stages_of(tmp_path / "anew", {"iters": 60})
     assert anew.ready(anew.recipe.stages[0]).task.recipe.warmup == 1
 
