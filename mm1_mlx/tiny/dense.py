@@ -22,6 +22,7 @@ SYMBOLS = (*(f"letter {s}" for s in LETTERS), *(f"digit {s}" for s in DIGITS))
 KIND_LABELS = ("nothing", *SHAPES, *SYMBOLS, "word", *PICTOGRAMS)
 COLOR_LABELS = ("nothing", *COLORS)  # of pictograms "nothing" too
 SIZE_LABELS = ("nothing", "small", "large")
+MOST_THINGS = 8  # in a scene
 _KINDS = {name: number for number, name in enumerate(KIND_LABELS)}
 
 
@@ -33,15 +34,30 @@ def dense_labels(scene: Scene, side: int = 9) -> np.ndarray:
     """
     labels = np.zeros((3, side, side), dtype=np.int32)
     for thing in sorted(scene.things, key=lambda t: -t.size):
-        kind = "word" if thing.kind == "word" else thing.noun
         values = (
-            _KINDS[kind],
+            _kind(thing),
             COLOR_LABELS.index(thing.color or "nothing"),
             SIZE_LABELS.index(thing.size_word),
         )
         for row, column in _covered(scene, thing, side):
             labels[:, row, column] = values
     return labels.reshape(3, -1)
+
+
+def whole_labels(scene: Scene, side: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each thing the shares of the patches it lies over or borders on, and its kind.
+
+    Returns:
+        ``(things, side * side)`` shares that sum to 1, and ``(things,)`` integers, 0 where there is no thing; a scene
+        has at most ``MOST_THINGS``.
+    """
+    shares, kinds = np.zeros((MOST_THINGS, side, side), np.float32), np.zeros(MOST_THINGS, np.int32)
+    for number, thing in enumerate(scene.things[:MOST_THINGS]):
+        patches = _covered(scene, thing, side, reach=1.0, beyond=0.5 / side)
+        kinds[number] = _kind(thing)
+        for row, column in patches:
+            shares[number, row, column] = 1 / len(patches)
+    return shares.reshape(MOST_THINGS, -1), kinds
 
 
 def dense_words(scene: Scene, side: int = 4) -> list[list[str]]:
@@ -58,11 +74,25 @@ def dense_words(scene: Scene, side: int = 4) -> list[list[str]]:
     return [words or ["nothing"] for words in cells]
 
 
-def _covered(scene: Scene, thing: Thing, side: int) -> list[tuple[int, int]]:
-    """Return rows and columns of the patches that a thing lies over, at least that of its centre."""
+def _kind(thing: Thing) -> int:
+    return _KINDS["word" if thing.kind == "word" else thing.noun]
+
+
+def _covered(
+    scene: Scene, thing: Thing, side: int, *, reach: float = 0.8, beyond: float = 0.0
+) -> list[tuple[int, int]]:
+    """Return rows and columns of the patches that a thing lies over, at least that of its centre.
+
+    Args:
+        scene: of the thing.
+        thing: what lies there.
+        side: patches in a row.
+        reach: share of a thing's radius within which a patch's centre is to lie.
+        beyond: so much further, in shares of the picture's side.
+    """
     x, y = _on_square(scene, thing.x, thing.y)
     found = {(min(side - 1, int(y * side)), min(side - 1, int(x * side)))}
-    spots = [(*_on_square(scene, u, v), 0.8 * radius) for u, v, radius in circles(thing)]
+    spots = [(*_on_square(scene, u, v), reach * radius + beyond) for u, v, radius in circles(thing)]
     for row in range(side):
         for column in range(side):
             u, v = (column + 0.5) / side, (row + 0.5) / side

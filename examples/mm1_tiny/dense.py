@@ -1,0 +1,286 @@
+"""A dense start of mm1-tiny's image encoder and connector: what stands at each place of a picture.
+
+A ViT that starts from nothing behind a decoder stays on a plateau for long; MM1, too, starts from a trained encoder
+("Model Architecture Ablations"). Two tasks make it. ``encoder``: patches tell kind, colour and size of what covers
+them, and the mean over a thing's patches its kind; at first of one large thing in a small picture, which costs a fifth
+and gets off the plateau several times sooner. ``words``: each visual token names, in the decoder's own table of words,
+what has its centre in the token's region.
+
+    python examples/mm1_tiny/dense.py encoder --recipe text.yaml --output runs/mm1-tiny/encoder
+    python examples/mm1_tiny/dense.py words --recipe pictures.yaml --output runs/mm1-tiny/words
+
+Scenes follow from --seed and the update, so a run that was stopped goes on where it was with --resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mm1_mlx import MM1, Recipe, RunOptions, Task, save
+from mm1_mlx.image_config import ImageConfig
+from mm1_mlx.inputs.preprocess import normalize, to_square
+from mm1_mlx.tiny.corpora import full_stock
+from mm1_mlx.tiny.dense import COLOR_LABELS, KIND_LABELS, SIZE_LABELS, dense_labels, dense_words, whole_labels
+from mm1_mlx.tiny.drawing import draw_scene
+from mm1_mlx.tiny.looks import LOOKS, Look
+from mm1_mlx.tiny.making import make_scene
+from mm1_mlx.tiny.scene import Scene
+from mm1_mlx.training.pretraining.beginning import Beginning, begin
+from mm1_mlx.training.pretraining.recipe import read_recipe
+from mm1_mlx.training.session import Session, run_task
+from mm1_mlx.tuning.adapters import still_untrained
+
+LABELS = (KIND_LABELS, COLOR_LABELS, SIZE_LABELS)
+SHOWN = {"any": 5.0, "pictograms": 3.0, "symbols": 1.0, "words": 0.5, "shapes": 1.0, "counting": 1.0}
+SEED_BITS = 39  # scenes of training have seeds below those of tests
+UNNAMED = 0.25  # share of the updates that show classes whose names no other stage tells
+ALONE_PIXELS = 56  # of the picture of one large thing
+EMPTY_WEIGHT = 0.25  # of a patch that nothing covers, beside one that something does
+
+
+class RegionHeads(nn.Module):
+    """Linear readers of kind, colour and size from each patch feature, and of kind from a thing's mean."""
+
+    def __init__(self, dims: int):
+        super().__init__()
+        self.patches = [nn.Linear(dims, len(names)) for names in LABELS]
+        self.whole = nn.Linear(dims, len(KIND_LABELS))
+
+
+class Learner(nn.Module):
+    """A model and the heads by which its image encoder learns, as one tree."""
+
+    def __init__(self, model: MM1):
+        super().__init__()
+        self.model, self.heads = model, RegionHeads(model.config.vision_config.hidden_dims)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scenes that are learned from together."""
+
+    arrays: tuple[mx.array, ...]  # pixels first
+    num_learned: int  # scenes
+    names: tuple[str, ...] = ()
+    num_tokens: int = 0
+    num_places: int = 0
+
+    @property
+    def num_pictures(self) -> int:
+        return self.num_learned
+
+
+class DenseTask(Task):
+    """Learns from scenes that follow from the recipe's seed and an update's number.
+
+    Args:
+        beginning: the model as it is.
+        recipe: of the run.
+        alone: updates with pictures of one large thing, before scenes come.
+    """
+
+    keeps_frozen = True
+
+    def __init__(self, beginning: Beginning, recipe: Recipe, *, alone: int = 0):
+        super().__init__(Learner(beginning.model), recipe)
+        self._beginning, self._alone, self._stock = beginning, alone, full_stock()
+        self.model.freeze()
+
+    @property
+    def run(self) -> dict[str, str | int]:
+        """What the run is beside its recipe."""
+        return {"task": type(self).__name__, "alone": self._alone}
+
+    def updates(self, first: int, stop: int) -> Iterator[list[Batch]]:
+        """Yield the scenes of each update."""
+        for update in range(first, stop):
+            yield [self.batch(update)]
+
+    def batch(self, update: int) -> Batch:
+        """Return the scenes of an update with their labels."""
+        rng = random.Random(f"{type(self).__name__} {self.recipe.seed} {update}")
+        looks = rng.choices(tuple(SHOWN), tuple(SHOWN.values()), k=self.recipe.batch_size)
+        split = "unnamed" if rng.random() < UNNAMED else "named"
+        config, look_of = self._beginning.model.config.image_config, LOOKS.__getitem__
+        if update < self._alone:
+            config, look_of = replace(config, image_size=ALONE_PIXELS), lone
+        scenes = [
+            make_scene(rng.getrandbits(SEED_BITS), look_of(look), stock=self._stock, split=split)
+            for look in looks
+        ]
+        return Batch((self._pixels(scenes, config), *self.labels(scenes, config)), len(scenes))
+
+    def _pixels(self, scenes: list[Scene], config: ImageConfig) -> mx.array:
+        size = config.image_size
+        drawn = [draw_scene(scene, size, stock=self._stock) for scene in scenes]
+        return mx.array(normalize([to_square(picture, size, config) for picture in drawn], config))
+
+    def labels(self, scenes: list[Scene], config: ImageConfig) -> tuple[mx.array, ...]:
+        """Return what is to be learned about each scene."""
+        raise NotImplementedError
+
+    def means(self, learner: Learner, *arrays: mx.array) -> list[mx.array]:
+        """Return the loss and the other measures, as means over the scenes."""
+        raise NotImplementedError
+
+    def loss(self, learner: Learner, batch: Batch, seen: None) -> tuple[mx.array, tuple[mx.array, ...]]:
+        """Return sums over the scenes, for the trainer takes means."""
+        sums = [batch.num_learned * mean for mean in self.means(learner, *batch.arrays)]
+        return sums[0], tuple(sums)
+
+    def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
+        """Write the model folder, without the heads."""
+        model = self._beginning.model
+        model.config = replace(model.config, untrained=still_untrained(model))
+        save(model, folder / "model", companions=self._beginning.companions, overwrite=True)
+
+
+class EncoderTask(DenseTask):
+    """Patches tell kind, colour and size of what covers them, and their mean over a thing its kind."""
+
+    measures = ("loss", "kinds right", "colors right", "sizes right", "things right")
+
+    def __init__(self, beginning: Beginning, recipe: Recipe, *, alone: int = 0):
+        super().__init__(beginning, recipe, alone=alone)
+        self.model.model.image_encoder.unfreeze()
+        self.model.heads.unfreeze()
+
+    def labels(self, scenes: list[Scene], config: ImageConfig) -> tuple[mx.array, ...]:
+        """Return labels of shape (N, 3, patches); shares (N, things, patches) and kinds (N, things) of whole things."""
+        side = config.image_size // self._beginning.model.config.vision_config.patch_size
+        shares, kinds = zip(*(whole_labels(scene, side) for scene in scenes), strict=True)
+        labels = (
+            np.stack([dense_labels(scene, side) for scene in scenes]),
+            np.stack(shares),
+            np.stack(kinds),
+        )
+        return tuple(map(mx.array, labels))
+
+    def means(
+        self, learner: Learner, pixels: mx.array, labels: mx.array, shares: mx.array, kinds: mx.array
+    ) -> list[mx.array]:
+        """Cross-entropy over patches and over things."""
+        features = learner.model.image_encoder(pixels)
+        told = [head(features) for head in learner.heads.patches]
+        whole = learner.heads.whole(shares @ features)
+        there, present = kinds > 0, labels[:, 0] > 0
+        weight = mx.where(present, 1.0, EMPTY_WEIGHT)
+        total = _mean(nn.losses.cross_entropy(whole, kinds), there)
+        total += sum(_mean(nn.losses.cross_entropy(out, labels[:, i]), weight) for i, out in enumerate(told))
+        right = [_mean(out.argmax(-1) == labels[:, i], present) for i, out in enumerate(told)]
+        return [total, *right, _mean(whole.argmax(-1) == kinds, there)]
+
+
+class WordsTask(DenseTask):
+    """Each visual token names, in the decoder's table of words, what has its centre in the token's region."""
+
+    measures = ("loss", "words right")
+
+    def __init__(self, beginning: Beginning, recipe: Recipe, *, alone: int = 0):
+        super().__init__(beginning, recipe, alone=alone)
+        self.model.model.image_encoder.unfreeze()
+        self.model.model.connector.unfreeze()
+        self._ids: dict[str, list[int]] = {}
+
+    def labels(self, scenes: list[Scene], config: ImageConfig) -> tuple[mx.array, ...]:
+        """Return targets of shape (N, visual tokens, vocabulary), and which tokens see nothing."""
+        config = self._beginning.model.config
+        places = config.connector_config.num_visual_tokens
+        targets = np.zeros((len(scenes), places, config.text_config.vocab_size), np.float32)
+        empty = np.zeros((len(scenes), places), bool)
+        for number, scene in enumerate(scenes):
+            for place, words in enumerate(dense_words(scene, math.isqrt(places))):
+                empty[number, place] = words == ["nothing"]
+                targets[number, place, [i for word in words for i in self._ids_of(word)]] = 1
+        return mx.array(targets / np.maximum(targets.sum(-1, keepdims=True), 1)), mx.array(empty)
+
+    def _ids_of(self, word: str) -> list[int]:
+        """Return the tokens of a word where it has one, as it stands alone and behind others."""
+        if word not in self._ids:
+            encode = self._beginning.processor.tokenizer.encode
+            found = [encode(text, add_special_tokens=False) for text in (word, f" {word}")]
+            self._ids[word] = [ids[0] for ids in found if len(ids) == 1]
+        return self._ids[word]
+
+    def means(self, learner: Learner, pixels: mx.array, targets: mx.array, empty: mx.array) -> list[mx.array]:
+        """Cross-entropy of each visual token, read by the decoder's head as it is."""
+        decoder = learner.model.decoder
+        logits = decoder.embed_tokens.as_linear(decoder.norm(learner.model.encode_images(pixels)))
+        losses = -(targets * (logits - mx.logsumexp(logits, axis=-1, keepdims=True))).sum(axis=-1)
+        right = mx.take_along_axis(targets, logits.argmax(-1, keepdims=True), axis=-1).squeeze(-1) > 0
+        return [_mean(losses, mx.where(empty, EMPTY_WEIGHT, 1.0)), _mean(right, ~empty)]
+
+
+TASKS = {"encoder": EncoderTask, "words": WordsTask}
+
+
+def lone(look: str) -> Look:
+    """Return a look with one large thing."""
+    return replace(LOOKS[look], sizes=(0.45, 0.95), numbers=(1,), finished=0.15, wide=0.0)
+
+
+def sine_positions(side: int, dims: int) -> mx.array:
+    """Return positions of shape (side², dims) from which a short training learns sooner than from noise.
+
+    Source: Beyer et al., "Better plain ViT baselines for ImageNet-1k" (arXiv:2205.01580).
+    """
+    places = np.indices((side, side)).reshape(2, -1, 1)
+    waves = places / 100.0 ** (np.arange(dims // 4) / (dims // 4))
+    return mx.array(
+        np.concatenate([wave(axis) for axis in waves for wave in (np.sin, np.cos)], 1) / 2
+    ).astype(mx.float32)
+
+
+def _mean(values: mx.array, weights: mx.array) -> mx.array:
+    return (values * weights).sum() / mx.maximum(weights.sum(), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--recipe", type=Path, required=True, help="a recipe file, whose model is begun with")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--iters", type=int, default=5000)
+    parser.add_argument(
+        "--alone", type=int, default=0, help="updates with pictures of one large thing, first"
+    )
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps-per-report", type=int, default=50)
+    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args()
+    recipe = Recipe(
+        iters=args.iters,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        schedule="cosine_decay",
+        warmup=args.iters // 50,
+        final_rate=0.1,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        seed=args.seed,
+    )
+    beginning = begin(read_recipe(args.recipe).model, seed=args.seed, dtype="float32")
+    encoder = beginning.model.image_encoder
+    if "image_encoder" in beginning.model.config.untrained:
+        encoder.position_embedding = sine_positions(encoder.config.grid_side, encoder.config.hidden_dims)
+    task = TASKS[args.task](beginning, recipe, alone=args.alone)
+    options = RunOptions(steps_per_report=args.steps_per_report, save_every=args.save_every)
+    run_task(task, options, args.output, Session(False, "", "mm1-tiny", {}, args.resume))
+
+
+if __name__ == "__main__":
+    main()

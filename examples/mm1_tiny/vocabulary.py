@@ -1,0 +1,64 @@
+"""The vocabulary of mm1-tiny: a tokenizer learned from every corpus of the tiny world.
+
+python examples/mm1_tiny/vocabulary.py runs/mm1-tiny/tokenizer
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from mm1_mlx.inputs.prompt import IMAGE
+from mm1_mlx.tiny.corpora import CORPORA
+from mm1_mlx.tiny.stock import pictogram_classes
+from mm1_mlx.tiny.tokenizer import write_tokenizer
+
+VOCAB_SIZE = 2048
+SHARES = {
+    "all-captions": 6000,
+    "all-documents": 1500,
+    "all-text": 6000,
+    "all-conversations": 4000,
+}  # rows of each
+REPEATED = (
+    30  # times that the name of each pictogram of training comes besides, so that its words have tokens
+)
+SEED = 0
+
+
+def world_texts() -> Iterator[str]:
+    """Yield what the corpora say, without their pictures."""
+    for corpus, rows in SHARES.items():
+        for index in range(rows):
+            yield from texts_of(CORPORA[corpus](index, SEED))
+    for pictogram in pictogram_classes("named"):
+        yield from [f"a {pictogram.name}"] * REPEATED
+
+
+def texts_of(row: dict) -> Iterator[str]:
+    """Yield the texts of a row, of whatever form."""
+    if "messages" in row:
+        yield from (_spoken(message["content"]) for message in row["messages"])
+    yield from (text for text in row.get("texts", ()) if text)
+    yield from (row[key] for key in ("caption", "text") if key in row)
+
+
+def _spoken(content: str | list) -> str:
+    if isinstance(content, str):
+        return content.replace(IMAGE, "")
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder, world_texts(), vocab_size=VOCAB_SIZE)
+
+
+if __name__ == "__main__":
+    main()
