@@ -12,7 +12,7 @@ from pathlib import Path
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.settings import EvaluationSettings
 from mm1_mlx.evaluation.shots import shuffled
-from mm1_mlx.evaluation.tasks.task import Item, Metric, Split, Task
+from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Split, Task
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
     if not queries:
         raise DataError(f"{task.name} has no queries; give data that have some.")
     metric = task.metric_of(queries)
-    least = 2 if metric == "vqa" else 1  # one is left out in turn
+    least = LEAST_ANSWERS[metric]
     usable = [item for item in queries if len(item.answers) >= least]
     unanswered = [item for item in queries if len(item.answers) < least]
     if unanswered and (not settings.skip_missing or not usable):
