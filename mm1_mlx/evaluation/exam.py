@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -46,6 +47,8 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
     queries = _drawn(task.read(data, "queries"), settings.limit, "limit")
     if not queries:
         raise DataError(f"{task.name} has no queries; give data that have some.")
+    _require_once(queries, task)
+    _require_unicode(queries, task)
     metric = task.metric_of(queries)
     least = LEAST_ANSWERS[metric]
     usable = [item for item in queries if len(item.answers) >= least]
@@ -61,10 +64,33 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
     if settings.most_shots:
         support = _drawn(task.read(data, "support"), settings.support_limit, "support")
         support = _with_pictures(support, task, "support", settings)
+        _require_unicode(support, task)
         _require_enough(task, support, settings.most_shots)
     read = {"queries": usable} | ({"support": support} if settings.most_shots else {})
     digests = {split: _digest(items) for split, items in read.items()}
     return Exam(task, metric, usable, support, len(queries) - len(usable), digests)
+
+
+def _require_once(queries: Sequence[Item], task: Task) -> None:
+    ids = Counter(query.id for query in queries)
+    twice = [id for id, number in ids.items() if number > 1]
+    if twice:
+        raise DataError(
+            f"{task.name}: {len(twice):,} of {len(ids):,} ids stand twice or more among its queries, the first is "
+            f"{twice[0]}; give each query an id of its own."
+        )
+
+
+def _require_unicode(items: Sequence[Item], task: Task) -> None:
+    for item in items:
+        texts = (item.id, item.question, item.shown, item.rationale, *item.answers, *item.choices)
+        try:
+            "".join(filter(None, texts)).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{task.name}: the texts of {item.id} hold {error.object[error.start]!a}, which is no Unicode text; write "
+                "them anew, or take the row out."
+            ) from None
 
 
 def _drawn(items: Sequence[Item], limit: int | None, seed: str) -> list[Item]:

@@ -69,8 +69,7 @@ class Writer:
         """Refuse more shots than the context holds, as far as the first query tells.
 
         Raises:
-            DataError: says how many fit.
-            MM1Error: the first query cannot be asked for another reason.
+            DataError: says how many fit, or why the first query cannot be asked.
         """
         first = self.exam.queries[0]
         support = Support(self.exam.support, "fixed", skip_damaged=self._settings.skip_missing)
@@ -114,11 +113,8 @@ class Writer:
             request, inputs = self._prepare(shots, query)
         except PromptError as error:
             fitting = self._num_fitting(shots, query)
-            if fitting is None:
-                raise
-            raise DataError(
-                f"{self.exam.task.name}, query {query.id}: `shots` {len(shots)} do not fit, {fitting} do: {error}"
-            ) from None
+            many = "" if fitting is None else f"`shots` {len(shots)} do not fit, {fitting} do: "
+            raise DataError(f"{self.exam.task.name}, query {query.id}: {many}{error}") from None
         return Asked(query, shots, request, inputs)
 
     def _prepare(self, shots: Sequence[Item], query: Item) -> tuple[Request, Inputs]:

@@ -9,7 +9,7 @@ import pytest
 from published_layouts import NUM_QUERIES, draw, write_rows
 
 from mm1_mlx import EvaluationSettings, evaluate, tiny
-from mm1_mlx.errors import DataError, PromptError
+from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.journal import PREDICTIONS
 from mm1_mlx.evaluation.tasks.table import PUBLISHED, TASKS
 from mm1_mlx.generation import Request
@@ -231,7 +231,7 @@ def test_shots_with_one_view_cost_fewer_tokens(mm1_tiny, tmp_path):
 
 
 def test_a_prompt_that_never_fits_is_told_as_such(mm1_tiny):
-    with pytest.raises(PromptError, match="context is 1,024"):
+    with pytest.raises(DataError, match=r"tiny-color, query \d+: the prompt is .* context is 1,024"):
         evaluate(*mm1_tiny, [COLOR], EvaluationSettings(max_tokens=1020, limit=2))
 
 
@@ -286,6 +286,50 @@ def test_missing_pictures_are_counted_and_the_first_is_named(mm1_tiny, data, tmp
     (result,) = evaluate(*mm1_tiny, ["coco"], settings, data=str(tmp_path))["results"]
     expected = {"test": (2, 3), "train": (5, 0)}[split]
     assert (result["num_queries"], result["num_missing"]) == expected
+
+
+def test_missing_pictures_of_own_rows_are_counted_too(mm1_tiny, tmp_path):
+    asked = {"question": "What color is it?", "answer": "red"}
+    write_rows(tmp_path, [{"image": seed} | asked for seed in range(4)])
+    for gone in ("1.png", "3.png"):
+        (tmp_path / gone).unlink()
+    with pytest.raises(
+        DataError, match=r"rows: 2 of 4 pictures of its queries are missing, the first is .*1\.png"
+    ):
+        evaluate(*mm1_tiny, ["rows"], data=str(tmp_path))
+    (result,) = evaluate(*mm1_tiny, ["rows"], EvaluationSettings(skip_missing=True), data=str(tmp_path))[
+        "results"
+    ]
+    assert (result["num_queries"], result["num_missing"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "row", [{"answer": "a\ud800"}, {"question": "a\ud800"}, {"answers": ["\ud800"]}, {"choices": ["\ud800"]}]
+)
+def test_half_a_character_is_refused_before_anything_is_asked(mm1_tiny, tmp_path, row):
+    asked = {"image": 1, "question": "What?", "answer": "red"}
+    write_rows(tmp_path / "data", [asked, asked | row])
+    with pytest.raises(DataError, match=r"rows: the texts of 2 hold '.ud800', which is no Unicode text"):
+        evaluate(*mm1_tiny, ["rows"], data=str(tmp_path / "data"), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_queries_of_one_id_are_refused(mm1_tiny, data, tmp_path):
+    values = json.loads((data / "nocaps" / "nocaps_val_4500_captions.json").read_text())
+    values["images"] += values["images"][:2]
+    (tmp_path / "nocaps_val_4500_captions.json").write_text(json.dumps(values))
+    (tmp_path / "val").symlink_to(data / "nocaps" / "val")
+    with pytest.raises(
+        DataError, match="nocaps: 2 of 5 ids stand twice or more among its queries, the first is 0"
+    ):
+        evaluate(*mm1_tiny, ["nocaps"], data=str(tmp_path))
+
+
+def test_a_query_that_is_too_long_is_named(mm1_tiny, tmp_path):
+    asked = {"image": 1, "question": "What?", "answer": "red"}
+    write_rows(tmp_path, [asked, asked | {"question": "what " * 1500}])
+    with pytest.raises(DataError, match=r"rows, query 2: the prompt is .* context is 1,024"):
+        evaluate(*mm1_tiny, ["rows"], data=str(tmp_path))
 
 
 def test_queries_without_references_are_counted_or_refused(mm1_tiny, data, tmp_path):
