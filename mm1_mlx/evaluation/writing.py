@@ -65,6 +65,11 @@ class Writer:
             found += [Cell(shots, seed, swapped) for seed in seeds for swapped in controls]
         return found
 
+    @property
+    def skip_missing(self) -> bool:
+        """Whether a query is left out that cannot be asked for its pictures."""
+        return self._settings.skip_missing
+
     def check(self) -> None:
         """Refuse more shots than the context holds, as far as the first query tells.
 

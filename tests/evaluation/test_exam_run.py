@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from published_layouts import NUM_QUERIES, draw, write_rows
@@ -12,6 +14,7 @@ from mm1_mlx import EvaluationSettings, evaluate, tiny
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.journal import PREDICTIONS
 from mm1_mlx.evaluation.tasks.table import PUBLISHED, TASKS
+from mm1_mlx.files.locking import locked
 from mm1_mlx.generation import Request
 from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.vision.cache import VisionCache
@@ -197,10 +200,36 @@ def test_data_that_changed_do_not_go_on(mm1_tiny, tmp_path):
 
 
 def test_what_is_there_and_no_evaluation_is_refused(mm1_tiny, tmp_path):
-    (tmp_path / PREDICTIONS).write_text('{"settings": {}}\nnothing\n{"more": 1}\n')
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(DataError, match="line 2 is no prediction"):
+    line = {"task": "tiny-color", "shots": 0, "seed": 0, "id": "1", "answer": "red"}
+    (tmp_path / "results.json").write_text('{"settings": {}}')
+    for wrong in ("nothing", "{}", "[1]", *(json.dumps(line | {name: None}) for name in line)):
+        (tmp_path / PREDICTIONS).write_text("\n".join([json.dumps(line), wrong, json.dumps(line)]))
+        with pytest.raises(DataError, match="line 2 is no prediction"):
+            evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("found", ["[]", "{}", '{"settings": 5}', None])
+def test_answers_whose_settings_are_not_known_do_not_go_on(mm1_tiny, tmp_path, found):
+    (tmp_path / PREDICTIONS).write_text("")
+    if found is not None:
+        (tmp_path / "results.json").write_text(found)
+    with pytest.raises(DataError, match=r"results\.json does not say with which settings"):
         evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path, resume=True)
+    (tmp_path / PREDICTIONS).rename(tmp_path / f"{PREDICTIONS}.partial")
+    (tmp_path / f"{PREDICTIONS}.partial").write_text('{"task": "tiny-color"}')
+    with pytest.raises(DataError, match=r"partial does not say with which settings"):
+        evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path, resume=True)
+
+
+def test_two_evaluations_do_not_write_to_one_folder(mm1_tiny, tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(DataError, match=r"another evaluation is writing to .*out; wait"),
+    ):
+        evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path / "out", resume=True)
+    assert list((tmp_path / "out").iterdir()) == []
+    evaluate(*mm1_tiny, [COLOR], replace(FEW, limit=2), output=tmp_path / "out")
 
 
 def test_openflamingos_no_shots_are_two_in_text(mm1_tiny, tmp_path):
@@ -255,12 +284,33 @@ def broken(tmp_path):
 def test_a_damaged_picture_is_named_or_counted(mm1_tiny, broken, tmp_path):
     with pytest.raises(DataError, match=r"rows, query 3: .*2\.png.*`skip_missing`"):
         evaluate(*mm1_tiny, ["rows"], data=broken, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     for name, one_by_one in (("some", False), ("alone", True)):
         settings = EvaluationSettings(skip_missing=True, one_by_one=one_by_one)
         (result,) = evaluate(*mm1_tiny, ["rows"], settings, data=broken, output=tmp_path / name)["results"]
         assert (result["num_queries"], result["num_failed"]) == (4, 1)
         assert "2.png" in lines_of(tmp_path / name)[2]["error"]
     assert contents(tmp_path / "some") == contents(tmp_path / "alone")
+
+
+def test_a_run_that_met_a_damaged_picture_goes_on_without_it_and_with_it_when_it_is_put_right(
+    mm1_tiny, broken, tmp_path
+):
+    once, skipping = (
+        EvaluationSettings(one_by_one=True),
+        EvaluationSettings(one_by_one=True, skip_missing=True),
+    )
+    with pytest.raises(DataError, match="rows, query 3"):
+        evaluate(*mm1_tiny, ["rows"], once, data=broken, output=tmp_path / "out")
+    assert (tmp_path / "out" / f"{PREDICTIONS}.partial").exists()  # two answers
+    for settings in (once, skipping):
+        with suppress(DataError):
+            evaluate(*mm1_tiny, ["rows"], settings, data=broken, output=tmp_path / "out", resume=True)
+    assert [line["id"] for line in lines_of(tmp_path / "out") if "error" in line] == ["3"]
+    draw(Path(broken) / "2.png", 2)
+    evaluate(*mm1_tiny, ["rows"], once, data=broken, output=tmp_path / "out", resume=True)
+    evaluate(*mm1_tiny, ["rows"], once, data=broken, output=tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("split", "limit"), [("test", "limit"), ("train", "support_limit")])
