@@ -102,10 +102,25 @@ class Writer:
 
     @cached_property
     def _support(self) -> Support:
-        settings, items, alike = self._settings, self.exam.support, None
-        if settings.select == "rices" and items:
-            alike = Likeness(self._model, self._processor, items, batch_size=settings.vision_batch_size)
+        settings, items = self._settings, self.exam.support
+        alike = self._likeness() if settings.select == "rices" and items else None
         return Support(items, settings.select, alike, skip_damaged=settings.skip_missing)
+
+    def _likeness(self) -> Likeness:
+        settings = self._settings
+        try:
+            return Likeness(
+                self._model,
+                self._processor,
+                self.exam.support,
+                batch_size=settings.vision_batch_size,
+                skip_damaged=settings.skip_missing,
+            )
+        except PictureError as error:  # of no query in particular
+            raise DataError(
+                f"{self.exam.task.name}, its support: {error} Put the picture right, or pass over such examples with "
+                "`skip_missing`."
+            ) from None
 
     def _shots(self, cell: Cell, query: Item) -> list[Item]:
         if cell.shots:

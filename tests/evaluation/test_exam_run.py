@@ -11,7 +11,7 @@ import pytest
 from published_layouts import NUM_QUERIES, draw, write_rows
 
 from mm1_mlx import EvaluationSettings, evaluate, tiny
-from mm1_mlx.errors import DataError
+from mm1_mlx.errors import DataError, MM1Error
 from mm1_mlx.evaluation.journal import PREDICTIONS
 from mm1_mlx.evaluation.tasks.table import PUBLISHED, TASKS
 from mm1_mlx.files.locking import locked
@@ -311,6 +311,22 @@ def test_a_run_that_met_a_damaged_picture_goes_on_without_it_and_with_it_when_it
     evaluate(*mm1_tiny, ["rows"], once, data=broken, output=tmp_path / "out", resume=True)
     evaluate(*mm1_tiny, ["rows"], once, data=broken, output=tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("select", ["fixed", "random", "rices"])
+@pytest.mark.parametrize("kept", [80, -200], ids=["header", "behind it"])
+def test_a_damaged_example_is_named_or_passed_over(mm1_tiny, tmp_path, select, kept):
+    asked = {"question": "What color is it?", "answer": "red"}
+    write_rows(tmp_path, [{"image": seed} | asked for seed in range(2)])
+    write_rows(tmp_path, [{"image": seed} | asked for seed in range(10, 14)], split="train")
+    (tmp_path / "11.png").write_bytes((tmp_path / "11.png").read_bytes()[:kept])
+    settings = EvaluationSettings(shots=(3,), select=select)
+    with pytest.raises(MM1Error, match=r"11\.png"):
+        evaluate(*mm1_tiny, ["rows"], replace(settings, shots=(4,)), data=str(tmp_path))
+    (result,) = evaluate(*mm1_tiny, ["rows"], replace(settings, skip_missing=True), data=str(tmp_path))[
+        "results"
+    ]
+    assert (result["num_queries"], result["num_failed"]) == (2, 0)
 
 
 @pytest.mark.parametrize(("split", "limit"), [("test", "limit"), ("train", "support_limit")])
