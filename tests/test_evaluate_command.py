@@ -95,6 +95,7 @@ def test_all_tasks_of_a_file_are_scored_unless_some_are_named(run_main, data, tm
         (["--tasks", "tiny-color", "--limit", "0"], 1, "--limit is 0"),
         (["--tasks", "tiny-color", "--resume"], 2, "--resume goes on with an --output folder"),
         (["--tasks", "tiny-color", "--limit", "1", "--output", "FILE"], 1, "--output"),
+        (["--tasks", "tiny-color", "--output", ""], 2, "--output is empty"),
         (["--tasks", "tiny-color", "--batch-size", "0"], 1, "--batch-size is 0"),
         (["score", "FILE", "--task", "vqav2"], 1, "holds no predictions"),
         (["score", "NONE", "--task", "vqav2"], 1, "cannot be read"),
