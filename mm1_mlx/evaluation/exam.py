@@ -65,6 +65,7 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
         support = _drawn(task.read(data, "support"), settings.support_limit, "support")
         support = _with_pictures(support, task, "support", settings)
         _require_unicode(support, task)
+        _require_alike(task, usable, support)
         _require_enough(task, support, settings.most_shots)
     read = {"queries": usable} | ({"support": support} if settings.most_shots else {})
     digests = {split: _digest(items) for split, items in read.items()}
@@ -117,6 +118,22 @@ def _with_pictures(
             f"{missing[0]}. Put them there, take fewer with `{limit}`, or leave them out with `skip_missing`."
         )
     return usable
+
+
+def _require_alike(task: Task, queries: Sequence[Item], support: Sequence[Item]) -> None:
+    """Refuse examples of another kind than the queries, or of two kinds: with and without reasoning."""
+    captions = queries[0].question is None
+    if any((item.question is None) != captions for item in support):
+        asked, shown = ("captions", "questions") if captions else ("questions", "captions")
+        raise DataError(
+            f"{task.name}: its queries are {asked}, but its support set has {shown}; give examples like the queries."
+        )
+    reasoning = sum(item.rationale is not None for item in support)
+    if 0 < reasoning < len(support):
+        raise DataError(
+            f"{task.name}: {reasoning:,} of the {len(support):,} examples in its support set have a rationale; give it to "
+            "all of them, or to none."
+        )
 
 
 def _require_enough(task: Task, support: Sequence[Item], num_shots: int) -> None:

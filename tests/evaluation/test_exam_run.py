@@ -272,6 +272,24 @@ def test_more_shots_than_examples_are_refused_before_anything_is_asked(mm1_tiny,
     assert not (tmp_path / "out").exists()
 
 
+SHOWN = {"image": 2, "question": "What?", "answer": "red"}
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([{"image": 2, "caption": "A cat."}], "its queries are questions, but its support set has captions"),
+        ([SHOWN, SHOWN | {"rationale": "So."}], "1 of the 2 examples in its support set have a rationale"),
+    ],
+)
+@pytest.mark.parametrize("prompts", ["mm1", "openflamingo", "chat"])
+def test_examples_of_another_kind_are_refused(mm1_tiny, tmp_path, prompts, examples, message):
+    write_rows(tmp_path, [SHOWN | {"image": 1}])
+    write_rows(tmp_path, examples, split="train")
+    with pytest.raises(DataError, match=f"rows: {message}"):
+        evaluate(*mm1_tiny, ["rows"], EvaluationSettings(shots=(1,), prompts=prompts), data=str(tmp_path))
+
+
 @pytest.fixture
 def broken(tmp_path):
     """Rows of which one has lost its picture, one has a damaged one."""
