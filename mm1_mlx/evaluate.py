@@ -34,18 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list-tasks", action="store_true", help="tell the tasks and the files that each reads"
     )
-    parser.add_argument("--data", metavar="DIR", help="where the data sets are, as they were published")
+    parser.add_argument(
+        "--data", metavar="DIR", help="where the data sets are, as published; or, for rows, a hub id"
+    )
     parser.add_argument("--output", metavar="DIR", help="for results.json, .md, .png and predictions.jsonl")
     parser.add_argument("--resume", action="store_true", help="go on with what --output holds")
+    _add_examples(parser)
     _add_asking(parser)
+    _add_scoring(parser)
     flags.add_large_pictures(parser)
     flags.add_reading(parser)
     add_subcommands(parser, Subcommand("score", SCORE, add_score, run_score), required=False)
 
 
-def _add_asking(parser: argparse.ArgumentParser) -> None:
-    default = EvaluationSettings()
-    few = parser.add_argument_group("worked examples")
+def _add_examples(parser: argparse.ArgumentParser) -> None:
+    default, few = EvaluationSettings(), parser.add_argument_group("worked examples")
     few.add_argument(
         "--shots",
         nargs="+",
@@ -73,7 +76,10 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     few.add_argument(
         "--low-resolution-shots", action="store_true", help="one view for each example, so that more fit"
     )
-    asking = parser.add_argument_group("asking")
+
+
+def _add_asking(parser: argparse.ArgumentParser) -> None:
+    default, asking = EvaluationSettings(), parser.add_argument_group("asking")
     asking.add_argument(
         "--prompts", choices=get_args(Style), default=default.prompts,
         help="mm1 as the paper's are remembered; openflamingo, whose 0 shots are two without pictures; chat: examples as "
@@ -89,20 +95,28 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
         "--limit", type=int, metavar="N", help="so many queries of each task, drawn once for all"
     )
     asking.add_argument(
-        "--rank", action="store_true", help="also take the likeliest choice, where a task has choices"
-    )
-    asking.add_argument(
-        "--swapped", action="store_true", help="also ask about another query's picture, as a control"
-    )
-    asking.add_argument(
         "--skip-missing", action="store_true", help="leave out and count what has no picture or no references"
-    )
-    asking.add_argument(
-        "--vqa-rules", choices=get_args(Rules), default=default.vqa_rules, help="of VQA accuracy"
     )
     asking.add_argument("--batch-size", type=int, default=default.batch_size, help="answers written together")
     asking.add_argument(
         "--one-by-one", action="store_true", help="share, keep and batch nothing: slow, to check the rest by"
+    )
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    scoring = parser.add_argument_group("scoring")
+    scoring.add_argument(
+        "--rank", action="store_true", help="also take the likeliest choice, where a task has choices"
+    )
+    scoring.add_argument(
+        "--swapped", action="store_true", help="also ask about another query's picture, as a control"
+    )
+    _add_vqa_rules(scoring)
+
+
+def _add_vqa_rules(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--vqa-rules", choices=get_args(Rules), default=EvaluationSettings().vqa_rules, help="of VQA accuracy"
     )
 
 
@@ -121,6 +135,8 @@ def _measure(args: argparse.Namespace) -> None:
         raise UsageError("give --tasks NAME; --list-tasks tells which there are.")
     if args.resume and not args.output:
         raise UsageError("--resume goes on with an --output folder; give it.")
+    if args.output == "":  # a variable of a shell script that was never set
+        raise UsageError("--output is empty; give a folder.")
     settings = _settings_of(args)
     from mm1_mlx.evaluation.exam import open_exam
     from mm1_mlx.evaluation.report import tables
@@ -174,21 +190,22 @@ def _settings_of(args: argparse.Namespace) -> EvaluationSettings:
 
 def add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="predictions.jsonl, or lines with id and answer")
-    parser.add_argument("--task", required=True, metavar="NAME", help="what was asked")
+    parser.add_argument("--task", metavar="NAME", help="what was asked; by default all that the file names")
     parser.add_argument("--data", metavar="DIR", help="where the references are, if not in the file")
-    parser.add_argument(
-        "--vqa-rules", choices=get_args(Rules), default=EvaluationSettings().vqa_rules, help="of VQA accuracy"
-    )
+    _add_vqa_rules(parser)
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def run_score(args: argparse.Namespace) -> None:
     from mm1_mlx.evaluation.report import measured
-    from mm1_mlx.evaluation.rescoring import score_file
+    from mm1_mlx.evaluation.rescoring import named_tasks, score_file
     from mm1_mlx.evaluation.tasks.table import find_tasks
 
-    (task,) = find_tasks([args.task], _known_tasks())
-    results = score_file(Path(args.file).expanduser(), task, data=args.data, rules=args.vqa_rules)
+    path = Path(args.file).expanduser()
+    names = named_tasks(path) if args.task is None else _names([args.task])
+    tasks = find_tasks(names, _known_tasks(), parameter="task")
+    scored = [score_file(path, task, data=args.data, rules=args.vqa_rules) for task in tasks]
+    results = [result for of_task in scored for result in of_task]
     print(json.dumps(results, indent=2, ensure_ascii=False) if args.json else measured(results))
 
 

@@ -61,7 +61,21 @@ def test_a_file_is_scored_by_itself(run_main, tmp_path):
     code, out, _ = run_main(main, "score", tmp_path / "predictions.jsonl", "--task", "tiny-color", "--json")
     assert json.loads(out)[0]["num_queries"] == 6
     code, _, err = run_main(main, "score", tmp_path / "predictions.jsonl", "--task", "tiny-shape")
-    assert code == 1 and re.search(r"line 1 is a prediction of tiny-color, not tiny-shape; give --task", err)
+    assert code == 1 and re.search(
+        r"holds predictions of tiny-color, none of tiny-shape; give --task tiny-color", err
+    )
+
+
+def test_all_tasks_of_a_file_are_scored_unless_some_are_named(run_main, data, tmp_path):
+    run_main(main, "--tasks", "gqa,coco", "--data", data, "--output", tmp_path)
+    file = tmp_path / "predictions.jsonl"
+    for words, found in (
+        ([], ["gqa", "coco"]),
+        (["--task", "c*"], ["coco"]),
+        (["--task", "coco,gqa"], ["coco", "gqa"]),
+    ):
+        code, out, _ = run_main(main, "score", file, "--json", *words)
+        assert code == 0 and [result["task"] for result in json.loads(out)] == found
 
 
 @pytest.mark.parametrize(
@@ -81,9 +95,11 @@ def test_a_file_is_scored_by_itself(run_main, tmp_path):
         (["--tasks", "tiny-color", "--limit", "0"], 1, "--limit is 0"),
         (["--tasks", "tiny-color", "--resume"], 2, "--resume goes on with an --output folder"),
         (["--tasks", "tiny-color", "--limit", "1", "--output", "FILE"], 1, "--output"),
+        (["--tasks", "tiny-color", "--output", ""], 2, "--output is empty"),
         (["--tasks", "tiny-color", "--batch-size", "0"], 1, "--batch-size is 0"),
         (["score", "FILE", "--task", "vqav2"], 1, "holds no predictions"),
         (["score", "NONE", "--task", "vqav2"], 1, "cannot be read"),
+        (["score", "NONE", "--task", "cocoa"], 1, "--task has 'cocoa', which is none of coco"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line_with_its_flag(run_main, tmp_path, words, code, message):

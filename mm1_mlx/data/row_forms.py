@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,13 +83,14 @@ class Content:
     pictures: Values  # not looked at yet
 
 
-def read_row(values: Values, *, name: str, folder: Path | None) -> Record:
+def read_row(values: Values, *, name: str, folder: Path | None, pictures_there: bool = True) -> Record:
     """The record of one row.
 
     Args:
         values: the row, from JSON or from a Hugging Face data set.
         name: what to call it in messages.
         folder: where paths of pictures start; None: the row came without files, so a path leads nowhere.
+        pictures_there: refuse a path to no file; else whoever reads the rows counts what is missing.
 
     Raises:
         DataError: the row fits no form, or a field of it is missing or wrong.
@@ -99,6 +100,8 @@ def read_row(values: Values, *, name: str, folder: Path | None) -> Record:
         form, read = _form_of(values)
         content = read(values)
         images = tuple(_source(value, field, folder) for field, value in content.pictures.items())
+        if pictures_there:
+            _require_files(images, content.pictures, folder)
         if isinstance(content.text, str):
             _require_places(num_places(content.text), len(images), values)
             if not without_places(content.text).strip():
@@ -307,7 +310,7 @@ def _own_picture(part: Values, field: str, place: int) -> Values:
 
 
 def _source(value: Any, field: str, folder: Path | None) -> Source:
-    """Where a picture is. A file must be there; what it holds shows when it is opened."""
+    """Where a picture is; what it holds shows when it is opened."""
     found = value
     if isinstance(value, dict):
         data = value.get("bytes")
@@ -327,12 +330,16 @@ def _source(value: Any, field: str, folder: Path | None) -> Source:
             f"{field} is the path {shown(found)}, but this data set brings no files; download its pictures and "
             "write a folder with train.jsonl beside them."
         )
-    path = folder / os.path.expanduser(found)
-    if not os.path.isfile(path):  # which takes any text; Path.is_file raises for some
-        raise DataError(
-            f"{field} is {shown(found)}, but there is no such file in {folder}; give a path from there."
-        )
-    return path
+    return folder / os.path.expanduser(found)
+
+
+def _require_files(images: Iterable[Source], pictures: Values, folder: Path | None) -> None:
+    for image, (field, value) in zip(images, pictures.items(), strict=True):
+        if isinstance(image, Path) and not os.path.isfile(image):  # Path.is_file raises for some texts
+            found = value["path"] if isinstance(value, dict) else value
+            raise DataError(
+                f"{field} is {shown(found)}, but there is no such file in {folder}; give a path from there."
+            )
 
 
 def _require_places(places: int, num_images: int, values: Values) -> None:

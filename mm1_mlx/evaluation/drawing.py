@@ -8,7 +8,7 @@ from PIL import Image
 
 from mm1_mlx.evaluation.results import Result
 from mm1_mlx.seeing.chart import Chart
-from mm1_mlx.seeing.draw import COLORS
+from mm1_mlx.seeing.draw import color_of
 
 
 def draw_scores(results: Sequence[Result]) -> Image.Image:
@@ -23,7 +23,7 @@ def draw_scores(results: Sequence[Result]) -> Image.Image:
         labels=[(place, str(number)) for number, place in places.items()],
     )
     names = list(dict.fromkeys(result["task"] for result in results))
-    colors = {name: COLORS[at % len(COLORS)] for at, name in enumerate(names)}
+    colors = {name: color_of(at) for at, name in enumerate(names)}
     for name, color in colors.items():
         own = sorted((r for r in results if r["task"] == name), key=lambda result: result["shots"])
         chart.line([(places[result["shots"]], result["score"]) for result in own], color)

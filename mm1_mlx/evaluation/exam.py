@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,7 +13,7 @@ from pathlib import Path
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.settings import EvaluationSettings
 from mm1_mlx.evaluation.shots import shuffled
-from mm1_mlx.evaluation.tasks.task import Item, Metric, Split, Task
+from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Split, Task
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
     queries = _drawn(task.read(data, "queries"), settings.limit, "limit")
     if not queries:
         raise DataError(f"{task.name} has no queries; give data that have some.")
+    _require_once(queries, task)
+    _require_unicode(queries, task)
     metric = task.metric_of(queries)
-    least = 2 if metric == "vqa" else 1  # one is left out in turn
+    least = LEAST_ANSWERS[metric]
     usable = [item for item in queries if len(item.answers) >= least]
     unanswered = [item for item in queries if len(item.answers) < least]
     if unanswered and (not settings.skip_missing or not usable):
@@ -61,10 +64,34 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
     if settings.most_shots:
         support = _drawn(task.read(data, "support"), settings.support_limit, "support")
         support = _with_pictures(support, task, "support", settings)
+        _require_unicode(support, task)
+        _require_alike(task, usable, support)
         _require_enough(task, support, settings.most_shots)
     read = {"queries": usable} | ({"support": support} if settings.most_shots else {})
     digests = {split: _digest(items) for split, items in read.items()}
     return Exam(task, metric, usable, support, len(queries) - len(usable), digests)
+
+
+def _require_once(queries: Sequence[Item], task: Task) -> None:
+    ids = Counter(query.id for query in queries)
+    twice = [id for id, number in ids.items() if number > 1]
+    if twice:
+        raise DataError(
+            f"{task.name}: {len(twice):,} of {len(ids):,} ids stand twice or more among its queries, the first is "
+            f"{twice[0]}; give each query an id of its own."
+        )
+
+
+def _require_unicode(items: Sequence[Item], task: Task) -> None:
+    for item in items:
+        texts = (item.id, item.question, item.shown, item.rationale, *item.answers, *item.choices)
+        try:
+            "".join(filter(None, texts)).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{task.name}: the texts of {item.id} hold {error.object[error.start]!a}, which is no Unicode text; write "
+                "them anew, or take the row out."
+            ) from None
 
 
 def _drawn(items: Sequence[Item], limit: int | None, seed: str) -> list[Item]:
@@ -91,6 +118,22 @@ def _with_pictures(
             f"{missing[0]}. Put them there, take fewer with `{limit}`, or leave them out with `skip_missing`."
         )
     return usable
+
+
+def _require_alike(task: Task, queries: Sequence[Item], support: Sequence[Item]) -> None:
+    """Refuse examples of another kind than the queries, or of two kinds: with and without reasoning."""
+    captions = queries[0].question is None
+    if any((item.question is None) != captions for item in support):
+        asked, shown = ("captions", "questions") if captions else ("questions", "captions")
+        raise DataError(
+            f"{task.name}: its queries are {asked}, but its support set has {shown}; give examples like the queries."
+        )
+    reasoning = sum(item.rationale is not None for item in support)
+    if 0 < reasoning < len(support):
+        raise DataError(
+            f"{task.name}: {reasoning:,} of the {len(support):,} examples in its support set have a rationale; give it to "
+            "all of them, or to none."
+        )
 
 
 def _require_enough(task: Task, support: Sequence[Item], num_shots: int) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.results import Line
 from mm1_mlx.evaluation.tasks.places import read_json
 from mm1_mlx.evaluation.writing import Cell, Writer
+from mm1_mlx.files.locking import locked
 from mm1_mlx.files.writing import new_file
 
 PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
@@ -32,35 +34,64 @@ class Journal:
         resume: go on with what is there.
 
     Raises:
-        DataError: there is an evaluation and ``resume`` is off, it had other settings, or it cannot be read or written.
+        DataError: there is an evaluation and ``resume`` is off, it goes on just now, it had other settings, or it cannot
+            be read or written.
     """
 
     def __init__(self, folder: Path | None, settings: dict[str, Any], *, resume: bool):
         self._lines: dict[Key, Line] = {}
-        self._file = None
+        self._file: TextIO | None = None
         if folder is None:
             return
-        done, partial = folder / PREDICTIONS, folder / f"{PREDICTIONS}.partial"
-        there = [path for path in (done, partial) if path.exists()]
-        if there and not resume:
-            raise DataError(
-                f"{folder} holds an evaluation already; go on with it (`resume`), or give another `output`."
-            )
-        kept: list[Line] = []
-        if done.exists():
-            _require_same(read_json(folder / RESULTS).get("settings", {}), settings, folder)
-            self._take(_lines_of(done))
-        if partial.exists():
-            header, *kept = _lines_of(partial) or [{"settings": settings}]
-            _require_same(header.get("settings", {}), settings, folder)
-            self._take(kept)
+        self._folder, self._made = folder, not folder.exists()
+        self._partial = folder / f"{PREDICTIONS}.partial"
+        with ExitStack() as held:
+            self._keep(held)
+            kept = self._take_up(settings, resume=resume)
+            self._begin([{"settings": settings}, *kept])
+            self._held = held.pop_all()
+
+    def _keep(self, held: ExitStack) -> None:
+        """Make the folder, and keep other evaluations out of it."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with new_file(partial) as temporary:  # without a line that was cut off
-                temporary.write_text(json_lines([{"settings": settings}, *kept]), "utf-8")
-            self._file = partial.open("a", encoding="utf-8")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(self._folder))
+        except BlockingIOError:
+            raise DataError(
+                f"another evaluation is writing to {self._folder}; wait until it ends, or give another `output`."
+            ) from None
         except OSError as error:
-            raise DataError(f"`output` {folder} cannot be written: {error.strerror}.") from None
+            raise _not_written(self._folder, error) from None
+
+    def _take_up(self, settings: dict[str, Any], *, resume: bool) -> list[Line]:
+        """Take what was answered before; return what of it is in no report yet."""
+        done = self._folder / PREDICTIONS
+        if (done.exists() or self._partial.exists()) and not resume:
+            raise DataError(
+                f"{self._folder} holds an evaluation already; go on with it (`resume`), or give another `output`."
+            )
+        if done.exists():
+            report = self._folder / RESULTS
+            _require_same(
+                _settings_in(read_json(report) if report.exists() else None, report), settings, self._folder
+            )
+            self._take(_lines_of(done, headed=False))
+        lines = _lines_of(self._partial, headed=True) if self._partial.exists() else []
+        if not lines:
+            return []
+        header, *kept = lines
+        _require_same(_settings_in(header, self._partial), settings, self._folder)
+        self._take(kept)
+        return kept
+
+    def _begin(self, lines: Sequence[Line]) -> None:
+        """Write what stands in no report anew, without a line that was cut off."""
+        try:
+            with new_file(self._partial) as temporary:
+                temporary.write_text(json_lines(lines), "utf-8")
+            self._file = self._partial.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _not_written(self._folder, error) from None
 
     def _take(self, lines: Sequence[Line]) -> None:
         for line in lines:
@@ -82,12 +113,17 @@ class Journal:
                 )
 
     def block(self, writer: Writer, cell: Cell, indices: Sequence[int]) -> list[Line] | None:
-        """Return the lines of a block where all are there; else None, and it is asked again as a whole."""
+        """Return the lines of a block where all are there; else None, and it is asked again as a whole.
+
+        What could not be answered counts as there where it is left out.
+        """
         queries, task = [writer.exam.queries[index] for index in indices], writer.exam.task.name
         keys = [(task, cell.shots, cell.seed, cell.swapped, query.id) for query in queries]
         lines = [self._lines.get(key) for key in keys]
         for query, line in zip(queries, lines, strict=True):
-            if line is None or (writer.ranks(query) and not {"ranked", "error"} & line.keys()):
+            if line is None or ("error" in line and not writer.skip_missing):
+                return None
+            if writer.ranks(query) and not {"ranked", "error"} & line.keys():
                 return None
         return lines
 
@@ -96,10 +132,22 @@ class Journal:
         self._take(lines)
         self._write(lines)
 
-    def close(self) -> None:
-        """Leave the blocks so far where ``resume`` finds them."""
+    def finish(self) -> None:
+        """Take the blocks away: a report has them all."""
         if self._file is not None:
-            self._file.close()
+            self._partial.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave the blocks so far where ``resume`` finds them; where there are none, leave nothing."""
+        if self._file is None:
+            return
+        self._file.close()
+        if not self._lines:
+            self._partial.unlink(missing_ok=True)
+            if self._made:
+                with suppress(OSError):  # somebody put something there
+                    self._folder.rmdir()
+        self._held.close()
 
     def _write(self, lines: Sequence[Line]) -> None:
         if self._file is not None:
@@ -116,8 +164,8 @@ def _key(line: Line) -> Key:
     return (line["task"], line["shots"], line["seed"], line.get("swapped", False), line["id"])
 
 
-def _lines_of(path: Path) -> list[Line]:
-    """Return the lines of a file that may end in the middle of one."""
+def _lines_of(path: Path, *, headed: bool) -> list[Line]:
+    """Return the lines of a file that may end in the middle of one; if ``headed``, the first is no prediction."""
     texts = path.read_text("utf-8", errors="replace").split("\n")
     lines = []
     for number, text in enumerate(texts, 1):
@@ -125,14 +173,35 @@ def _lines_of(path: Path) -> list[Line]:
             continue
         try:
             line = json.loads(text)
-            if not isinstance(line, dict) or ("settings" not in line and None in _key(line)):
+            is_header = headed and number == 1
+            if not isinstance(line, dict) or not (is_header or _is_prediction(line)):
                 raise ValueError
-        except (ValueError, KeyError):
+        except (ValueError, RecursionError):
             if not any(rest.strip() for rest in texts[number:]):  # cut off when the run ended
                 break
             raise DataError(f"{path}, line {number} is no prediction; give another `output`.") from None
         lines.append(line)
     return lines
+
+
+def _is_prediction(line: dict[str, Any]) -> bool:
+    names = all(isinstance(line.get(name), str) for name in ("task", "id"))
+    numbers = all(isinstance(line.get(name), int) for name in ("shots", "seed"))
+    return names and numbers and ("error" in line or isinstance(line.get("answer"), str))
+
+
+def _settings_in(values: Any, path: Path) -> dict[str, Any]:
+    """Return the settings in a report, or in the first line of the blocks."""
+    settings = values.get("settings") if isinstance(values, dict) else None
+    if not isinstance(settings, dict):
+        raise DataError(
+            f"{path} does not say with which settings the predictions beside it were made; give another `output`."
+        )
+    return settings
+
+
+def _not_written(folder: Path, error: OSError) -> DataError:
+    return DataError(f"`output` {folder} cannot be written: {error.strerror}.")
 
 
 def _require_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:

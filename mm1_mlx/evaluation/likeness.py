@@ -12,6 +12,8 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float
 
+from mm1_mlx.errors import PictureError
+from mm1_mlx.evaluation.shots import opened
 from mm1_mlx.evaluation.tasks.task import Item
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
@@ -27,15 +29,27 @@ class Likeness:
         processor: of the model.
         items: the support set; each of its pictures is encoded once, when this is made.
         batch_size: views encoded together.
+        skip_damaged: leave out pictures that cannot be opened, in place of an error.
+
+    Raises:
+        PictureError: one of the pictures is damaged.
     """
 
     def __init__(
-        self, model: MM1, processor: Processor, items: Sequence[Item], *, batch_size: int | None = None
+        self,
+        model: MM1,
+        processor: Processor,
+        items: Sequence[Item],
+        *,
+        batch_size: int | None = None,
+        skip_damaged: bool = False,
     ):
         self._model, self._batch_size = model, batch_size or LARGEST_BATCH
         one_view = model.config.connector_config.views_at_once == 1
         self._processor = processor.with_image_config(sub_images="none") if one_view else processor
         self._seen = [index for index, item in enumerate(items) if item.image is not None]
+        if skip_damaged:
+            self._seen = [index for index in self._seen if _opens(items[index])]
         self._unseen = [index for index, item in enumerate(items) if item.image is None]
         self._features = self._directions([items[index].image for index in self._seen])
 
@@ -58,3 +72,11 @@ class Likeness:
         summed = [sum(next(views) for _ in range(picture.num_views)) for picture in prepared]
         found = np.stack(summed) if summed else means[0]
         return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+
+
+def _opens(item: Item) -> bool:
+    try:
+        opened(item)
+    except PictureError:
+        return False
+    return True

@@ -106,7 +106,7 @@ def _means(results: Sequence[Result]) -> str:
     scores: dict[int, list[float]] = defaultdict(list)
     for result in results:
         scores[result["shots"]].append(result["score"])
-    means = ", ".join(f"{shots} shots {fmean(own):.1f}" for shots, own in scores.items())
+    means = ", ".join(f"{shots} shot{'s' * (shots != 1)} {fmean(own):.1f}" for shots, own in scores.items())
     return f"Mean of the {len(tasks)} tasks: {means}."
 
 

@@ -3,76 +3,142 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mm1_mlx.data.row_forms import shown
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.evaluation.answers import Rules
 from mm1_mlx.evaluation.results import Line, Result, results_of
-from mm1_mlx.evaluation.tasks.task import Item, Metric, Task
+from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Task
 from mm1_mlx.files.json_lines import read_json_lines
 
 IDS = ("id", "question_id", "image_id", "image")  # as files for evaluation servers have them
 ANSWERS = ("answer", "caption", "prediction")
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value is a text."""
+    return isinstance(value, str)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_list_of_texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of what else a line may have
+    "task": (is_text, "the name of a task"),
+    "shots": (is_number, "a number"),
+    "seed": (is_number, "a number"),
+    "swapped": (lambda value: isinstance(value, bool), "true or false"),
+    "references": (is_list_of_texts, "a list of texts"),
+    "shot_ids": (is_list_of_texts, "a list of texts"),
+    "group": (is_text, "text"),
+    "ranked": (is_text, "text"),
+}
+
+
 def score_file(path: Path, task: Task, *, data: str | None, rules: Rules) -> list[Result]:
     """Return a result for each number of shots that a file has predictions for.
 
     Args:
-        path: JSON lines, or one JSON list.
+        path: JSON lines, or one JSON list. What it has of other tasks is passed over.
         task: what was asked.
         data: the folder with the task's files, where references are taken from; None: they stand in the file.
         rules: of VQA accuracy.
 
     Raises:
-        DataError: the file is of another task, has no references or ids that are unknown, or cannot be read.
+        DataError: the file is of other tasks alone, has no references, ids that are unknown or stand twice, or cannot
+            be read.
     """
-    lines = [_line(values, number, path, task) for number, values in _read(path).items()]
+    read = _read(path)
+    lines = [_line(v, number, path) for number, v in read.items() if v.get("task", task.name) == task.name]
+    if not lines:
+        others = ", ".join(dict.fromkeys(values["task"] for values in read.values()))
+        raise DataError(
+            f"{path} holds predictions of {others}, none of {task.name}; give `task` {others}, or another file."
+        )
+    _require_once(lines, path)
     queries: list[Item] = [] if data is None else list(task.read(data, "queries"))
     metric = task.metric_of(queries) if queries else _metric(lines, task)
     if data is not None:
         _take_references(lines, {item.id: item for item in queries}, path, task)
-    without = [line for line in lines if not line.get("references")]
-    if without:
-        raise DataError(
-            f"{path}: {len(without):,} of {len(lines):,} predictions have no references, the first is {without[0]['id']}; "
-            "give the folder with the task's files as `data`."
-        )
+    _require_references(lines, metric, path)
     answered = {line["id"] for line in lines}
     unanswered = sum(item.id not in answered for item in queries)
     told = {"task": task.name, "title": task.title, "metric": metric, "num_missing": unanswered}
     return [told | result for result in results_of(lines, metric, rules)]
 
 
-def _read(path: Path) -> dict[int, Any]:
-    """Return the objects of a file by line, or by place in its list."""
+def named_tasks(path: Path) -> list[str]:
+    """Return the names of the tasks that a file says its predictions are of.
+
+    Raises:
+        DataError: it does not say so, or cannot be read.
+    """
+    read = _read(path)
+    nameless = next((number for number, values in read.items() if "task" not in values), None)
+    if nameless is not None:
+        raise DataError(f"{path}, line {nameless} does not say of which task it is; give `task`.")
+    return list(dict.fromkeys(values["task"] for values in read.values()))
+
+
+def _read(path: Path) -> dict[int, dict[str, Any]]:
+    """Return the objects of a file by line, or by place in its list, each with what it must have."""
     try:
-        if path.read_bytes()[:1] == b"[":
-            values = json.loads(path.read_text("utf-8-sig"))
-            return dict(enumerate(values, 1))
-        return read_json_lines(path, holds="predictions")
+        text = path.read_text("utf-8-sig")
+        found = dict(enumerate(json.loads(text), 1)) if text.lstrip()[:1] == "[" else None
+        if found is None:
+            found = read_json_lines(path, holds="predictions")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a file of predictions.") from None
-    except (ValueError, PromptError) as error:
-        raise DataError(f"{path}: {error}" if isinstance(error, ValueError) else str(error)) from None
+    except PromptError as error:
+        raise DataError(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is no JSON in UTF-8 ({error}); give a JSON list or JSON lines of predictions."
+        ) from None
+    if not found:
+        raise DataError(f"{path} holds no predictions; give a file with an id and an answer for each.")
+    return {number: _without_null(values, number, path) for number, values in found.items()}
 
 
-def _line(values: Any, number: int, path: Path, task: Task) -> Line:
+def _without_null(values: Any, number: int, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{path}, entry {number} is no JSON object; give an id and an answer.")
-    of = values.get("task", task.name)
-    if of != task.name:
-        raise DataError(
-            f"{path}, line {number} is a prediction of {of}, not {task.name}; give `task` {of}, or another file."
-        )
-    id = next((str(values[key]) for key in IDS if key in values), None)
-    answer = next((values[key] for key in ANSWERS if isinstance(values.get(key), str)), None)
+    given = {key: value for key, value in values.items() if value is not None}
+    for key, (fits, kind) in KINDS.items():
+        if key in given and not fits(given[key]):
+            raise DataError(f"{path}, line {number}: {key} is {shown(given[key])}, expected {kind}.")
+    return given
+
+
+def _line(values: dict[str, Any], number: int, path: Path) -> Line:
+    """Return an object as a line of an evaluation."""
+    id = next((values[key] for key in IDS if is_text(values.get(key)) or is_number(values.get(key))), None)
+    answer = next((values[key] for key in ANSWERS if is_text(values.get(key))), None)
     if id is None or (answer is None and "error" not in values):
         raise DataError(
             f"{path}, line {number} has no {'id' if id is None else 'answer'}; give id and answer."
         )
-    return {"shots": None, "seed": 0} | values | {"id": id, "answer": answer}
+    return {"shots": None, "seed": 0} | values | {"id": str(id), "answer": answer}
+
+
+def _require_once(lines: list[Line], path: Path) -> None:
+    """Refuse two predictions of one query behind the same shots: which of them counts?"""
+    seen = set()
+    for line in lines:
+        key = (line["shots"], line["seed"], line.get("swapped", False), line["id"])
+        if key in seen:
+            raise DataError(f"{path} has two predictions of query {line['id']}; keep one of them.")
+        seen.add(key)
 
 
 def _metric(lines: list[Line], task: Task) -> Metric:
@@ -92,3 +158,13 @@ def _take_references(lines: list[Line], queries: dict[str, Item], path: Path, ta
         line["references"] = list(query.answers)
         if query.group is not None:
             line["group"] = query.group
+
+
+def _require_references(lines: list[Line], metric: Metric, path: Path) -> None:
+    least = LEAST_ANSWERS[metric]
+    without = [line for line in lines if len(line.get("references", ())) < least]
+    if without:
+        raise DataError(
+            f"{path}: {len(without):,} of {len(lines):,} predictions have fewer than {least} references, the first is "
+            f"{without[0]['id']}; give the folder with the task's files as `data`."
+        )

@@ -77,6 +77,8 @@ def results_of(
             control = _result(passes[shots, True], metric, rules)
             result["swapped"] = {name: control[name] for name in ("score", "interval", "scores")}
         results.append({"shots": shots} | result)
+    if not results:
+        raise DataError("there are answers about another's picture alone, so there is nothing to score.")
     return results
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mm1_mlx.evaluation.asking import Asker
 from mm1_mlx.evaluation.exam import Exam, open_exam
-from mm1_mlx.evaluation.journal import PREDICTIONS, Journal
+from mm1_mlx.evaluation.journal import Journal
 from mm1_mlx.evaluation.report import write_report
 from mm1_mlx.evaluation.results import Line, Result, results_of
 from mm1_mlx.evaluation.settings import EvaluationSettings
@@ -76,10 +76,10 @@ def evaluate(
             lines = _ask_all(writer, asker, journal, progress)
             results += _results(writer.exam, lines, settings)
             predictions += lines
-    report = {"model": name, "settings": deciding, "vqa_rules": settings.vqa_rules, "results": results}
-    if folder is not None:
-        write_report(folder, report, predictions)
-        (folder / f"{PREDICTIONS}.partial").unlink()
+        report = {"model": name, "settings": deciding, **settings.counting(), "results": results}
+        if folder is not None:
+            write_report(folder, report, predictions)
+            journal.finish()
     return report
 
 

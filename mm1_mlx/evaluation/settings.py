@@ -15,7 +15,7 @@ Style = Literal["mm1", "openflamingo", "chat"]
 TEXT_SHOTS: dict[Style, int] = {"openflamingo": 2}  # examples without pictures that stand for 0 shots
 LARGEST_SEED = 2**32
 DECIDING = ("select", "prompts", "system", "low_resolution_shots", "max_tokens", "limit", "support_limit")
-DECIDING += ("skip_missing",)
+COUNTING = ("skip_missing", "vqa_rules")
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,7 @@ class EvaluationSettings:
     def deciding(self) -> dict[str, Any]:
         """Return what an answer depends on; answers made with other values are not taken up."""
         return {name: getattr(self, name) for name in DECIDING}
+
+    def counting(self) -> dict[str, Any]:
+        """Return which answers count, and how: those that are there are counted anew with other values."""
+        return {name: getattr(self, name) for name in COUNTING}

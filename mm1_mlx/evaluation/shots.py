@@ -12,7 +12,7 @@ from itertools import islice
 from mm1_mlx.errors import DataError, PictureError
 from mm1_mlx.evaluation.settings import Select
 from mm1_mlx.evaluation.tasks.task import Item
-from mm1_mlx.inputs.picture import Source, find_picture
+from mm1_mlx.inputs.picture import Source, find_picture, open_picture
 
 MOST_LISTED = 10  # answers, in a balance
 KEPT = 256  # examples whose picture files stay in memory
@@ -41,7 +41,8 @@ class Support:
     ):
         self.items, self._select, self._alike = items, select, alike
         self._skip_damaged = skip_damaged
-        self._found = lru_cache(maxsize=KEPT)(lambda index: found(self.items[index]))
+        find = opened if skip_damaged else found
+        self._found = lru_cache(maxsize=KEPT)(lambda index: find(self.items[index]))
 
     def choose(self, query: Item, num: int, seed: int) -> list[Item]:
         """Return the examples for a query, in the order in which they stand before it.
@@ -85,6 +86,18 @@ def found(item: Item) -> Item:
         PictureError: there is none.
     """
     return item if item.image is None else replace(item, image=find_picture(item.image))
+
+
+def opened(item: Item) -> Item:
+    """Return an item as ``found`` does, its picture decoded once: damage behind the header shows here.
+
+    Raises:
+        PictureError: there is no picture, or it is damaged.
+    """
+    item = found(item)
+    if item.image is not None:
+        open_picture(item.image)
+    return item
 
 
 def shuffled(number: int, seed: str) -> Iterator[int]:

@@ -65,12 +65,16 @@ class Writer:
             found += [Cell(shots, seed, swapped) for seed in seeds for swapped in controls]
         return found
 
+    @property
+    def skip_missing(self) -> bool:
+        """Whether a query is left out that cannot be asked for its pictures."""
+        return self._settings.skip_missing
+
     def check(self) -> None:
         """Refuse more shots than the context holds, as far as the first query tells.
 
         Raises:
-            DataError: says how many fit.
-            MM1Error: the first query cannot be asked for another reason.
+            DataError: says how many fit, or why the first query cannot be asked.
         """
         first = self.exam.queries[0]
         support = Support(self.exam.support, "fixed", skip_damaged=self._settings.skip_missing)
@@ -98,10 +102,25 @@ class Writer:
 
     @cached_property
     def _support(self) -> Support:
-        settings, items, alike = self._settings, self.exam.support, None
-        if settings.select == "rices" and items:
-            alike = Likeness(self._model, self._processor, items, batch_size=settings.vision_batch_size)
+        settings, items = self._settings, self.exam.support
+        alike = self._likeness() if settings.select == "rices" and items else None
         return Support(items, settings.select, alike, skip_damaged=settings.skip_missing)
+
+    def _likeness(self) -> Likeness:
+        settings = self._settings
+        try:
+            return Likeness(
+                self._model,
+                self._processor,
+                self.exam.support,
+                batch_size=settings.vision_batch_size,
+                skip_damaged=settings.skip_missing,
+            )
+        except PictureError as error:  # of no query in particular
+            raise DataError(
+                f"{self.exam.task.name}, its support: {error} Put the picture right, or pass over such examples with "
+                "`skip_missing`."
+            ) from None
 
     def _shots(self, cell: Cell, query: Item) -> list[Item]:
         if cell.shots:
@@ -114,11 +133,8 @@ class Writer:
             request, inputs = self._prepare(shots, query)
         except PromptError as error:
             fitting = self._num_fitting(shots, query)
-            if fitting is None:
-                raise
-            raise DataError(
-                f"{self.exam.task.name}, query {query.id}: `shots` {len(shots)} do not fit, {fitting} do: {error}"
-            ) from None
+            many = "" if fitting is None else f"`shots` {len(shots)} do not fit, {fitting} do: "
+            raise DataError(f"{self.exam.task.name}, query {query.id}: {many}{error}") from None
         return Asked(query, shots, request, inputs)
 
     def _prepare(self, shots: Sequence[Item], query: Item) -> tuple[Request, Inputs]:

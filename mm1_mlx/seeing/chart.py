@@ -11,6 +11,7 @@ from mm1_mlx.seeing.draw import FAINT, INK, PAPER, text
 
 WIDTH, HEIGHT = 960, 540  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 80, 24, 56, 56  # margins, pixels
+GAP = 20  # pixels, behind a word of the key
 GRID = "#e4e4e8"
 STEPS = (1, 2, 5)  # that ticks may have, times a power of ten
 Point = tuple[float | int, float | int]
@@ -74,13 +75,19 @@ class Chart:
 
     def key(self, words: Sequence[tuple[str, str]]) -> None:
         """Write words in the colours that they explain, at the top on the right, in as many rows as there is room for."""
-        x, y = WIDTH - RIGHT, 18
-        for said, color in reversed(words):
+        rows: list[list[Image.Image]] = [[]]
+        for said, color in words:
             label = text(said, color=color)
-            if x - label.width - 20 < WIDTH // 2 and x < WIDTH - RIGHT:
-                x, y = WIDTH - RIGHT, y + label.height
-            x -= label.width + 20
-            self.image.paste(label, (x, y))
+            if rows[-1] and _width([*rows[-1], label]) > WIDTH // 2 - RIGHT:
+                rows.append([])
+            rows[-1].append(label)
+        y = 18
+        for row in rows:
+            x = WIDTH - RIGHT - _width(row)
+            for label in row:
+                self.image.paste(label, (x, y))
+                x += label.width + GAP
+            y += max((label.height for label in row), default=0)
 
 
 def ticks(highest: float) -> list[float]:
@@ -90,3 +97,7 @@ def ticks(highest: float) -> list[float]:
     power = 10 ** math.floor(math.log10(highest / 5))
     step = next(power * step for step in (*STEPS, 10) if highest / (power * step) <= 6)
     return [float(number * step) for number in range(int(highest / step) + 1)]
+
+
+def _width(labels: Sequence[Image.Image]) -> int:
+    return sum(label.width + GAP for label in labels)

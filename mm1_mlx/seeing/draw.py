@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -17,9 +18,18 @@ from mm1_mlx.seeing.boxes import Box, full
 
 INK, FAINT, PAPER = "#1b1b1f", "#62626c", "#ffffff"
 COLORS = ("#d62839", "#1d6fd1", "#1a8a4a", "#d1690a", "#7b3fc4", "#00808a", "#b0267f", "#8a6d00", "#5b5f97")
+GOLDEN = 0.618033988749895  # steps of it around a circle never meet
 RAMP = ((255, 226, 110), (253, 150, 44), (226, 40, 40), (122, 0, 92))  # of heat, from little to most
 SMALLEST, LARGEST = 640, 1600  # pixels, a panel's longer side
 THINNEST = 8  # a panel's longer side over its shorter one; a thinner picture is widened to be seen
+
+
+def color_of(number: int) -> str:
+    """Return the colour of one of many things side by side, from 0; no two have the same."""
+    if number < len(COLORS):
+        return COLORS[number]
+    hue = number * GOLDEN % 1
+    return "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.2, 0.7)))
 
 
 class Panel:

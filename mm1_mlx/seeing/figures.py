@@ -10,7 +10,7 @@ from PIL import Image
 from mm1_mlx.inputs.sub_images import OVERVIEW
 from mm1_mlx.seeing.attention import Word
 from mm1_mlx.seeing.boxes import Box, Sight, full
-from mm1_mlx.seeing.draw import COLORS, FAINT, INK, LARGEST, Panel, heat_key, sheet, stacked, text
+from mm1_mlx.seeing.draw import FAINT, INK, LARGEST, Panel, color_of, heat_key, sheet, stacked, text
 
 THUMBNAIL = 7  # of a view's side, in letters
 MOST_THUMBNAILS, MOST_MAPS = 48, 36
@@ -37,7 +37,7 @@ def sub_images_figure(title: str, picture: Image.Image, views: list[Image.Image]
     panel.fade(boxes)
     for number, (view, pixels) in enumerate(zip(seen.views, views, strict=True)):
         whole = view.place == OVERVIEW
-        color = INK if whole else COLORS[number % len(COLORS)]
+        color = INK if whole else color_of(number)
         name, count = f"{number + 1} whole" if whole else f"{number + 1}", f"{seen.tokens_of(number)} tokens"
         labels.append((view.box, (f"{name}: {count}", name, f"{number + 1}"), color, whole))
         if number < MOST_THUMBNAILS:

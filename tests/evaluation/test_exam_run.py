@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from published_layouts import NUM_QUERIES, draw, write_rows
 
 from mm1_mlx import EvaluationSettings, evaluate, tiny
-from mm1_mlx.errors import DataError, PromptError
+from mm1_mlx.errors import DataError, MM1Error
 from mm1_mlx.evaluation.journal import PREDICTIONS
 from mm1_mlx.evaluation.tasks.table import PUBLISHED, TASKS
+from mm1_mlx.files.locking import locked
 from mm1_mlx.generation import Request
 from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.vision.cache import VisionCache
@@ -197,10 +200,36 @@ def test_data_that_changed_do_not_go_on(mm1_tiny, tmp_path):
 
 
 def test_what_is_there_and_no_evaluation_is_refused(mm1_tiny, tmp_path):
-    (tmp_path / PREDICTIONS).write_text('{"settings": {}}\nnothing\n{"more": 1}\n')
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(DataError, match="line 2 is no prediction"):
+    line = {"task": "tiny-color", "shots": 0, "seed": 0, "id": "1", "answer": "red"}
+    (tmp_path / "results.json").write_text('{"settings": {}}')
+    for wrong in ("nothing", "{}", "[1]", *(json.dumps(line | {name: None}) for name in line)):
+        (tmp_path / PREDICTIONS).write_text("\n".join([json.dumps(line), wrong, json.dumps(line)]))
+        with pytest.raises(DataError, match="line 2 is no prediction"):
+            evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("found", ["[]", "{}", '{"settings": 5}', None])
+def test_answers_whose_settings_are_not_known_do_not_go_on(mm1_tiny, tmp_path, found):
+    (tmp_path / PREDICTIONS).write_text("")
+    if found is not None:
+        (tmp_path / "results.json").write_text(found)
+    with pytest.raises(DataError, match=r"results\.json does not say with which settings"):
         evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path, resume=True)
+    (tmp_path / PREDICTIONS).rename(tmp_path / f"{PREDICTIONS}.partial")
+    (tmp_path / f"{PREDICTIONS}.partial").write_text('{"task": "tiny-color"}')
+    with pytest.raises(DataError, match=r"partial does not say with which settings"):
+        evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path, resume=True)
+
+
+def test_two_evaluations_do_not_write_to_one_folder(mm1_tiny, tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(DataError, match=r"another evaluation is writing to .*out; wait"),
+    ):
+        evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path / "out", resume=True)
+    assert list((tmp_path / "out").iterdir()) == []
+    evaluate(*mm1_tiny, [COLOR], replace(FEW, limit=2), output=tmp_path / "out")
 
 
 def test_openflamingos_no_shots_are_two_in_text(mm1_tiny, tmp_path):
@@ -231,7 +260,7 @@ def test_shots_with_one_view_cost_fewer_tokens(mm1_tiny, tmp_path):
 
 
 def test_a_prompt_that_never_fits_is_told_as_such(mm1_tiny):
-    with pytest.raises(PromptError, match="context is 1,024"):
+    with pytest.raises(DataError, match=r"tiny-color, query \d+: the prompt is .* context is 1,024"):
         evaluate(*mm1_tiny, [COLOR], EvaluationSettings(max_tokens=1020, limit=2))
 
 
@@ -241,6 +270,24 @@ def test_more_shots_than_examples_are_refused_before_anything_is_asked(mm1_tiny,
             *mm1_tiny, ["coco"], EvaluationSettings(shots=(16,)), data=str(data), output=tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
+
+
+SHOWN = {"image": 2, "question": "What?", "answer": "red"}
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([{"image": 2, "caption": "A cat."}], "its queries are questions, but its support set has captions"),
+        ([SHOWN, SHOWN | {"rationale": "So."}], "1 of the 2 examples in its support set have a rationale"),
+    ],
+)
+@pytest.mark.parametrize("prompts", ["mm1", "openflamingo", "chat"])
+def test_examples_of_another_kind_are_refused(mm1_tiny, tmp_path, prompts, examples, message):
+    write_rows(tmp_path, [SHOWN | {"image": 1}])
+    write_rows(tmp_path, examples, split="train")
+    with pytest.raises(DataError, match=f"rows: {message}"):
+        evaluate(*mm1_tiny, ["rows"], EvaluationSettings(shots=(1,), prompts=prompts), data=str(tmp_path))
 
 
 @pytest.fixture
@@ -255,12 +302,49 @@ def broken(tmp_path):
 def test_a_damaged_picture_is_named_or_counted(mm1_tiny, broken, tmp_path):
     with pytest.raises(DataError, match=r"rows, query 3: .*2\.png.*`skip_missing`"):
         evaluate(*mm1_tiny, ["rows"], data=broken, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     for name, one_by_one in (("some", False), ("alone", True)):
         settings = EvaluationSettings(skip_missing=True, one_by_one=one_by_one)
         (result,) = evaluate(*mm1_tiny, ["rows"], settings, data=broken, output=tmp_path / name)["results"]
         assert (result["num_queries"], result["num_failed"]) == (4, 1)
         assert "2.png" in lines_of(tmp_path / name)[2]["error"]
     assert contents(tmp_path / "some") == contents(tmp_path / "alone")
+
+
+def test_a_run_that_met_a_damaged_picture_goes_on_without_it_and_with_it_when_it_is_put_right(
+    mm1_tiny, broken, tmp_path
+):
+    once, skipping = (
+        EvaluationSettings(one_by_one=True),
+        EvaluationSettings(one_by_one=True, skip_missing=True),
+    )
+    with pytest.raises(DataError, match="rows, query 3"):
+        evaluate(*mm1_tiny, ["rows"], once, data=broken, output=tmp_path / "out")
+    assert (tmp_path / "out" / f"{PREDICTIONS}.partial").exists()  # two answers
+    for settings in (once, skipping):
+        with suppress(DataError):
+            evaluate(*mm1_tiny, ["rows"], settings, data=broken, output=tmp_path / "out", resume=True)
+    assert [line["id"] for line in lines_of(tmp_path / "out") if "error" in line] == ["3"]
+    draw(Path(broken) / "2.png", 2)
+    evaluate(*mm1_tiny, ["rows"], once, data=broken, output=tmp_path / "out", resume=True)
+    evaluate(*mm1_tiny, ["rows"], once, data=broken, output=tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("select", ["fixed", "random", "rices"])
+@pytest.mark.parametrize("kept", [80, -200], ids=["header", "behind it"])
+def test_a_damaged_example_is_named_or_passed_over(mm1_tiny, tmp_path, select, kept):
+    asked = {"question": "What color is it?", "answer": "red"}
+    write_rows(tmp_path, [{"image": seed} | asked for seed in range(2)])
+    write_rows(tmp_path, [{"image": seed} | asked for seed in range(10, 14)], split="train")
+    (tmp_path / "11.png").write_bytes((tmp_path / "11.png").read_bytes()[:kept])
+    settings = EvaluationSettings(shots=(3,), select=select)
+    with pytest.raises(MM1Error, match=r"11\.png"):
+        evaluate(*mm1_tiny, ["rows"], replace(settings, shots=(4,)), data=str(tmp_path))
+    (result,) = evaluate(*mm1_tiny, ["rows"], replace(settings, skip_missing=True), data=str(tmp_path))[
+        "results"
+    ]
+    assert (result["num_queries"], result["num_failed"]) == (2, 0)
 
 
 @pytest.mark.parametrize(("split", "limit"), [("test", "limit"), ("train", "support_limit")])
@@ -286,6 +370,50 @@ def test_missing_pictures_are_counted_and_the_first_is_named(mm1_tiny, data, tmp
     (result,) = evaluate(*mm1_tiny, ["coco"], settings, data=str(tmp_path))["results"]
     expected = {"test": (2, 3), "train": (5, 0)}[split]
     assert (result["num_queries"], result["num_missing"]) == expected
+
+
+def test_missing_pictures_of_own_rows_are_counted_too(mm1_tiny, tmp_path):
+    asked = {"question": "What color is it?", "answer": "red"}
+    write_rows(tmp_path, [{"image": seed} | asked for seed in range(4)])
+    for gone in ("1.png", "3.png"):
+        (tmp_path / gone).unlink()
+    with pytest.raises(
+        DataError, match=r"rows: 2 of 4 pictures of its queries are missing, the first is .*1\.png"
+    ):
+        evaluate(*mm1_tiny, ["rows"], data=str(tmp_path))
+    (result,) = evaluate(*mm1_tiny, ["rows"], EvaluationSettings(skip_missing=True), data=str(tmp_path))[
+        "results"
+    ]
+    assert (result["num_queries"], result["num_missing"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "row", [{"answer": "a\ud800"}, {"question": "a\ud800"}, {"answers": ["\ud800"]}, {"choices": ["\ud800"]}]
+)
+def test_half_a_character_is_refused_before_anything_is_asked(mm1_tiny, tmp_path, row):
+    asked = {"image": 1, "question": "What?", "answer": "red"}
+    write_rows(tmp_path / "data", [asked, asked | row])
+    with pytest.raises(DataError, match=r"rows: the texts of 2 hold '.ud800', which is no Unicode text"):
+        evaluate(*mm1_tiny, ["rows"], data=str(tmp_path / "data"), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_queries_of_one_id_are_refused(mm1_tiny, data, tmp_path):
+    values = json.loads((data / "nocaps" / "nocaps_val_4500_captions.json").read_text())
+    values["images"] += values["images"][:2]
+    (tmp_path / "nocaps_val_4500_captions.json").write_text(json.dumps(values))
+    (tmp_path / "val").symlink_to(data / "nocaps" / "val")
+    with pytest.raises(
+        DataError, match="nocaps: 2 of 5 ids stand twice or more among its queries, the first is 0"
+    ):
+        evaluate(*mm1_tiny, ["nocaps"], data=str(tmp_path))
+
+
+def test_a_query_that_is_too_long_is_named(mm1_tiny, tmp_path):
+    asked = {"image": 1, "question": "What?", "answer": "red"}
+    write_rows(tmp_path, [asked, asked | {"question": "what " * 1500}])
+    with pytest.raises(DataError, match=r"rows, query 2: the prompt is .* context is 1,024"):
+        evaluate(*mm1_tiny, ["rows"], data=str(tmp_path))
 
 
 def test_queries_without_references_are_counted_or_refused(mm1_tiny, data, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from mm1_mlx import EvaluationSettings, evaluate
 from mm1_mlx.errors import DataError
-from mm1_mlx.evaluation.rescoring import score_file
+from mm1_mlx.evaluation.rescoring import named_tasks, score_file
 from mm1_mlx.evaluation.tasks.table import TASKS
 
 VQAV2, COCO, ROWS = TASKS["vqav2"], TASKS["coco"], TASKS["rows"]
@@ -50,6 +50,24 @@ def test_files_for_evaluation_servers_are_scored_with_the_data(data, tmp_path, t
     assert result["score"] == pytest.approx({"vqav2": 15.0, "coco": result["score"], "vizwiz": 100.0}[task])
 
 
+def test_of_several_tasks_the_one_that_is_meant_is_scored(mm1_tiny, data, tmp_path):
+    report = evaluate(*mm1_tiny, ["gqa", "coco"], data=str(data), output=tmp_path)
+    file = tmp_path / "predictions.jsonl"
+    assert named_tasks(file) == ["gqa", "coco"]
+    for result in report["results"]:
+        (again,) = score_file(file, TASKS[result["task"]], data=None, rules="official")
+        assert (again["num_queries"], again["score"]) == (5, result["score"])
+    with pytest.raises(DataError, match="line 1 does not say of which task it is; give `task`"):
+        named_tasks(write(tmp_path / "file", [{"id": 1, "answer": "a"}]))
+
+
+def test_a_list_may_begin_with_blanks_and_what_is_null_counts_for_nothing(tmp_path):
+    entry = {"task": None, "id": 1, "answer": "a", "shots": None, "references": ["a"]}
+    (tmp_path / "file").write_text("\ufeff\n " + json.dumps([entry]), "utf-8")
+    (result,) = score_file(tmp_path / "file", TASKS["gqa"], data=None, rules="official")
+    assert (result["shots"], result["score"]) == (None, 100)
+
+
 def test_own_rows_are_exact_matches_or_captions(tmp_path):
     asked = write(
         tmp_path / "a.jsonl", [{"id": 1, "question": "What?", "answer": "A cat.", "references": ["a cat"]}]
@@ -67,11 +85,28 @@ def test_own_rows_are_exact_matches_or_captions(tmp_path):
     [
         (
             [{"id": "1", "answer": "a", "task": "coco", "references": ["a"]}],
-            "line 1 is a prediction of coco, not vqav2",
+            "holds predictions of coco, none of vqav2; give `task` coco",
         ),
-        ([{"id": "1", "answer": "a"}] * 3, "3 of 3 predictions have no references, the first is 1"),
+        (
+            [{"id": n, "answer": "a", "references": ["a"]} for n in (1, 2, 3)],
+            "3 of 3 predictions have fewer than 2 references, the first is 1",
+        ),
         ([{"answer": "a"}], "line 1 has no id"),
         ([{"id": "1", "text": "a"}], "line 1 has no answer"),
+        ([{"id": None, "answer": "a"}], "line 1 has no id"),
+        ([{"id": "1", "answer": "a"}, {"id": 1, "answer": "b"}], "has two predictions of query 1"),
+        ([{"id": "1", "answer": "a", "references": "a"}], "references is 'a', expected a list of texts"),
+        (
+            [{"id": "1", "answer": "a", "references": ["a", None]}],
+            "references is .* expected a list of texts",
+        ),
+        ([{"id": "1", "answer": "a", "shots": "four"}], "shots is 'four', expected a number"),
+        ([{"id": "1", "answer": "a", "seed": [1]}], "seed is .1., expected a number"),
+        ([{"id": "1", "answer": "a", "swapped": "yes"}], "swapped is 'yes', expected true or false"),
+        ([{"id": "1", "answer": "a", "group": ["a"]}], "group is"),
+        ([{"id": "1", "answer": "a", "ranked": 7}], "ranked is 7, expected text"),
+        ([{"id": "1", "answer": "a", "task": 7}], "task is 7, expected the name of a task"),
+        ([{"id": "1", "answer": "a", "swapped": True, "references": ["a", "b"]}], "another's picture alone"),
         ([], "holds no predictions"),
     ],
 )
@@ -89,7 +124,15 @@ def test_predictions_of_other_data_are_refused(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"[1, 2]", "entry 1 is no JSON object"), (b"[", "file"), (b"x", "JSON")]
+    ("content", "message"),
+    [
+        (b"[1, 2]", "entry 1 is no JSON object"),
+        (b"[", "file is no JSON in UTF-8"),
+        (b"x", "JSON"),
+        (b"\xff\xfe", "file is no JSON in UTF-8"),
+        (b" []", "file holds no predictions"),
+        (b"", "file holds no predictions"),
+    ],
 )
 def test_a_file_that_holds_no_predictions_is_refused(tmp_path, content, message):
     (tmp_path / "file").write_bytes(content)

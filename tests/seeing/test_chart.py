@@ -3,8 +3,10 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ImageColor
 
 from mm1_mlx.seeing.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, ticks
+from mm1_mlx.seeing.draw import color_of
 
 RED = "#d62839"
 
@@ -45,3 +47,15 @@ def test_words_of_a_long_key_go_into_further_rows():
     chart.key([(f"a long name {number}", RED) for number in range(8)])
     rows, columns = at(chart)
     assert columns.min() > WIDTH // 2 - 20 and rows.max() > 60
+
+
+def test_the_key_is_read_in_its_order_and_no_color_stands_for_two_things():
+    colors = [color_of(number) for number in range(40)]
+    assert len(set(colors)) == 40
+    chart = Chart("up", "across", last=1.0, highest=1.0)
+    chart.key([(f"a name {number}", color) for number, color in enumerate(colors[:10])])
+    (first_rows, first_columns), (second_rows, second_columns), *_, (last_rows, _) = (
+        at(chart, ImageColor.getrgb(color)) for color in colors[:10]
+    )
+    assert first_columns.max() < second_columns.min()
+    assert max(first_rows.max(), second_rows.max()) < last_rows.min()

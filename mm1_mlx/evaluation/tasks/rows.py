@@ -54,7 +54,8 @@ def _rows(data: str | None, split: Split) -> Iterator[tuple[int, Record, dict[st
     except PromptError as error:
         raise DataError(str(error)) from None
     for line, values in lines.items():
-        yield line, read_row(values, name=f"{path}, line {line}", folder=Path(path).parent), values
+        name, folder = f"{path}, line {line}", Path(path).parent
+        yield line, read_row(values, name=name, folder=folder, pictures_there=False), values
 
 
 def _item(id: str, record: Record, values: dict[str, Any]) -> Item:
@@ -64,8 +65,9 @@ def _item(id: str, record: Record, values: dict[str, Any]) -> Item:
         image = record.images[0] if record.images else None
         choices = _texts(values, "choices")
         if record.form == "caption":
-            captions = _texts(values, "captions") or (values["caption"],)
-            return Item(id, image, captions, shown=one_line(captions[0]), choices=choices)
+            caption = values["caption"]
+            captions = _with_first(caption, _texts(values, "captions"))
+            return Item(id, image, captions, shown=one_line(caption), choices=choices)
         if record.document is not None or [turn.role for turn in record.turns] != ["user", "assistant"]:
             raise DataError("it is no single question with its answer, and no caption.")
         asked, said = record.turns
@@ -74,7 +76,7 @@ def _item(id: str, record: Record, values: dict[str, Any]) -> Item:
         return Item(
             id,
             image,
-            answers or (first,),
+            _with_first(first, answers),
             without_places(asked.text).strip(),
             shown=first,
             rationale=rationale and one_line(rationale),
@@ -82,6 +84,11 @@ def _item(id: str, record: Record, values: dict[str, Any]) -> Item:
         )
     except DataError as error:
         raise DataError(f"{record.name}: {error}") from None
+
+
+def _with_first(first: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return everything that is right: what is shown as an example, and what else the row lists."""
+    return texts if first in texts else (first, *texts)
 
 
 def _texts(values: dict[str, Any], key: str) -> tuple[str, ...]:

@@ -41,8 +41,15 @@ ROWS = Task(
 TASKS: Mapping[str, Task] = {task.name: task for task in (*PUBLISHED, ROWS)}
 
 
-def find_tasks(names: Sequence[str], known: Mapping[str, Task] = TASKS) -> list[Task]:
+def find_tasks(
+    names: Sequence[str], known: Mapping[str, Task] = TASKS, *, parameter: str = "tasks"
+) -> list[Task]:
     """Return the tasks of these names; a name that ends in ``*`` stands for all that begin so.
+
+    Args:
+        names: what was asked for.
+        known: all tasks by name.
+        parameter: what a message calls ``names``.
 
     Raises:
         DataError: one is not known, or none is given.
@@ -53,8 +60,8 @@ def find_tasks(names: Sequence[str], known: Mapping[str, Task] = TASKS) -> list[
         meant = [task for task in known.values() if star and task.name.startswith(name[:-1])]
         meant = meant or ([known[name]] if name in known else [])
         if not meant:
-            raise DataError(f"`tasks` has {name!r}, which is none of {', '.join(known)}.")
+            raise DataError(f"`{parameter}` has {name!r}, which is none of {', '.join(known)}.")
         found |= {task.name: task for task in meant}
     if not found:
-        raise DataError(f"`tasks` is empty, expected some of {', '.join(known)}.")
+        raise DataError(f"`{parameter}` is empty, expected some of {', '.join(known)}.")
     return list(found.values())

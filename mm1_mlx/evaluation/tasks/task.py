@@ -11,6 +11,7 @@ from mm1_mlx.inputs.picture import Source
 
 Split = Literal["queries", "support"]
 Metric = Literal["cider", "vqa", "exact"]
+LEAST_ANSWERS: dict[Metric, int] = {"cider": 1, "vqa": 2, "exact": 1}  # VQA leaves one out in turn
 
 
 @dataclass(frozen=True)
