@@ -17,7 +17,7 @@ from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.shards import write_shards
 from mm1_mlx.files.tensor_files import Form
-from mm1_mlx.files.weights import some
+from mm1_mlx.files.weights import list_some
 from mm1_mlx.files.writing import new_folder
 
 from .conversion import keep_apart, progress_bar, require_room
@@ -84,7 +84,7 @@ def _write(table: KeyTable, names: list[str], tensors: Tensors, folder: Path, *,
     """Each of the source's tensors, made again from ours."""
     missing = [t for name in names for t in table.moves[name].targets if t not in tensors.infos]
     if missing:
-        raise CheckpointError(f"the model folder lacks {some(missing)}.")
+        raise CheckpointError(f"the model folder lacks {list_some(missing)}.")
 
     def back(name: str, read: Callable[[str], mx.array]) -> mx.array:
         move = table.moves[name]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mm1_mlx.checkpoint.upload import LOG_IN, in_users_words, is_hub_id
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.weights import some
+from mm1_mlx.files.weights import list_some
 
 from .tensors import NOT_WEIGHTS, PATTERNS
 
@@ -112,12 +112,12 @@ def _choose_weights(repo_id: str, files: list[str]) -> list[str]:
         found = [file for file in files if fnmatchcase(file, pattern) and not _matches(file, NOT_WEIGHTS)]
         if len(found) > 1 and pattern.startswith("*"):
             raise CheckpointError(
-                f"{repo_id} holds {len(found)} files like {pattern} ({some(found, shown=8)}), expected one."
+                f"{repo_id} holds {len(found)} files like {pattern} ({list_some(found, shown=8)}), expected one."
             )
         if found:
             return found
     raise CheckpointError(
-        f"{repo_id} holds no weights that can be converted; it holds {some(files, shown=8) or 'nothing'}."
+        f"{repo_id} holds no weights that can be converted; it holds {list_some(files, shown=8) or 'nothing'}."
     )
 
 
@@ -132,7 +132,7 @@ def _read_shards(repo_id: str, index: Path, files: list[str]) -> list[str]:
     absent = [shard for shard in shards if shard not in files]
     if absent:
         raise CheckpointError(
-            f"{repo_id}: {index.name} names {some(absent, shown=8)}, which the repository lacks."
+            f"{repo_id}: {index.name} names {list_some(absent, shown=8)}, which the repository lacks."
         )
     return shards
 

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import mlx.core as mx
 
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.weights import some
+from mm1_mlx.files.weights import list_some
 
 Arrays = tuple[mx.array, ...]
 Shape = tuple[int, ...]
@@ -71,12 +71,12 @@ class KeyTable:
             near = difflib.get_close_matches(min(unknown), self.moves, n=1)
             hint = f" The nearest known key is {near[0]}." if near else ""
             raise CheckpointError(
-                f"{folder} holds {some(unknown)}, which a checkpoint of its config.json does not have.{hint}"
+                f"{folder} holds {list_some(unknown)}, which a checkpoint of its config.json does not have.{hint}"
             )
         missing = [key for key in self.moves if key not in found and key not in self.absent]
         if missing:
             raise CheckpointError(
-                f"{folder} lacks {some(missing)}; a shard is missing, or its config.json belongs to another model."
+                f"{folder} lacks {list_some(missing)}; a shard is missing, or its config.json belongs to another model."
             )
 
     def drops(self, key: str) -> bool:

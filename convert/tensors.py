@@ -14,8 +14,16 @@ import mlx.core as mx
 
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.json_files import parse_json
-from mm1_mlx.files.tensor_files import DTYPES, Form, TensorFile, from_words, in_memory, readable, unsupported
-from mm1_mlx.files.weights import some
+from mm1_mlx.files.tensor_files import (
+    DTYPES,
+    Form,
+    TensorFile,
+    convert_words,
+    loaded_dtype,
+    report_unreadable,
+    unsupported_dtype_error,
+)
+from mm1_mlx.files.weights import list_some
 
 # Safetensors before pickles, Hugging Face before open_clip; a pattern that starts with * is a guess, so it
 # comes last and may match one file only.
@@ -149,7 +157,7 @@ def _require_all(shards: list[Path]) -> None:
 
 def _find(folder: Path, names: Sequence[str]) -> list[Path]:
     """The files of the first pattern that matches any."""
-    with readable(folder):
+    with report_unreadable(folder):
         if folder.is_file():
             return [folder]
         present = sorted(path for path in folder.iterdir() if path.is_file())
@@ -159,7 +167,7 @@ def _find(folder: Path, names: Sequence[str]) -> list[Path]:
             found = [path for path in found if not any(fnmatchcase(path.name, skip) for skip in NOT_WEIGHTS)]
             if len(found) > 1:
                 raise CheckpointError(
-                    f"{folder} holds {len(found)} files like {pattern} ({some(path.name for path in found)}), expected one; "
+                    f"{folder} holds {len(found)} files like {pattern} ({list_some(path.name for path in found)}), expected one; "
                     "give the one to convert."
                 )
         if found:
@@ -177,7 +185,7 @@ def _read_index(path: Path) -> dict[str, str]:
         if not isinstance(shard, str) or Path("folder", shard).name != shard:
             raise CheckpointError(f"{path} places {name} in {shard!r}, expected a file beside the index.")
     shards = sorted(set(weight_map.values()))
-    with readable(path.parent):
+    with report_unreadable(path.parent):
         absent = [shard for shard in shards if not path.with_name(shard).is_file()]
     if absent:
         raise CheckpointError(
@@ -200,7 +208,7 @@ class _Pickle:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with readable(path):
+        with report_unreadable(path):
             size = path.stat().st_size
         self._tensors = self._unwrap(self._load())
         self.forms: dict[str, Form] = {}
@@ -213,19 +221,21 @@ class _Pickle:
             dtype = TORCH_DTYPES.get(str(tensor.dtype))
             dense = str(tensor.layout) == "torch.strided" and not (tensor.is_nested or tensor.is_meta)
             if dtype is None or not dense or tensor.is_conj():
-                raise unsupported(path, name, tensor.dtype if dense else f"{tensor.dtype} that is not dense")
+                raise unsupported_dtype_error(
+                    path, name, tensor.dtype if dense else f"{tensor.dtype} that is not dense"
+                )
             if tensor.nbytes > size:  # an expanded view, which reading would write out
                 raise CheckpointError(
                     f"{path}: {name} takes {tensor.nbytes} bytes, but the file has {size}; save it contiguous."
                 )
-            self.forms[name] = Form(tuple(tensor.shape), in_memory(dtype))
+            self.forms[name] = Form(tuple(tensor.shape), loaded_dtype(dtype))
 
     def read(self, name: str) -> mx.array:
         import torch
 
         tensor = self._tensors[name]
         words = tensor.view(getattr(torch, f"int{8 * tensor.itemsize}"))  # NumPy has no bfloat16
-        return from_words(mx.array(words.numpy()), TORCH_DTYPES[str(tensor.dtype)])
+        return convert_words(mx.array(words.numpy()), TORCH_DTYPES[str(tensor.dtype)])
 
     def _load(self) -> Any:
         try:
@@ -234,7 +244,7 @@ class _Pickle:
             raise CheckpointError(
                 f"{self.path} is a PyTorch pickle; reading it needs the torch extra: pip install 'mm1-mlx[torch]'"
             ) from None
-        with readable(self.path), self.path.open("rb") as file:
+        with report_unreadable(self.path), self.path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"  # else the old format, which cannot be mapped
         try:
             with warnings.catch_warnings(action="ignore"):  # of what it then refuses

@@ -14,7 +14,7 @@ from mm1_mlx.checkpoint.quantize import Packing, packing_plan
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.shards import write_shards
 from mm1_mlx.files.tensor_files import Form
-from mm1_mlx.files.weights import some
+from mm1_mlx.files.weights import list_some
 from mm1_mlx.model.mm1 import MM1, count_parameters
 
 from .recipe import Part, Recipe
@@ -72,7 +72,7 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
     fills = {key: number for key, number in _absent(recipe).items() if key in waiting}
     missing = [key for key in waiting if key not in fills]
     if missing:
-        raise CheckpointError(f"the checkpoint has nothing for {some(missing)}.")
+        raise CheckpointError(f"the checkpoint has nothing for {list_some(missing)}.")
     filled = dtype or next((d for d in stored if mx.issubdtype(d, mx.floating)), mx.float32)
     forms |= {key: Form(expected[key], filled) for key in fills}
     return Plan(recipe, forms, dtype, plan, count_parameters(model), fills)

@@ -11,7 +11,7 @@ import mlx.core as mx
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.json_files import parse_json, write_json
 from mm1_mlx.files.tensor_files import read_tensors
-from mm1_mlx.files.weights import check_weights, evaluate_weights, some
+from mm1_mlx.files.weights import check_weights, evaluate_weights, list_some
 from mm1_mlx.files.writing import new_folder
 from mm1_mlx.model.decoder import Decoder
 from mm1_mlx.model.mm1 import MM1
@@ -66,7 +66,7 @@ def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only
         raise CheckpointError("the decoder has no LoRA or DoRA, and PEFT's layout holds nothing else.")
     strange = [path for path, layer in layers.items() if "linear" not in layer or layer.lora_a.ndim != 2]
     if strange:
-        raise CheckpointError(f"PEFT's layout holds adapters of linears, not of {some(strange)}.")
+        raise CheckpointError(f"PEFT's layout holds adapters of linears, not of {list_some(strange)}.")
     shapes = {(layer.lora_a.shape[1], layer.scale, "m" in layer) for layer in layers.values()}
     if len(shapes) > 1:
         raise CheckpointError("the ranks of the decoder's adapters differ; export one adapter at a time.")
@@ -141,7 +141,7 @@ def _read_config(path: Path, config: Any) -> dict[str, Any]:
     changes += ["init_lora_weights"] if config.get("init_lora_weights") not in STARTS else []
     if changes:
         raise CheckpointError(
-            f"{path} sets {some(changes)}; LoRA and DoRA of linears are read, nothing beyond."
+            f"{path} sets {list_some(changes)}; LoRA and DoRA of linears are read, nothing beyond."
         )
     try:
         rank, alpha = config["r"], config["lora_alpha"]

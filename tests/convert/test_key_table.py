@@ -280,4 +280,4 @@ def test_adding_changes_neither_table():
     "keys, text", [(["b", "a"], "a, b"), (["c", "a", "b"], "a, b, c"), ("dcba", "a, b, c and 1 more")]
 )
 def test_a_list_of_keys_is_sorted_and_short(keys, text):
-    assert some(keys) == text
+    assert list_some(keys) == text
