@@ -41,7 +41,7 @@ def objective(model: MM1, packed: Packed, seen: Seen) -> tuple[Float[mx.array, "
         return loss, loss
     routings: list[Routing] = []
     loss = loss_sum(model, packed, seen, routings)
-    without_padding = [routing.of_first(packed.num_tokens) for routing in routings]
+    without_padding = [routing.keep_first(packed.num_tokens) for routing in routings]
     return loss + packed.num_learned * model.decoder.router_loss(without_padding), loss
 
 

@@ -18,7 +18,6 @@ from convert.key_table import (
     one,
     patches,
     rows,
-    some,
     thirds,
 )
 from mm1_mlx.errors import CheckpointError

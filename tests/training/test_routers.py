@@ -42,7 +42,7 @@ def sequence():
 def routings_of(model, packed):
     routings = []
     logits_of(model, packed, embed_seen(model, packed.ids, (), NO_PICTURES), routings)
-    return [routing.of_first(packed.num_tokens) for routing in routings]
+    return [routing.keep_first(packed.num_tokens) for routing in routings]
 
 
 def test_the_routers_loss_counts_once_for_each_learned_token():
