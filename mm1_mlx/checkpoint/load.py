@@ -21,7 +21,7 @@ from mm1_mlx.files.weights import check_weights, evaluate_weights
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import DTYPES
-from mm1_mlx.tuning.adapters import still_untrained
+from mm1_mlx.tuning.adapters import untrained_parts
 from mm1_mlx.tuning.folder import combine_adapters
 
 HF_KEYS = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
@@ -50,7 +50,7 @@ def load(
         ConfigError: its configuration is not that of an MM1 model.
     """
     model, processor = read_model(path_or_hub_id, adapter_path=adapter_path, dtype=dtype, lazy=lazy)
-    if untrained := still_untrained(model):
+    if untrained := untrained_parts(model):
         verb = "is" if len(untrained) == 1 else "are"
         print(
             f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers are noise.",
