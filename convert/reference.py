@@ -45,9 +45,8 @@ def read_reference(path: Path, model: MM1) -> Reference:
     tensors = read_tensors(path, again="give the safetensors file of a reference run.")
     stages = {name: value for name, value in tensors.items() if not NO_STAGE.fullmatch(name)}
     if not any(name.startswith(("vision.", "lm.", "connector.", "ctt.")) for name in stages):
-        stages = {
-            f"vision.{name}": value for name, value in stages.items()
-        }  # the reference is of an image encoder alone
+        # The reference is of an image encoder alone.
+        stages = {f"vision.{name}": value for name, value in stages.items()}
     pictures = _pictures(tensors, model, path)
     sizes = _sizes(tensors, model, len(pictures), path)
     return Reference(pictures, _prompts(tensors, model, path), stages, sizes, path.parent)
