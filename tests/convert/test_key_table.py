@@ -21,6 +21,7 @@ from convert.key_table import (
     split_thirds,
 )
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.weights import list_some
 
 EXAMPLES = settings(derandomize=True, deadline=None, max_examples=60)
 DTYPES = st.sampled_from([mx.float32, mx.float16, mx.bfloat16])
