@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mm1_mlx.arrays import to_float
+from mm1_mlx.arrays import to_number
 from mm1_mlx.checkpoint.load import load
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.inputs.layout import layout
@@ -52,7 +52,7 @@ class Row:
 
     stage: str
     max_abs: float
-    max_rel: float | None  # of the largest value of the reference
+    max_rel: float | None  # relative to the largest value of the reference
     tolerance: float | None  # None: reported, not judged
 
     @property
@@ -211,11 +211,11 @@ def _tolerance(stage: str, model: MM1) -> float:
 
 def _compare_answers(report: Report, stage: str, ours: mx.array, theirs: mx.array, judged: bool) -> None:
     """Report how often the likeliest token differs, and how far the distributions are apart."""
-    differ = to_float(mx.mean(mx.argmax(ours, -1) != mx.argmax(theirs, -1)))
+    differ = to_number(mx.mean(mx.argmax(ours, -1) != mx.argmax(theirs, -1)))
     report.tell(f"{stage.replace('logits', 'top1')} disagreement (share)", differ, 0.0 if judged else None)
     if not judged:
         kl = kl_divergence(theirs, ours)
-        report.tell(f"{stage.replace('logits', 'kl')}, mean (nats)", to_float(mx.mean(kl)))
+        report.tell(f"{stage.replace('logits', 'kl')}, mean (nats)", to_number(mx.mean(kl)))
 
 
 def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx.array, mx.array]]:

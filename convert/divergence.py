@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mm1_mlx import tiny
-from mm1_mlx.arrays import to_float
+from mm1_mlx.arrays import to_number
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.inputs.processor import Inputs, Processor
 from mm1_mlx.model.mm1 import MM1
@@ -51,8 +51,8 @@ def divergence(model: MM1, original: MM1, processor: Processor, num_questions: i
         differ.append(mx.argmax(theirs, axis=-1) != mx.argmax(ours, axis=-1))
         mx.eval(divergences[-1], differ[-1])
     every = mx.concatenate(divergences)
-    share = to_float(mx.mean(mx.concatenate(differ)))
-    return Divergence(to_float(mx.mean(every)), to_float(mx.max(every)), share, len(every))
+    share = to_number(mx.mean(mx.concatenate(differ)))
+    return Divergence(to_number(mx.mean(every)), to_number(mx.max(every)), share, len(every))
 
 
 def _make_question(scene: tiny.Scene, rng: random.Random) -> tiny.Question:

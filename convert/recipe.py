@@ -29,7 +29,7 @@ class Options:
     decoder: str | None = None
     tokenizer: str | None = None  # a folder or hub id, where the source has no tokenizer
     image_token: str | None = None  # the token to stand for a picture
-    connector: NewConnector = "c_abstractor"  # of a new model, as are the next three
+    connector: NewConnector = "c_abstractor"  # for a new model, like the next three
     num_visual_tokens: int = 144
     feature_layer: int | None = None
     seed: int = 0
@@ -42,7 +42,7 @@ class Part:
     tensors: Tensors | LoadedTensors
     table: KeyTable
     source_config: Mapping[str, Any] = field(default_factory=dict)  # the config.json beside them
-    subfolder: str = ""  # of the source, where they are stored apart from the rest
+    subfolder: str = ""  # folder in the source, where they are stored apart from the rest
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mm1_mlx.arrays import to_float, to_list
+from mm1_mlx.arrays import to_list, to_number
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.tensor_files import read_tensors
 from mm1_mlx.model.mm1 import MM1
@@ -99,7 +99,7 @@ def _prompts(tensors: dict[str, mx.array], model: MM1, path: Path) -> dict[str, 
         ids = tensors[name]
         if ids.ndim != 1 or not ids.size or not mx.issubdtype(ids.dtype, mx.integer):
             raise CheckpointError(f"{path}: {name} is {ids.shape} {ids.dtype}, expected a list of token ids.")
-        if to_float(mx.max(ids)) >= vocabulary:
+        if to_number(mx.max(ids)) >= vocabulary:
             raise CheckpointError(
                 f"{path}: {name} holds {mx.max(ids).item()}, past the vocabulary of {vocabulary}: it was made for "
                 "another model."

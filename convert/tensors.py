@@ -40,7 +40,11 @@ PATTERNS = (
 )
 NOT_WEIGHTS = (".*", "adapter*", "training_args.bin", "optimizer*", "scheduler*", "rng_state*")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-NESTS = ("state_dict", "model", "module")  # where training code puts the weights beside other state
+NESTS = (
+    "state_dict",
+    "model",
+    "module",
+)  # keys under which training code stores the weights beside other state
 TORCH_DTYPES = {str(dtype).replace("mlx.core", "torch"): dtype for dtype in DTYPES.values()}
 AGAIN = "download it again."
 

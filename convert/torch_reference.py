@@ -181,7 +181,7 @@ def _copy_weights(
             ):
                 continue
             if key == "lm_head.weight":
-                continue  # tied
+                continue  # the head is tied to the embedding
             raise CheckpointError(
                 f"the checkpoint has no {stored}, which transformers' {type(twin).__name__} needs."
             )

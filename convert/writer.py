@@ -29,9 +29,9 @@ class Plan:
 
     recipe: Recipe
     forms: dict[str, Form]
-    dtype: mx.Dtype | None  # of floating-point tensors; None keeps the stored one
-    packing: dict[str, dict]  # by module path
-    num_weights: int  # numbers of the unpacked model
+    dtype: mx.Dtype | None  # type of floating-point tensors; None keeps the stored one
+    packing: dict[str, dict]  # arguments of ``mx.quantize`` by module path
+    num_weights: int  # how many numbers the unpacked model has
     fills: dict[str, float]  # what fills keys that no tensor has; they are written last
 
     @property

@@ -51,7 +51,7 @@ IMAGE_TOKENS = (
     "[control_8]",
     "<unk>",
 )
-CONNECTOR_WIDTH = 1024  # of Honeybee's convolutions, narrower where encoder and decoder are
+CONNECTOR_WIDTH = 1024  # of Honeybee's convolutions; narrower if the encoder or decoder is
 NOT_SIZES = {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
 HALF = (0.5, 0.5, 0.5)
 
@@ -106,7 +106,7 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
             f"{config.where}: the decoder is quantized; take the original and `quantize` it."
         )
     if "tie_word_embeddings" not in values and "lm_head.weight" in open_tensors(folder).infos:
-        values["tie_word_embeddings"] = False  # mlx-lm's default for some decoders ties, and drops the head
+        values["tie_word_embeddings"] = False  # mlx-lm ties some decoders by default, and then drops the head
     values = _restore_rope(values)
     if "text_config" not in values:
         build_decoder(
