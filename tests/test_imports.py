@@ -16,7 +16,7 @@ ROOMS = [
     *("files", "model", "inputs", "tuning", "checkpoint", "vision", "data", "generation", "sizing", "seeing"),
     *("training", "evaluation", "serving", "tiny"),
 ]
-SHARED = {"errors", "strict", "config", "image_config", "presets", "settings", "machine"}
+SHARED = {"arrays", "errors", "strict", "config", "image_config", "presets", "settings", "machine"}
 COMMANDS = (
     {p.stem for p in PACKAGE.glob("*.py")} - SHARED - {"__init__", "command", "flags", "training_flags"}
 )

@@ -1,64 +1,69 @@
-"""What tells one model's weights from another's: every value counts, at the price of two sums each."""
+"""Digests that tell one model's weights from another's: every value counts, at the cost of two sums each."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+
+from mm1_mlx.arrays import flatten
 
 VISION = ("image_encoder", "connector")
 
 
 def vision_identity(model: nn.Module) -> str:
-    """Return what stands for the image encoder and the connector, which make visual tokens.
+    """Return a digest of the image encoder's and the connector's weights, which visual tokens depend on.
 
-    It is computed once for a model and kept with it, as is ``model_identity``: whoever changes the weights calls
+    It is computed once and kept with the model, as is ``model_identity``. Code that changes the weights must call
     ``forget_identity``.
     """
-    if not hasattr(model, "_vision_identity"):
-        model._vision_identity = _identity(model, VISION)
-    return model._vision_identity
+    return _kept_identity(model, "_vision_identity", VISION)
 
 
 def model_identity(model: nn.Module) -> str:
-    """Return what stands for all weights, which make a KV cache."""
-    if not hasattr(model, "_model_identity"):
-        model._model_identity = _identity(model, (*VISION, "decoder"))
-    return model._model_identity
+    """Return a digest of all weights, which a KV cache depends on."""
+    return _kept_identity(model, "_model_identity", (*VISION, "decoder"))
 
 
 def forget_identity(model: nn.Module) -> None:
-    """Let go of what was kept of the weights, which changed."""
+    """Drop the digests that were kept with the model, because its weights have changed."""
     for name in ("_model_identity", "_vision_identity"):
         if hasattr(model, name):
             delattr(model, name)
 
 
 def tensors_identity(tensors: Mapping[str, mx.array]) -> str:
-    """Return what stands for tensors by name: those of a torn or damaged file have another."""
+    """Return a digest of tensors and their names; it differs where a file is cut short or damaged."""
     digest = hashlib.sha256()
     for key, value in sorted(tensors.items()):
-        digest.update(_described(key, value))
+        digest.update(_describe(key, value))
     return digest.hexdigest()
 
 
-def _identity(model: nn.Module, parts: tuple[str, ...]) -> str:
+def _kept_identity(model: nn.Module, name: str, parts: tuple[str, ...]) -> str:
+    """Return the digest that the model keeps as attribute ``name``; compute it first where there is none."""
+    if not hasattr(model, name):
+        setattr(model, name, _compute_identity(model, parts))
+    return getattr(model, name)
+
+
+def _compute_identity(model: Any, parts: tuple[str, ...]) -> str:
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
     for part in parts:
-        for key, value in tree_flatten(model[part].parameters()):
-            digest.update(_described(f"{part}.{key}", value))
+        for key, value in flatten(model[part].parameters()).items():
+            digest.update(_describe(f"{part}.{key}", value))
         for path, module in model[part].named_modules():
-            if "lora_a" in module:  # an adapter's scale is no parameter
+            if "lora_a" in module:  # an adapter's scale is not a parameter
                 digest.update(f"{part}.{path} {module.scale}".encode())
     return digest.hexdigest()
 
 
-def _described(key: str, value: mx.array) -> bytes:
-    """Return a tensor in short: its name, shape, type, and two sums over its bits, one of them weighted by place."""
+def _describe(key: str, value: mx.array) -> bytes:
+    """Return a short description of a tensor: name, shape, type, and two sums over its bits, one weighted by place."""
     flat = value.reshape(-1)
     bits = flat.view(mx.uint32 if flat.dtype.size == 4 else mx.uint16 if flat.dtype.size == 2 else mx.uint8)
     bits = bits.astype(mx.uint32)

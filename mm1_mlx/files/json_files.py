@@ -1,4 +1,4 @@
-"""JSON files: written as all of this package's are, and what is wrong with one in the user's words."""
+"""Write JSON files the way this package writes all of them, and read them with errors in the user's words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mm1_mlx.errors import CheckpointError
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values as people read them."""
+    """Write values as indented JSON, for people to read."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -18,7 +18,7 @@ def parse_json(path: Path, absent: str) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        CheckpointError: it is not there, in the words of ``absent``, cannot be read, or is no JSON.
+        CheckpointError: the file is absent (the message is ``absent``), cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -26,5 +26,5 @@ def parse_json(path: Path, absent: str) -> Any:
         raise CheckpointError(absent) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a number beyond all bounds
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or a number too large to parse
         raise CheckpointError(f"{path} is not valid JSON ({error}).") from None

@@ -1,4 +1,4 @@
-"""JSON lines: files of one JSON object a line, as shots and batches are given."""
+"""Read JSON-lines files, which hold one JSON object a line; shots and batches of prompts come in them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mm1_mlx.errors import PromptError
 
 
 def read_json_lines(path: str | Path, *, holds: str) -> dict[int, dict[str, Any]]:
-    """Return the objects of a file by line number, from 1. Blank lines are passed over.
+    """Return the JSON objects of a file by line number, from 1; blank lines are skipped.
 
     Args:
         path: the file; ``~`` is the home folder.
-        holds: what its lines are, for messages: "shots".
+        holds: what the lines describe, for messages, such as "shots".
 
     Raises:
-        PromptError: the file or one of its lines is at fault.
+        PromptError: the file cannot be read, or one of its lines is not a JSON object.
     """
     path = Path(os.path.expanduser(path))
     try:
@@ -43,10 +43,10 @@ def read_json_lines(path: str | Path, *, holds: str) -> dict[int, dict[str, Any]
 
 
 def parse_object(line: str) -> dict[str, Any]:
-    """Return the object that one line holds.
+    """Return the JSON object that one line holds.
 
     Raises:
-        PromptError: it is no JSON, or no object.
+        PromptError: the line is not JSON, or not an object.
     """
     try:
         values = json.loads(line)
@@ -60,10 +60,10 @@ def parse_object(line: str) -> dict[str, Any]:
 
 
 def require_known(values: dict[str, Any], known: Sequence[str]) -> None:
-    """Refuse a key that means nothing.
+    """Refuse a key that is not one of the known keys.
 
     Raises:
-        PromptError: names it, and one like it.
+        PromptError: there is such a key; the message names the nearest known one.
     """
     for key in values:
         if key not in known:

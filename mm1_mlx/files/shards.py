@@ -1,4 +1,4 @@
-"""A model's tensors in one file or several, with the index that names each tensor's file."""
+"""Write a model's tensors to one file or several, with the index that names each tensor's file."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ def write_shards(
     *,
     max_shard: int = MAX_SHARD,
 ) -> None:
-    """Write ``model*.safetensors`` and their index; one tensor is in memory at a time, however large the files are.
+    """Write ``model*.safetensors`` files and their index, with only one tensor in memory at a time.
 
     Args:
-        folder: where they go.
-        forms: of the tensors, by name.
-        tensors: by name too, in the same order.
-        max_shard: bytes of tensors in one file, where that holds more than one.
+        folder: where the files go.
+        forms: shape and type of each tensor, by name.
+        tensors: names and tensors, in the same order.
+        max_shard: bytes of tensors in one file, where it holds more than one.
 
     Raises:
-        OSError: they cannot be written.
-        ValueError: a tensor has another form, or came in the place of another.
+        OSError: a file cannot be written.
+        ValueError: a tensor does not have its announced form, or the order differs.
     """
-    coming, shards = iter(tensors), cut(forms, max_shard)
+    coming, shards = iter(tensors), split_shards(forms, max_shard)
     for name, own in shards.items():
-        write_tensors(folder / name, own, _in_turn(own, coming))
+        write_tensors(folder / name, own, _check_order(own, coming))
     index = {tensor: name for name, own in shards.items() for tensor in own}
     total = {"total_size": sum(form.nbytes for form in forms.values())}
     write_json(folder / INDEX, {"metadata": total, "weight_map": dict(sorted(index.items()))})
 
 
-def cut(forms: Mapping[str, Form], max_shard: int = MAX_SHARD) -> dict[str, dict[str, Form]]:
-    """Return the files by name: consecutive tensors of at most ``max_shard`` bytes together, or one tensor."""
+def split_shards(forms: Mapping[str, Form], max_shard: int = MAX_SHARD) -> dict[str, dict[str, Form]]:
+    """Return the files to write, by name: each gets consecutive tensors of at most ``max_shard`` bytes, or one larger
+    tensor.
+    """
     shards: list[dict[str, Form]] = [{}]
     size = 0
     for name, form in forms.items():
@@ -57,7 +59,8 @@ def cut(forms: Mapping[str, Form], max_shard: int = MAX_SHARD) -> dict[str, dict
     return {f"model-{number:05d}-of-{total:05d}.safetensors": own for number, own in enumerate(shards, 1)}
 
 
-def _in_turn(names: Iterable[str], tensors: Iterator[tuple[str, mx.array]]) -> Iterator[mx.array]:
+def _check_order(names: Iterable[str], tensors: Iterator[tuple[str, mx.array]]) -> Iterator[mx.array]:
+    """Yield the tensors without their names, which must come in the order of ``names``."""
     for expected in names:
         name, tensor = next(tensors)
         if name != expected:

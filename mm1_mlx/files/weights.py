@@ -1,4 +1,4 @@
-"""Whether weights are those that a model expects, and numbers all of them."""
+"""Check that weights are those that a model expects, and that all of them are finite numbers."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mm1_mlx.arrays import to_list
 from mm1_mlx.errors import CheckpointError
 
 
 def check_weights(
     expected: dict[str, mx.array], weights: dict[str, mx.array], folder: Path, *, again: str
 ) -> None:
-    """Refuse missing, extra and misshapen tensors, by name; ``again`` says what to do.
+    """Refuse missing, extra and misshapen tensors by name; ``again`` is the advice that ends the message.
 
     Raises:
-        CheckpointError: ``weights`` are not those that are ``expected``.
+        CheckpointError: ``weights`` do not have the names, shapes and kinds of type of ``expected``.
     """
     missing = [key for key in expected if key not in weights]
     if missing:
-        raise CheckpointError(f"{folder} lacks {some(missing)}; {again}")
+        raise CheckpointError(f"{folder} lacks {list_some(missing)}; {again}")
     extra = [key for key in weights if key not in expected]
     if extra:
         raise CheckpointError(
-            f"{folder} holds {some(extra)}, which the configuration has no place for; {again}"
+            f"{folder} holds {list_some(extra)}, which the configuration has no place for; {again}"
         )
     for key, value in expected.items():
         if mx.issubdtype(weights[key].dtype, mx.floating) != mx.issubdtype(value.dtype, mx.floating):
@@ -38,7 +39,7 @@ def check_weights(
 def evaluate_weights(
     weights: dict[str, mx.array], dtype: mx.Dtype | None, folder: Path, at_once: int = 32
 ) -> None:
-    """Read the tensors from disk, a few at a time, as ``dtype`` where they hold floats.
+    """Read tensors from disk, a few at a time, and convert those that hold floats to ``dtype`` where it is given.
 
     Raises:
         CheckpointError: some hold NaN or infinity.
@@ -51,14 +52,14 @@ def evaluate_weights(
         if dtype is not None:
             weights |= {key: weights[key].astype(dtype) for key in chunk}
         mx.eval(finite, [weights[key] for key in chunk])
-        bad += [key for key, good in zip(chunk, finite.tolist(), strict=True) if not good]
+        bad += [key for key, good in zip(chunk, to_list(finite), strict=True) if not good]
     mx.eval(weights)
     if bad:
-        raise CheckpointError(f"{folder} holds NaN or infinity in {some(bad)}; the weights are damaged.")
+        raise CheckpointError(f"{folder} holds NaN or infinity in {list_some(bad)}; the weights are damaged.")
 
 
-def some(keys: Iterable[str], shown: int = 3) -> str:
-    """Return the first few of ``keys`` in words, and how many more there are."""
+def list_some(keys: Iterable[str], shown: int = 3) -> str:
+    """Return the first few of ``keys``, sorted and joined by commas, and how many more there are."""
     keys = sorted(keys)
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
     return ", ".join(keys[:shown]) + more

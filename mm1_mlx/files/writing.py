@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, under the very name given.
+"""Write files and folders that appear complete or not at all, under exactly the name given.
 
-What stands there is replaced only where it is of the same kind: a link is followed to what it leads to, and a pipe,
-a socket or a device is never written to, nor put out of the way.
+Something that exists there is replaced only if it is of the same kind. A link is followed to its target; a pipe, a
+socket or a device is neither written to nor removed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mm1_mlx.errors import CheckpointError
 
 @contextmanager
 def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that becomes ``path`` if the block succeeds, and is deleted if it fails.
 
     Raises:
-        CheckpointError: ``path`` is no folder, or exists and ``overwrite`` is not set.
+        CheckpointError: ``path`` is not a folder, or exists and ``overwrite`` is not set.
     """
     given, path = path, Path(os.path.realpath(path))
     mode = _mode(given)
@@ -54,15 +54,16 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path, *, suffix: str = "") -> Iterator[Path]:
-    """Give an empty file beside ``path``, hidden, that becomes ``path`` when the block ends well.
+    """Yield an empty hidden file beside ``path`` that becomes ``path`` if the block succeeds, and is deleted if it
+    fails.
 
     Args:
-        path: any name; the hidden one ends as it does.
-        suffix: what the hidden name ends in besides, for a library that looks at that.
+        path: any name; the hidden name ends in the same way.
+        suffix: an ending that the hidden name must have too, for a library that looks at it.
 
     Raises:
-        CheckpointError: ``path`` is there and no regular file.
-        OSError: there can be no file.
+        CheckpointError: ``path`` exists and is not a regular file.
+        OSError: the file cannot be created.
     """
     _require_file(path)
     path = Path(os.path.realpath(path))
@@ -71,20 +72,20 @@ def new_file(path: Path, *, suffix: str = "") -> Iterator[Path]:
     try:
         temporary.touch()
         yield temporary
-        os.replace(temporary, path)  # a folder is refused here, by the system
+        os.replace(temporary, path)  # the operating system refuses this for a folder
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Give a temporary folder, of which files called ``names`` move into ``folder`` when the block ends well.
+    """Yield a temporary folder, whose files called ``names`` move into ``folder`` if the block succeeds.
 
-    All have been written before the first of them moves; the last may vouch for the others.
+    All are written before the first of them moves, so the last one can prove that the others are complete.
 
     Raises:
-        CheckpointError: one is there and no regular file.
-        OSError: there can be no such folder or files.
+        CheckpointError: one of them exists and is not a regular file.
+        OSError: the folder or the files cannot be created.
     """
     for name in names:
         _require_file(folder / name)
@@ -96,14 +97,14 @@ def new_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def _require_file(path: Path) -> None:
-    """Refuse what is there and no file; a folder is refused by the system, when the file should take its place."""
+    """Refuse a path that is a pipe, socket or device; a folder is refused later, by the operating system."""
     mode = _mode(path)
     if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise CheckpointError(f"{path} is no regular file, so it is not replaced; give another name.")
 
 
 def _mode(path: Path) -> int | None:
-    """Return what is there, as ``stat`` tells it, or None."""
+    """Return the mode that ``stat`` gives for a path, or None where nothing is there."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

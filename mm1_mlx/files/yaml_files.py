@@ -1,4 +1,4 @@
-"""YAML files, read strictly: a key that stands twice is refused, and 1e-4 is a number."""
+"""Read YAML files strictly: a key that appears twice is refused, and 1e-4 is a number."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import yaml
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.strict import shown
 
-NUMBER = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$")  # YAML 1.1 takes 1e-4 for text
+NUMBER = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$")  # YAML 1.1 reads 1e-4 as text
 
 
 class _Loader(yaml.SafeLoader):
-    """As YAML's own, but strict."""
+    """YAML's safe loader, which also refuses a key that appears twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of a node whose keys differ from each other."""
+        """Return the mapping of a YAML node whose keys are all different."""
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for name in names:
             if names.count(name) > 1:
@@ -32,7 +32,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456
 
 
 def read_mapping(path: Path, name: str, holds: str) -> dict[str, Any]:
-    """Return the keys and values of a YAML file, the keys as they are written in Python: with _ for -.
+    """Return the keys and values of a YAML file, with the hyphens of the keys turned into underscores.
 
     Args:
         path: the file.
@@ -40,7 +40,7 @@ def read_mapping(path: Path, name: str, holds: str) -> dict[str, Any]:
         holds: what is in it, for messages: "flags and their values".
 
     Raises:
-        ConfigError: it cannot be read, or is no YAML, or something else.
+        ConfigError: the file cannot be read, is not YAML, or does not hold keys and values.
     """
     try:
         values = yaml.load(path.read_text("utf-8"), _Loader)
@@ -50,16 +50,16 @@ def read_mapping(path: Path, name: str, holds: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{name} holds {shown(values)}, expected {holds}.")
     try:
-        return underscored(values)
+        return use_underscores(values)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
 
 
-def underscored(values: dict[Any, Any]) -> dict[str, Any]:
-    """Return keys as they are written in Python: with _ for -.
+def use_underscores(values: dict[Any, Any]) -> dict[str, Any]:
+    """Return ``values`` with the hyphens of their keys turned into underscores, as Python writes names.
 
     Raises:
-        ConfigError: a key stands there in both ways.
+        ConfigError: a key is written in both ways.
     """
     found = {str(key).replace("-", "_"): value for key, value in values.items()}
     for key in found:

@@ -18,20 +18,20 @@ from mm1_mlx.model.resample import average_weights, resample, resize_positions
 
 
 def adaptive_average_pool(x: Float[mx.array, "B H W C"], side: int) -> Float[mx.array, "B s s C"]:
-    """Average over ``side`` x ``side`` windows that cover the grid, uneven where they must be."""
+    """Average a grid over ``side`` x ``side`` windows that cover it, of unequal size where the sides do not divide."""
     _, H, W, _ = x.shape
     return resample(x, average_weights(H, side), average_weights(W, side))
 
 
 def merge_squares(x: Float[mx.array, "B H W C"], side: int) -> Float[mx.array, "B h w K"]:
-    """Each square of ``side`` x ``side`` places as one, its channels side by side: channel, row, column."""
+    """Join each square of ``side`` x ``side`` places into one, its values ordered by channel, row, column."""
     B, H, W, C = x.shape
     x = x.reshape(B, H // side, side, W // side, side, C).transpose(0, 1, 3, 5, 2, 4)
     return x.reshape(B, H // side, W // side, C * side * side)
 
 
 def square_grid(patches: Float[mx.array, "N P E"]) -> tuple[int, int]:
-    """The height and width of a square grid of patches."""
+    """Return the height and width of a square grid of patches."""
     side = math.isqrt(patches.shape[1])
     return side, side
 
@@ -39,8 +39,8 @@ def square_grid(patches: Float[mx.array, "N P E"]) -> tuple[int, int]:
 class DepthwiseConv(nn.Module):
     """A 3 x 3 convolution of each channel with itself, zero-padded, without bias.
 
-    On a CPU nine shifted products are several times as fast as the general convolution; a GPU has a
-    kernel of its own for the depthwise case.
+    On a CPU, nine shifted products are several times as fast as the general convolution. A GPU has a
+    special kernel for the depthwise case.
     """
 
     def __init__(self, dims: int):
@@ -50,19 +50,20 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Float[mx.array, "B H W C"]) -> Float[mx.array, "B H W C"]:
         if mx.default_device() == mx.gpu:
             return mx.conv2d(x, self.weight, padding=1, groups=x.shape[-1])
-        return self.shifted(x)
+        return self.convolve_by_shifts(x)
 
-    def shifted(self, x: Float[mx.array, "B H W C"]) -> Float[mx.array, "B H W C"]:
+    def convolve_by_shifts(self, x: Float[mx.array, "B H W C"]) -> Float[mx.array, "B H W C"]:
+        """Return the convolution as a sum of nine shifted copies, each times its weights."""
         _, H, W, _ = x.shape
         padded = mx.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-        # A channel's nine weights lie side by side: read in place, each tap would go by steps of nine.
+        # A channel's nine weights are adjacent in memory, so reading one of them for all channels would take steps of nine.
         taps = mx.stack([self.weight[:, i, j, 0] for i in range(3) for j in range(3)])
         products = [padded[:, n // 3 : n // 3 + H, n % 3 : n % 3 + W] * taps[n] for n in range(9)]
         return sum(products[1:], products[0])
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by what the whole picture holds."""
+    """A layer that scales each channel by a factor computed from the average of the whole picture."""
 
     def __init__(self, dims: int, squeezed_dims: int):
         super().__init__()
@@ -106,7 +107,7 @@ class RegStageBlock(nn.Module):
 
 
 class CAbstractor(nn.Module):
-    """Convolutions, pooling, convolutions, an MLP: a visual token stands for a region of the picture.
+    """The C-Abstractor: convolutions, pooling, convolutions and an MLP, so that a visual token stands for a region.
 
     Source: MM1, "Model Architecture Ablations"; Honeybee, "C-Abstractor".
     """
@@ -137,7 +138,9 @@ class CAbstractor(nn.Module):
     def embed(
         self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
     ) -> Float[mx.array, "N h w E"]:
-        """The grid that the convolutions see: normalised and with positions, where configured."""
+        """Return the grid that the convolutions read: normalised and with positions, where the configuration asks for
+        them.
+        """
         height, width = grid or square_grid(patches)
         x = self.pre_norm(patches) if self.config.pre_norm else patches
         if self.config.position_grid:
@@ -148,38 +151,40 @@ class CAbstractor(nn.Module):
     def stage_before(
         self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
     ) -> Float[mx.array, "N h w C"]:
-        """Everything up to the pooling; it does not depend on the number of visual tokens."""
+        """Compute everything up to the pooling, which does not depend on the number of visual tokens."""
         x = self.embed(patches, grid)
         for block in self.before:
             x = block(x)
         return x
 
     def pool(self, x: Float[mx.array, "N h w C"], num_visual_tokens: int | None = None) -> mx.array:
-        """Fewer places: averaged to a square of ``num_visual_tokens``, or squares of patches side by side."""
+        """Reduce the grid: average it to a square of ``num_visual_tokens`` places, or merge squares of patches."""
         if self.config.merge_size:
             return merge_squares(x, self.config.merge_size)
-        return adaptive_average_pool(x, math.isqrt(num_visual_tokens or self.config.num_visual_tokens))
+        return adaptive_average_pool(
+            x, math.isqrt(num_visual_tokens) if num_visual_tokens else self.config.side
+        )
 
     def stage_after(self, x: Float[mx.array, "N s t C"]) -> Float[mx.array, "N T D"]:
-        """Convolutions and MLP on the pooled grid; visual tokens row by row."""
+        """Apply the second convolutions and the MLP to the pooled grid; visual tokens come row by row."""
         for block in self.after:
             x = block(x)
         return self.read_out(x.flatten(1, 2))
 
     def read_out(self, x: Float[mx.array, "N T C"]) -> Float[mx.array, "N T D"]:
-        """The MLP: linear layers with SiLU between."""
+        """Apply the final MLP: linear layers with SiLU between them."""
         x = self.readout[0](x)
         for linear in self.readout[1:]:
             x = linear(nn.silu(x))
         return x
 
-    def in_groups(
+    def encode_groups(
         self, patches: Float[mx.array, "N P E"], groups: Sequence[tuple[int, int]]
     ) -> list[Float[mx.array, "n T D"]]:
-        """Visual tokens of consecutive views, group by group: ``(views, visual tokens of each)``.
+        """Return the visual tokens of consecutive views, for groups given as (views, visual tokens of each view).
 
-        HyperCLOVAX gives the first views of a video more tokens than those that follow; all views go
-        through the first convolutions together.
+        HyperCLOVAX gives the first views of a video more tokens than the later ones. All views go through the
+        first convolutions together.
         """
         x = self.stage_before(patches)
         starts = [sum(n for n, _ in groups[:i]) for i in range(len(groups))]
@@ -191,7 +196,7 @@ class CAbstractor(nn.Module):
     def __call__(
         self, patches: Float[mx.array, "N P E"], grid: tuple[int, int] | None = None
     ) -> Float[mx.array, "N T D"]:
-        """Visual tokens. ``grid`` is the patches' height and width, needed where they are no square."""
+        """Return the visual tokens; ``grid`` is the patches' height and width, needed where they form no square."""
         x = self.stage_after(self.pool(self.stage_before(patches, grid)))
         if self.config.num_extra_tokens:
             extra = mx.broadcast_to(self.extra_tokens, (x.shape[0], *self.extra_tokens.shape))
@@ -200,7 +205,7 @@ class CAbstractor(nn.Module):
 
 
 class CAbstractorPair(nn.Module):
-    """360VL's two C-Abstractors: one reads four quadrants joined to one large grid, one the whole picture.
+    """360VL's two C-Abstractors: one reads the four quadrants as one large grid, the other the whole picture.
 
     Five views, the quadrants row by row and the whole, become twice ``num_visual_tokens``: details first.
     """
@@ -213,7 +218,7 @@ class CAbstractorPair(nn.Module):
 
     @staticmethod
     def join_quadrants(patches: Float[mx.array, "N 4 P E"]) -> Float[mx.array, "N Q E"]:
-        """Four square grids, row by row, as one grid of twice their side."""
+        """Join four square grids, given row by row, into one grid of twice their side."""
         N, _, P, E = patches.shape
         side = math.isqrt(P)
         grid = patches.reshape(N, 2, 2, side, side, E).transpose(0, 1, 3, 2, 4, 5)
@@ -228,7 +233,7 @@ class CAbstractorPair(nn.Module):
 
 
 class AveragePool(nn.Module):
-    """Average over windows of patches, then a linear layer: the paper's option (a)."""
+    """The paper's option (a): an average over windows of patches, then a linear layer."""
 
     def __init__(self, config: ConnectorConfig):
         super().__init__()
@@ -243,13 +248,13 @@ class AveragePool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Learned queries attend to the linearly projected patches: the paper's option (b)."""
+    """The paper's option (b): learned queries attend to the linearly projected patches."""
 
     def __init__(self, config: ConnectorConfig):
         super().__init__()
         self.config = config
         width = config.hidden_dims
-        self.queries = mx.random.normal((config.num_visual_tokens, width), scale=0.02)
+        self.queries = mx.random.normal((config.side**2, width), scale=0.02)
         self.input_proj = nn.Linear(config.input_dims, width)
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
@@ -270,7 +275,8 @@ class AttentionPool(nn.Module):
         return self.output_proj(x.transpose(0, 2, 1, 3).flatten(2))
 
 
-CONNECTORS = {
+Connector = CAbstractor | CAbstractorPair | AveragePool | AttentionPool
+CONNECTORS: dict[str, type[Connector]] = {
     "c_abstractor": CAbstractor,
     "c_abstractor_pair": CAbstractorPair,
     "average_pool": AveragePool,
@@ -278,6 +284,6 @@ CONNECTORS = {
 }
 
 
-def make_connector(config: ConnectorConfig) -> nn.Module:
-    """The connector that ``config.type`` names."""
+def make_connector(config: ConnectorConfig) -> Connector:
+    """Build the connector that ``config.type`` names, with random weights."""
     return CONNECTORS[config.type](config)

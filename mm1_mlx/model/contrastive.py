@@ -1,7 +1,7 @@
-"""An image encoder and a text tower whose readouts of a picture and of its caption come to lie side by side.
+"""Contrastive pre-training: an image encoder and a text tower learn to embed a picture and its caption alike.
 
-It gives MM1's image encoder a start where no trained one is at hand. The encoder goes on into MM1 afterwards; text
-tower and readouts are let go of.
+It trains an image encoder for MM1 where no trained one is available. The encoder then becomes part of MM1; the text
+tower and both projections are discarded.
 
 Source: MM1, "Model Architecture Ablations" (image encoder pre-training); CLIP (arXiv:2103.00020).
 """
@@ -18,18 +18,18 @@ from mm1_mlx.config import DecoderConfig
 from mm1_mlx.model.decoder import Decoder
 from mm1_mlx.model.image_encoder import ImageEncoder
 
-LARGEST_SCALE = 100.0  # of the cosines; beyond it training is unstable
+LARGEST_SCALE = 100.0  # factor for cosines; training is unstable above it
 
 
 class Contrastive(nn.Module):
-    """Embeds pictures and captions in one space. A unit of that space is E wide here, whatever the two towers are.
+    """An image encoder and a text tower that embed pictures and captions in one space, E wide in the shapes here.
 
     Args:
-        image_encoder: that learns.
-        text_config: of the text tower, a decoder of our kind of which no logits are asked.
-        embedding_dims: width of the space.
-        scale: that cosines are multiplied by, in the beginning; it is learned.
-        bias: that is added to them, in the beginning; None: none is.
+        image_encoder: the encoder to train.
+        text_config: the text tower, a decoder like ours whose logits are not computed.
+        embedding_dims: width of the shared space.
+        scale: initial factor for cosines; it is learned.
+        bias: initial number to add to them, learned too; None adds nothing.
     """
 
     def __init__(
@@ -53,25 +53,27 @@ class Contrastive(nn.Module):
     def embed_images(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N E"]:
         """Return one unit vector for each picture: the mean of its patch features, projected."""
         features = self.image_encoder(pixels).astype(mx.float32).mean(axis=1)
-        return _unit(self.image_readout(features.astype(self.image_encoder.dtype)))
+        return _normalize(self.image_readout(features.astype(self.image_encoder.dtype)))
 
     def embed_texts(
         self, ids: Integer[mx.array, "N L"], lengths: Integer[mx.array, "N"]
     ) -> Float[mx.array, "N E"]:
-        """Return one unit vector for each text: its last token's state, projected. What stands behind is not seen."""
+        """Return one unit vector for each text: the state of its last token, projected; padding after it has no
+        effect.
+        """
         states = self.decoder.states(self.decoder.embed(ids))
         last = mx.take_along_axis(states, (lengths - 1)[:, None, None], axis=1)[:, 0]
-        return _unit(self.text_readout(last))
+        return _normalize(self.text_readout(last))
 
     def clip_scale(self) -> None:
-        """Keep the learned scale at or below ``LARGEST_SCALE``, between two updates."""
+        """Limit the learned scale to ``LARGEST_SCALE``; to be called after each update."""
         self.log_scale = mx.minimum(self.log_scale, math.log(LARGEST_SCALE)).astype(self.log_scale.dtype)
 
 
 def clip_loss(
     images: Float[mx.array, "N E"], texts: Float[mx.array, "N E"], log_scale: Float[mx.array, ""]
 ) -> Float[mx.array, ""]:
-    """Return how surprising it is which text is a picture's, and which picture a text's, in nats, summed over pairs.
+    """Return the cross-entropy of finding each picture's text and each text's picture, in nats, summed over the pairs.
 
     Source: CLIP (arXiv:2103.00020), "Selecting an Efficient Pre-Training Method".
     """
@@ -88,7 +90,7 @@ def siglip_loss(
     log_scale: Float[mx.array, ""],
     bias: Float[mx.array, ""],
 ) -> Float[mx.array, ""]:
-    """Return how surprising it is of each picture and each text whether they belong together, summed over all.
+    """Return the binary cross-entropy of whether each picture and each text belong together, in nats, summed over all.
 
     Source: SigLIP (arXiv:2303.15343), "Sigmoid loss for language image pre-training".
     """
@@ -97,7 +99,7 @@ def siglip_loss(
     return mx.sum(nn.softplus(-signs * logits))
 
 
-def _unit(x: Float[mx.array, "N E"]) -> Float[mx.array, "N E"]:
-    """Return vectors of length 1, in float32: cosines of 16 bits are too coarse for many negatives."""
+def _normalize(x: Float[mx.array, "N E"]) -> Float[mx.array, "N E"]:
+    """Scale vectors to length 1 in float32, because cosines in 16 bits are too coarse for many negatives."""
     x = x.astype(mx.float32)
     return x * mx.rsqrt(mx.sum(x * x, axis=-1, keepdims=True) + 1e-12)

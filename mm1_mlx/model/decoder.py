@@ -1,7 +1,7 @@
 """The decoder: a language model that reads text embeddings and visual tokens alike.
 
 Pre-norm, RMSNorm, RoPE, grouped-query attention, SwiGLU; the shapes are ours, for MM1's are not
-published. It speaks mlx-lm's language, so mlx-lm's caches and generation drive it.
+published. Its methods have mlx-lm's names and arguments, so mlx-lm's caches and generation work with it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mm1_mlx.model.mlx_lm_parts import (
 )
 
 
-def scaled(x: mx.array, factor: float) -> mx.array:
-    """``factor * x``; most checkpoints have factors of 1, which cost nothing."""
+def scale_by(x: mx.array, factor: float) -> mx.array:
+    """Return ``factor * x``; a factor of 1, which most checkpoints have, costs nothing."""
     return x if factor == 1 else factor * x
 
 
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU."""
+    """A SwiGLU feed-forward layer."""
 
     def __init__(self, dims: int, hidden_dims: int):
         super().__init__()
@@ -90,12 +90,15 @@ class DecoderLayer(nn.Module):
     def __call__(
         self, x: Float[mx.array, "B L D"], mask: Any = None, cache: Any = None
     ) -> tuple[Float[mx.array, "B L D"], Routing | None]:
-        """What goes on to the next layer, and what this one's router decided, where it has one."""
+        """Return the input of the next layer, and what this layer's router decided if it has one."""
         attended = self.self_attn(self.input_layernorm(x), mask, cache)
-        x = x + scaled(attended, self.residual_multiplier)
+        x = x + scale_by(attended, self.residual_multiplier)
         h = self.post_attention_layernorm(x)
-        y, routing = self.mlp(h) if self.is_sparse else (self.mlp(h), None)
-        return x + scaled(y, self.residual_multiplier), routing
+        if isinstance(self.mlp, MixtureOfExperts):
+            y, routing = self.mlp(h)
+        else:
+            y, routing = self.mlp(h), None
+        return x + scale_by(y, self.residual_multiplier), routing
 
 
 class Decoder(nn.Module):
@@ -115,7 +118,7 @@ class Decoder(nn.Module):
             self.lm_head = nn.Linear(config.hidden_dims, config.vocab_size, bias=False)
 
     def embed(self, input_ids: Integer[mx.array, "*L"]) -> Float[mx.array, "*L D"]:
-        return scaled(self.embed_tokens(input_ids), self.config.embedding_multiplier)
+        return scale_by(self.embed_tokens(input_ids), self.config.embedding_multiplier)
 
     def states(
         self,
@@ -123,7 +126,9 @@ class Decoder(nn.Module):
         cache: list[Any] | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[mx.array, "B L D"]:
-        """Return what the head reads of embeddings; ``cache`` and ``routings`` are those of a call."""
+        """Return the normalised states that the head reads, for embeddings ``x``; the other arguments are those of a
+        call.
+        """
         cache = cache or [None] * len(self.layers)
         mask = create_attention_mask(x, cache[0])
         for layer, layer_cache in zip(self.layers, cache, strict=True):
@@ -139,22 +144,31 @@ class Decoder(nn.Module):
         input_embeddings: Float[mx.array, "B L D"] | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[mx.array, "B L V"]:
-        """Logits of the next token. ``input_embeddings`` stand in for ``input_ids`` where given; a list given as
-        ``routings`` collects what the routers of a sparse decoder decide."""
-        x = self.embed(input_ids) if input_embeddings is None else input_embeddings
-        x = self.states(x, cache, routings)
+        """Return the logits of the next token at every position.
+
+        Args:
+            input_ids: the tokens; not needed where ``input_embeddings`` are given.
+            cache: one of mlx-lm's caches for each layer.
+            input_embeddings: embeddings to read in place of ``input_ids``.
+            routings: a list that collects what the routers of a sparse decoder decide.
+        """
+        if input_embeddings is None:
+            if input_ids is None:
+                raise ValueError("there is nothing to read; give input_ids or input_embeddings.")
+            input_embeddings = self.embed(input_ids)
+        x = self.states(input_embeddings, cache, routings)
         x = self.embed_tokens.as_linear(x) if self.config.tied_head else self.lm_head(x)
-        return scaled(x, self.config.logits_multiplier)
+        return scale_by(x, self.config.logits_multiplier)
 
     def router_loss(self, routings: list[Routing]) -> Float[mx.array, ""]:
-        """What a sparse decoder adds to the language loss, averaged over its sparse layers."""
+        """Return what a sparse decoder adds to the language loss, averaged over its sparse layers."""
         balance = mx.stack([load_balance_loss(r) for r in routings]).mean()
         z = mx.stack([router_z_loss(r) for r in routings]).mean()
         return self.config.load_balance_weight * balance + self.config.router_z_weight * z
 
 
 def make_decoder(config: DecoderConfig | MlxLmDecoderConfig) -> nn.Module:
-    """Ours, or the mlx-lm architecture that ``config.model_type`` names.
+    """Build our decoder, or the mlx-lm architecture that ``config.model_type`` names, with random weights.
 
     Raises:
         ConfigError: mlx-lm has no such architecture, or it takes no ``input_embeddings``.

@@ -14,22 +14,22 @@ Rotation = tuple[mx.array, mx.array]  # cosines and sines of every patch's angle
 
 
 def quick_gelu(x: mx.array) -> mx.array:
-    """``x * sigmoid(1.702 x)``, OpenAI CLIP's activation."""
+    """Return ``x * sigmoid(1.702 x)``, the activation of OpenAI's CLIP."""
     return x * mx.sigmoid(1.702 * x)
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": nn.gelu, "gelu_tanh": nn.gelu_approx}
 
 
-def in_blocks(grid: Float[mx.array, "N h w C"], side: int) -> Float[mx.array, "N P C"]:
-    """A grid as a sequence, block by block of ``side`` x ``side``; row by row over and inside blocks."""
+def flatten_blocks(grid: Float[mx.array, "N h w C"], side: int) -> Float[mx.array, "N P C"]:
+    """Flatten a grid block by block of ``side`` x ``side``; the blocks, and the places inside each, go row by row."""
     N, h, w, C = grid.shape
     blocks = grid.reshape(N, h // side, side, w // side, side, C).transpose(0, 1, 3, 2, 4, 5)
     return blocks.reshape(N, h * w, C)
 
 
 class Attention(nn.Module):
-    """Every patch attends to every patch."""
+    """Attention of every patch to every patch."""
 
     def __init__(self, dims: int, num_heads: int):
         super().__init__()
@@ -80,7 +80,7 @@ class EncoderLayer(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """A ViT that hands on the patch features of one hidden state.
+    """A ViT that returns the patch features of one of its hidden states.
 
     The patch embedding is a reshape and a matrix product, equal to a convolution with stride
     ``patch_size``. Learned positions are interpolated when the picture has another size than the
@@ -111,27 +111,27 @@ class ImageEncoder(nn.Module):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """The type it computes in: that of the norms, which are never quantized."""
+        """The type that the encoder computes in: that of its norms, which are never quantized."""
         return self.layers[0].norm1.weight.dtype
 
     def grid(self, pixels: Float[mx.array, "N H W 3"]) -> tuple[int, int]:
-        """Rows and columns of patches, in whole blocks."""
+        """Return the rows and columns of patches, in whole blocks, that pictures of this size have."""
         p, b = self.config.patch_size, self.config.patch_block
         _, H, W, _ = pixels.shape
         return H // (p * b) * b, W // (p * b) * b
 
     def patches(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N P p"]:
-        """Cut into patches, block by block; what is left past the last whole block is cropped.
+        """Cut pictures into patches, block by block; pixels past the last whole block are left out.
 
         The values of a patch are its frames, all equal, each row by row.
         """
         N, p, (h, w) = len(pixels), self.config.patch_size, self.grid(pixels)
         grid = pixels[:, : h * p, : w * p].reshape(N, h, p, w, p, 3)
         grid = grid.transpose(0, 1, 3, 2, 4, 5).reshape(N, h, w, p * p * 3)
-        return mx.tile(in_blocks(grid, self.config.patch_block), (1, 1, self.config.temporal_patch_size))
+        return mx.tile(flatten_blocks(grid, self.config.patch_block), (1, 1, self.config.temporal_patch_size))
 
     def tokens(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N S E"]:
-        """Patches with learned positions, the class token in front where there is one."""
+        """Embed the patches with their learned positions, after the class token where there is one."""
         x = self.patch_embedding(self.patches(pixels.astype(self.dtype)))
         if self.config.positions == "learned":
             x = x + resize_positions(self.position_embedding, *self.grid(pixels))
@@ -141,20 +141,20 @@ class ImageEncoder(nn.Module):
         return x
 
     def embed(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N S E"]:
-        """Hidden state 0: what the first layer reads."""
+        """Return hidden state 0, which the first layer reads."""
         x = self.tokens(pixels)
         return self.pre_norm(x) if self.config.pre_norm else x
 
     def rotation(self, pixels: Float[mx.array, "N H W 3"]) -> Rotation | None:
-        """How the layers turn queries and keys; none where positions are learned."""
+        """Return how the layers rotate queries and keys; None where positions are learned."""
         if self.config.positions == "learned":
             return None
         angles = grid_angles(*self.grid(pixels), self.config.hidden_dims // self.config.num_heads)
-        angles = in_blocks(angles[None], self.config.patch_block)
+        angles = flatten_blocks(angles[None], self.config.patch_block)
         return mx.cos(angles), mx.sin(angles)
 
     def __call__(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N P E"]:
-        """Patch features, block by block (row by row where a block is one patch), without the class token."""
+        """Return the patch features, block by block (row by row where a block is one patch), without the class token."""
         x, rotation = self.embed(pixels), self.rotation(pixels)
         for layer in self.layers[: self.config.num_feature_layers]:
             x = layer(x, rotation)

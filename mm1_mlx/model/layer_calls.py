@@ -1,6 +1,7 @@
-"""Modules that are called in another way: in the place of each stands one of the same kind, with all that it holds.
+"""Change how modules are called: each is replaced by a stand-in of the same class that shares all its attributes.
 
-So keys stay as they are, and decoders of mlx-lm, which call their layers themselves, find what they read of them.
+So the keys of parameters stay the same, and mlx-lm's decoders, which call their layers themselves, find every attribute
+that they read.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-Call = Callable[..., Any]  # takes the module's own function, the module, and what that was called with
+Call = Callable[..., Any]  # takes the module's own function, the module, and the arguments of the call
 
 
-def layers_of(model: nn.Module) -> list[nn.Module]:
+def layers_of(model: Any) -> list[nn.Module]:
     """Return all layers of the image encoder and of the decoder."""
     return [*model.image_encoder.layers, *model.decoder.layers]
 
 
-def put(model: nn.Module, module: nn.Module, other: nn.Module) -> None:
-    """Put ``other`` in every place of ``module``."""
+def replace_module(model: nn.Module, module: nn.Module, other: nn.Module) -> None:
+    """Put ``other`` in every place where ``module`` stands in ``model``."""
     for path, found in model.named_modules():
         if found is module:
             model.update_modules(tree_unflatten([(path, other)]))
 
 
-def called_by(module: nn.Module, call: Call) -> nn.Module:
-    """Return what may stand in the place of ``module``: its functions are called by ``call``.
+def make_stand_in(module: nn.Module, call: Call) -> nn.Module:
+    """Return a module that can replace ``module`` and whose functions go through ``call``.
 
-    Attributes are shared; parameters and modules are the same until one of the two gets others.
+    The two share their attributes; their parameters and modules are the same until one of them is given others.
     """
 
     def method(name: str) -> Callable[..., Any]:
@@ -46,14 +47,14 @@ def called_by(module: nn.Module, call: Call) -> nn.Module:
 
 
 @contextmanager
-def layers_called_by(model: nn.Module, layers: Sequence[nn.Module], call: Call) -> Iterator[None]:
-    """Inside, calling one of ``layers`` is ``call``; afterwards they stand in their places again."""
-    stand_ins = [called_by(layer, call) for layer in layers]
+def redirect_calls(model: nn.Module, layers: Sequence[nn.Module], call: Call) -> Iterator[None]:
+    """Make every call of one of ``layers`` go through ``call`` inside the block; afterwards put the layers back."""
+    stand_ins = [make_stand_in(layer, call) for layer in layers]
     for layer, stand_in in zip(layers, stand_ins, strict=True):
-        put(model, layer, stand_in)
+        replace_module(model, layer, stand_in)
     try:
         yield
     finally:
         for layer, stand_in in zip(layers, stand_ins, strict=True):
             dict.update(layer, stand_in)
-            put(model, stand_in, layer)
+            replace_module(model, stand_in, layer)

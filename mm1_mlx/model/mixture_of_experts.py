@@ -22,13 +22,13 @@ class Routing(NamedTuple):
     experts: Integer[mx.array, "B L 2"]  # the first choice comes first
     gates: Float[mx.array, "B L 2"]  # sum to 1
 
-    def of_first(self, length: int) -> Routing:
-        """Of the first so many positions: what stands behind them is padding."""
+    def keep_first(self, length: int) -> Routing:
+        """Keep the first ``length`` positions; those after them are padding."""
         return Routing(*(array[:, :length] for array in self))
 
 
 class MixtureOfExperts(nn.Module):
-    """Top-2 routing over SwiGLU experts, in float32, the two gates renormalised to sum 1.
+    """A sparse feed-forward layer: top-2 routing over SwiGLU experts, in float32, with the two gates scaled to sum 1.
 
     Every token reaches both its experts: there is no capacity limit, so none is dropped.
     """
@@ -51,7 +51,7 @@ class MixtureOfExperts(nn.Module):
 
 
 def load_balance_loss(routing: Routing) -> Float[mx.array, ""]:
-    """1 when all experts are used alike, more the more uneven: ``X sum_e(f_e p_e)``.
+    """Return ``X sum_e(f_e p_e)``: 1 when all experts are used equally, and more the less equally they are.
 
     f_e is the share of tokens whose first choice is expert e, p_e its mean probability.
     """
@@ -61,17 +61,17 @@ def load_balance_loss(routing: Routing) -> Float[mx.array, ""]:
 
 
 def router_z_loss(routing: Routing) -> Float[mx.array, ""]:
-    """Keeps the router's logits small: the mean of ``logsumexp(logits) ** 2``."""
+    """Return the mean of ``logsumexp(logits) ** 2``, a loss that keeps the router's logits small."""
     return mx.square(mx.logsumexp(routing.logits, axis=-1)).mean()
 
 
 def first_choices(routing: Routing) -> Float[mx.array, "X"]:
-    """Share of the tokens whose first choice is each expert; sums to 1."""
+    """Return the share of the tokens whose first choice is each expert; the shares sum to 1."""
     chosen = routing.experts[..., 0].reshape(-1, 1) == mx.arange(routing.logits.shape[-1])
     return chosen.astype(mx.float32).mean(axis=0)
 
 
 def expert_use(routing: Routing) -> Float[mx.array, "X"]:
-    """Share of the work that each expert does, both choices counted; sums to 1."""
+    """Return the share of the work that each expert does, with both choices counted; the shares sum to 1."""
     chosen = routing.experts.reshape(-1, 1) == mx.arange(routing.logits.shape[-1])
     return chosen.astype(mx.float32).mean(axis=0)

@@ -1,4 +1,4 @@
-"""What the model takes from inside mlx-lm, in one place; ``tests/model/test_mlx_lm_parts.py`` watches it."""
+"""The parts of mlx-lm's inside that this package uses; ``tests/model/test_mlx_lm_parts.py`` notices when they change."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from mlx_lm.models.cache import (
 )
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
-from mlx_lm.tuner.dora import DoRAEmbedding
-from mlx_lm.tuner.lora import LoRAEmbedding
+from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
 from mlx_lm.utils import _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
 
 __all__ = [
+    "AdapterLayer",
     "KVCache",
     "QuantizedSwitchLinear",
     "RotatingKVCache",
@@ -49,19 +50,21 @@ __all__ = [
     "trim_prompt_cache",
 ]
 
+AdapterLayer = LoRALinear | LoRASwitchLinear | LoRAEmbedding | DoRALinear | DoRAEmbedding
+
 # Well-known architectures that work; so does any other whose ``Model`` takes input_embeddings as rows of its table.
 FAMILIES = ("gemma3_text", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "smollm3")
 
-# On their way from ids these change the rows of their table, but take input_embeddings as they come: text
-# beside a picture would be read wrongly.
+# These change the rows of their table after looking ids up, but leave input_embeddings unchanged, so they would
+# read text beside a picture wrongly.
 PREPARE_THEIR_EMBEDDINGS = frozenset({"gear", "gemma3n", "muse_spark"})
 
-# These are built with a head and lose it in ``sanitize`` where the weights have none.
+# These are built with a head, and ``sanitize`` removes it where the weights have none.
 HEAD_GOES_BY_WEIGHTS = frozenset({"gemma3_text", "recurrent_gemma"})
 
 
 def build_decoder(values: dict[str, Any]) -> nn.Module:
-    """Return the mlx-lm decoder that ``values["model_type"]`` names, with random weights.
+    """Build the mlx-lm decoder that ``values["model_type"]`` names, with random weights.
 
     Raises:
         ConfigError: mlx-lm has no such model, it takes no ``input_embeddings``, or ``values`` do not fit it.
@@ -70,17 +73,19 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     try:
         model_class, args_class = _get_classes(values)
     except (ValueError, AttributeError):  # no such file, or one that holds no model, such as "base"
-        raise ConfigError(_refusal(name, "is not an architecture of mlx-lm")) from None
+        raise ConfigError(_describe_refusal(name, "is not an architecture of mlx-lm")) from None
     if "input_embeddings" not in inspect.signature(model_class.__call__).parameters:
-        raise ConfigError(_refusal(name, "takes no input_embeddings in mlx-lm, so no pictures"))
+        raise ConfigError(_describe_refusal(name, "takes no input_embeddings in mlx-lm, so no pictures"))
     if model_class.__module__.rpartition(".")[2] in PREPARE_THEIR_EMBEDDINGS:
-        raise ConfigError(_refusal(name, "scales or normalises token embeddings before it takes pictures"))
+        raise ConfigError(
+            _describe_refusal(name, "scales or normalises token embeddings before it takes pictures")
+        )
     try:
         model = model_class(args_class.from_dict(values))
         if name in HEAD_GOES_BY_WEIGHTS and values.get("tie_word_embeddings"):
             model.sanitize({})
         return model
-    except Exception as error:  # each architecture fails in its own way on values it did not foresee
+    except Exception as error:  # each architecture fails in its own way on unexpected values
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
 
@@ -90,24 +95,29 @@ def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.arr
 
     Args:
         folder: where its ``model*.safetensors`` are.
-        values: its ``config.json``. A model with a ``text_config`` is one with pictures of its own: its decoder
-            alone is taken, with the sizes that mlx-lm fills in.
+        values: its ``config.json``. A model with a ``text_config`` reads pictures itself: only its decoder is
+            taken, with the sizes that mlx-lm fills in.
 
     Raises:
         CheckpointError: the weights are absent, damaged, or do not fit.
     """
     try:
         model, _ = load_model(folder, lazy=True, model_config=values)
-    except Exception as error:  # whatever an architecture makes of weights it did not foresee
+    except Exception as error:  # each architecture fails in its own way on unexpected weights
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"mlx-lm cannot load the decoder of {folder}: {reason}") from None
     if "text_config" in values:
-        model = model.language_model
-        values = vars(model.args)
+        model, values = _language_model(model)
     return dict(tree_flatten(model.parameters())), dict(values)
 
 
-def _refusal(name: str, reason: str) -> str:
+def _language_model(model: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the decoder inside a model that reads pictures, and the decoder's configuration."""
+    return model.language_model, vars(model.language_model.args)
+
+
+def _describe_refusal(name: str, reason: str) -> str:
+    """Return the message that an architecture cannot be used, with those that can."""
     return (
         f"text_config.model_type {name!r} {reason}; "
         f"these work, among others: mm1_decoder, {', '.join(FAMILIES)}."
@@ -133,5 +143,5 @@ def token_embedding(decoder: nn.Module, vocab_size: int) -> nn.Module:
 
 
 def _num_rows(table: nn.Module) -> int:
-    """Return the rows of a table; of one that is cut among processes, those that all have together."""
-    return getattr(table, "_num_rows", table.weight.shape[0])
+    """Return the number of rows of a table; where processes share the rows, that of all of them together."""
+    return getattr(table, "_num_rows", table["weight"].shape[0])

@@ -1,4 +1,4 @@
-"""MM1: image encoder, connector, decoder, and visual tokens in the places of the pictures."""
+"""MM1: image encoder, connector and decoder, with visual tokens in the places of the pictures."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float, Integer
-from mlx.utils import tree_flatten
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.config import MM1Config
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.decoder import Decoder, make_decoder
@@ -19,7 +19,7 @@ from mm1_mlx.model.mlx_lm_parts import make_prompt_cache, token_embedding
 
 
 def visual_token_places(input_ids: Integer[mx.array, "*L"], image_token_id: int) -> Integer[mx.array, "*L"]:
-    """Return for each position the number of its visual token, counted in reading order; -1 where text is."""
+    """Return for each position the number of its visual token, in reading order from 0; -1 where text stands."""
     is_visual = input_ids == image_token_id
     numbers = mx.cumsum(is_visual.astype(mx.int32).flatten()).reshape(input_ids.shape) - 1
     return mx.where(is_visual, numbers, -1)
@@ -28,7 +28,7 @@ def visual_token_places(input_ids: Integer[mx.array, "*L"], image_token_id: int)
 def place_visual_tokens(
     text: Float[mx.array, "*L D"], visual_tokens: Float[mx.array, "K D"], places: Integer[mx.array, "*L"]
 ) -> Float[mx.array, "*L D"]:
-    """Put ``visual_tokens`` at their ``places``, ``text`` elsewhere: one gather, one ``where``."""
+    """Put ``visual_tokens`` at their ``places`` and ``text`` elsewhere."""
     if visual_tokens.shape[0] == 0:
         return text
     visual = visual_tokens[mx.clip(places, 0, len(visual_tokens) - 1)].astype(text.dtype)
@@ -38,7 +38,7 @@ def place_visual_tokens(
 def uniform_batches(
     pixel_values: Float[mx.array, "N H W 3"] | list[mx.array], views_at_once: int, most: int | None = None
 ) -> Iterator[Float[mx.array, "n H W 3"]]:
-    """Yield consecutive views of one size: at most ``most`` at a time, or ``views_at_once`` if that is more."""
+    """Yield consecutive views of one size, at most ``most`` at a time, or ``views_at_once`` if that is more."""
     step = len(pixel_values) if most is None else max(most // views_at_once, 1) * views_at_once
     start = 0
     while start < len(pixel_values):
@@ -53,13 +53,17 @@ def uniform_batches(
 
 
 class MM1(nn.Module):
-    """Pictures and text in, logits of the next token out.
+    """MM1: pictures and text in, logits of the next token out.
 
-    Sequences of a batch may hold any number of pictures each, none included: their visual tokens
-    follow one another in reading order.
+    Each sequence of a batch may hold any number of pictures, or none; the visual tokens of all of them follow one
+    another in reading order.
 
     Source: MM1, "Building Performant Multimodal LLMs".
     """
+
+    decoder: (
+        Any  # our Decoder, or a model of mlx-lm, whose attributes differ from one architecture to the next
+    )
 
     def __init__(self, config: MM1Config):
         super().__init__()
@@ -78,33 +82,33 @@ class MM1(nn.Module):
     def patch_features(
         self, pixels: Float[mx.array, "N H W 3"]
     ) -> tuple[Float[mx.array, "N P E"], tuple[int, int]]:
-        """Return what the connector reads of N views of one size: their features, and rows and columns of patches."""
+        """Return what the connector reads of N views of one size: their features, and the rows and columns of patches."""
         return self.image_encoder(pixels), self.image_encoder.grid(pixels)
 
     def encode_images(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "M T D"]:
-        """Return the visual tokens of N views of one size; M is N over the connector's ``views_at_once``."""
+        """Return the visual tokens of N views of one size; M is N divided by the connector's ``views_at_once``."""
         return self.connector(*self.patch_features(pixels))
 
     def arrange(
         self, visual_tokens: Float[mx.array, "K D"], order: Integer[mx.array, "M"] | Sequence[int] | None
     ) -> Float[mx.array, "M D"]:
-        """Return visual tokens as the decoder reads them.
+        """Return visual tokens in the order in which the decoder reads them.
 
         Args:
-            visual_tokens: as the connector makes them.
-            order: numbers them, -1 is the learned end of a row; None: as they come.
+            visual_tokens: in the order in which the connector makes them.
+            order: their numbers from 0, with -1 for the learned end of a row; None keeps their order.
         """
         if order is None:
             return visual_tokens
-        order = mx.array(order)
+        order = order if isinstance(order, mx.array) else mx.array(list(order))
         if not self.config.connector_config.row_end:
             return visual_tokens[order]
-        row_end = self.connector.row_end[None].astype(visual_tokens.dtype)
+        row_end = self.connector["row_end"][None].astype(visual_tokens.dtype)
         table = mx.concatenate([visual_tokens, row_end])
         return table[mx.where(order < 0, visual_tokens.shape[0], order)]
 
     def embed_text(self, input_ids: Integer[mx.array, "*L"]) -> Float[mx.array, "*L D"]:
-        """Return the decoder's embeddings of ids, those of places for visual tokens included."""
+        """Return the decoder's embeddings of ids; a place for a visual token gets that of the image token."""
         if isinstance(self.decoder, Decoder):
             return self.decoder.embed(input_ids)
         return token_embedding(self.decoder, self.config.text_config.vocab_size)(input_ids)
@@ -119,13 +123,13 @@ class MM1(nn.Module):
     ) -> Float[mx.array, "*L D"]:
         """Return what the decoder reads: text embeddings with the pictures' visual tokens in their places.
 
-        There must be a visual token for every place; ``vision.encode`` sees to it where inputs come in.
+        There must be a visual token for every place; ``vision.encode`` checks that for inputs from users.
 
         Args:
-            input_ids: ``image_token_id`` stands once for every visual token. They may be a suffix of a
-                prompt, with the pictures of that suffix alone.
+            input_ids: tokens, with ``image_token_id`` once for every visual token. They may be the end of a
+                prompt, with only the pictures of that end.
             pixel_values: all views of the pictures, in reading order; a list where they differ in size.
-            token_order: how the views' visual tokens are arranged, where not as they come.
+            token_order: the order of the views' visual tokens, as in ``arrange``.
             visual_tokens: the arranged visual tokens, where they are known already.
         """
         if visual_tokens is None and pixel_values is not None and len(pixel_values):
@@ -148,12 +152,12 @@ class MM1(nn.Module):
         token_order: Integer[mx.array, "M"] | None = None,
         routings: list[Routing] | None = None,
     ) -> Float[mx.array, "B L V"]:
-        """Return logits. ``input_embeddings`` replace both ids and pictures where given.
+        """Return the logits; ``input_embeddings``, where given, replace both ids and pictures.
 
-        Ids with places for visual tokens need their ``pixel_values``; without any, ids are read as text. A list given
-        as ``routings`` collects what the routers of our decoder decide, where it is sparse.
+        Ids with places for visual tokens need their ``pixel_values``; without these, all ids are read as text. A list
+        given as ``routings`` collects what the routers of our decoder decide, if it is sparse.
         """
-        if input_embeddings is None and pixel_values is not None:
+        if input_embeddings is None and input_ids is not None and pixel_values is not None:
             input_embeddings = self.embed_inputs(
                 input_ids, pixel_values=pixel_values, token_order=token_order
             )
@@ -161,10 +165,10 @@ class MM1(nn.Module):
         return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings, **collected)
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
-        """Say what a quantized folder packs by default: the decoder's layers, not its routers.
+        """Say whether and how a quantized folder packs a module by default: the decoder's layers, but not its routers.
 
-        Image encoders and connectors lose detail at 4 bits and weigh little. A decoder of mlx-lm's that
-        knows better which of its layers to pack, and how, is asked.
+        Image encoders and connectors lose detail at 4 bits and are small. A decoder of mlx-lm that has a
+        ``quant_predicate`` of its own decides for its layers.
         """
         part, _, rest = path.partition(".")
         if part != "decoder":
@@ -175,5 +179,5 @@ class MM1(nn.Module):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return how many parameters ``module`` has; nothing is evaluated, so a preset costs no memory."""
-    return sum(value.size for _, value in tree_flatten(module.parameters()))
+    """Return the number of parameters of ``module``; nothing is evaluated, so a preset takes no memory."""
+    return sum(value.size for value in flatten(module.parameters()).values())

@@ -1,4 +1,4 @@
-"""Change the size of a grid of features by one small matrix per axis.
+"""Change the size of a grid of features with one small matrix for each axis.
 
 Bicubic interpolation and adaptive average pooling are both linear and separable, so each is a matrix
 for the rows and one for the columns. The matrices depend on sizes alone and are made from Python floats.
@@ -17,9 +17,9 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @lru_cache(maxsize=64)
 def bicubic_weights(source: int, target: int) -> Matrix:
-    """``(target, source)``: PyTorch's ``interpolate(mode="bicubic", align_corners=False)``.
+    """Return the ``(target, source)`` matrix of PyTorch's ``interpolate(mode="bicubic", align_corners=False)``.
 
-    The kernel is Keys' with a = -0.75, without antialiasing; positions past an edge take its value.
+    The kernel is Keys' with a = -0.75, without antialiasing; positions outside the grid take the value at its edge.
     """
     rows = []
     for i in range(target):
@@ -34,9 +34,9 @@ def bicubic_weights(source: int, target: int) -> Matrix:
 
 @lru_cache(maxsize=64)
 def bicubic_antialias_weights(source: int, target: int) -> Matrix:
-    """``(target, source)``: the same with ``antialias=True``, which blurs what it shrinks.
+    """Return the matrix of the same interpolation with ``antialias=True``, which blurs a grid that it shrinks.
 
-    The kernel is Keys' with a = -0.5, as wide as the step between targets; past an edge there is nothing.
+    The kernel is Keys' with a = -0.5, as wide as the step between targets; positions outside the grid count for nothing.
     """
     step = max(source / target, 1.0)
     rows = []
@@ -49,6 +49,7 @@ def bicubic_antialias_weights(source: int, target: int) -> Matrix:
 
 
 def _keys(x: float, a: float = -0.75) -> float:
+    """Return Keys' cubic convolution kernel at distance ``x`` of at least 0."""
     if x <= 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1
     if x < 2:
@@ -58,7 +59,7 @@ def _keys(x: float, a: float = -0.75) -> float:
 
 @lru_cache(maxsize=64)
 def average_weights(source: int, target: int) -> Matrix:
-    """``(target, source)``: PyTorch's adaptive average pooling.
+    """Return the ``(target, source)`` matrix of PyTorch's adaptive average pooling.
 
     Window i is ``floor(i s / t)`` to ``ceil((i + 1) s / t)``: windows overlap when ``target`` does not
     divide ``source`` (27 to 12), and it repeats values when ``target`` is the larger.
@@ -71,7 +72,7 @@ def average_weights(source: int, target: int) -> Matrix:
 
 
 def resample(x: Float[mx.array, "B H W C"], rows: Matrix, columns: Matrix) -> Float[mx.array, "B h w C"]:
-    """Apply ``rows`` along H and ``columns`` along W."""
+    """Apply the matrix ``rows`` along H and ``columns`` along W."""
     B, H, W, C = x.shape
     x = (mx.array(rows, dtype=x.dtype) @ x.reshape(B, H, W * C)).reshape(B, -1, W, C)
     return mx.array(columns, dtype=x.dtype) @ x
@@ -80,7 +81,7 @@ def resample(x: Float[mx.array, "B H W C"], rows: Matrix, columns: Matrix) -> Fl
 def resize_positions(
     table: Float[mx.array, "P D"], height: int, width: int, *, antialias: bool = False
 ) -> Float[mx.array, "Q D"]:
-    """Learned positions of a square grid, interpolated to ``height`` x ``width`` patches."""
+    """Interpolate the learned positions of a square grid to ``height`` x ``width`` patches."""
     P, D = table.shape
     side = math.isqrt(P)
     if (height, width) == (side, side):

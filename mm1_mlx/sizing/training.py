@@ -21,7 +21,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten
 
 from mm1_mlx.errors import TrainingError
-from mm1_mlx.model.layer_calls import layers_called_by, layers_of
+from mm1_mlx.model.layer_calls import layers_of, redirect_calls
 from mm1_mlx.model.mlx_lm_parts import QuantizedSwitchLinear, SwitchLinear
 from mm1_mlx.sizing.graph import LATE, arrays_in, held_bytes, traced, with_arrays
 from mm1_mlx.sizing.need import Need
@@ -185,7 +185,7 @@ def _checkpointed(model: nn.Module, loss: Loss, seen: Any) -> int:
         value, found = mx.value_and_grad(loss_of, (0, 1))(model.trainable_parameters(), zeros)
         return found[1], value, list(compress(arrays_in(found[0]), is_outside))
 
-    with _experts_used_evenly(model), layers_called_by(model, layers, pass_by):
+    with _experts_used_evenly(model), redirect_calls(model, layers, pass_by):
         loss(model, seen)
         number = len(calls)
         with _same_parameters(model) as parameters:
@@ -258,5 +258,5 @@ def _experts_used_evenly(model: nn.Module) -> Iterator[None]:
     kinds = SwitchLinear | QuantizedSwitchLinear
     experts = [module for module in model.modules() if isinstance(module.get("linear", module), kinds)]
     learning = [module for module in experts if arrays_in(module.trainable_parameters())]
-    with layers_called_by(model, learning, call):
+    with redirect_calls(model, learning, call):
         yield

@@ -13,12 +13,12 @@ from jaxtyping import Float
 from mm1_mlx.data.packing import Packed, logits_of
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.vision.look import Seen, embed_seen
+from mm1_mlx.vision.look import FrozenOutput, embed_pictures
 
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}  # of the largest logit
 
 
-def require_causality(model: MM1, packed: Packed, seen: Seen) -> None:
+def require_causality(model: MM1, packed: Packed, seen: FrozenOutput) -> None:
     """Change what stands behind the middle of a sequence, then its first row; both must leave the rest alone.
 
     A sequence of one row is computed as often as any other: processes that share a model call it together.
@@ -26,7 +26,7 @@ def require_causality(model: MM1, packed: Packed, seen: Seen) -> None:
     Raises:
         TrainingError: a prediction changed that must not.
     """
-    embeddings = embed_seen(model, packed.ids, packed.pictures, seen)
+    embeddings = embed_pictures(model, packed.ids, packed.pictures, seen)
     plain = logits_of(model, packed, embeddings)
     rows = np.array(packed.rows)
     middle = max(packed.num_tokens // 2, 1)

@@ -9,14 +9,14 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mm1_mlx.model.layer_calls import layers_called_by, layers_of
+from mm1_mlx.model.layer_calls import layers_of, redirect_calls
 from mm1_mlx.training.again import Again
 
 
 @contextmanager
 def layers_checkpointed(model: nn.Module, *, on: bool = True) -> Iterator[None]:
     """Inside, every layer of the image encoder and of the decoder keeps nothing but its input."""
-    with layers_called_by(model, layers_of(model) if on else [], checkpointed):
+    with redirect_calls(model, layers_of(model) if on else [], checkpointed):
         yield
 
 

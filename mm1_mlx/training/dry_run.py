@@ -24,7 +24,7 @@ from mm1_mlx.training.placeholders import encoding_bytes, unseen
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.tuning.adapters import prepare, trained_counts, trained_parts
 from mm1_mlx.tuning.settings import Tuning
-from mm1_mlx.vision.look import Seen
+from mm1_mlx.vision.look import FrozenOutput
 
 WORDS = 64  # in the question, and in the answer, of an assumed row
 PICTURE = (1024, 768)  # pixels
@@ -67,7 +67,7 @@ def dry_run(
         )
     yield from learning(model)
     batches = Batches(train, processor, settings, packing=settings.pack and can_pack(model))
-    sequences = batches.unopened(0)
+    sequences = batches.peek(0)
     if not sequences:
         raise DataError("no row of the first update can be used; --check-data DIR says why.")
     longest = max(len(packed.ids) for packed in sequences)
@@ -119,7 +119,7 @@ def foreseen(
     largest = max(sequences, key=lambda packed: len(packed.ids))
     need = training_need(
         model,
-        lambda model, pictures: loss_sum(model, largest, Seen(**pictures)),
+        lambda model, pictures: loss_sum(model, largest, FrozenOutput(**pictures)),
         vars(unseen(model, largest, settings.vision_batch_size)),
         optimizer=make_optimizer(settings),
         clip=lambda gradients: clipped(gradients, settings.clip_norm, mx.array(1.0)),

@@ -19,7 +19,7 @@ from mm1_mlx.training.task import Look, Measured, Task
 from mm1_mlx.tuning.adapters import prepare, trained_parts
 from mm1_mlx.tuning.settings import Tuning
 from mm1_mlx.vision.cache import VisionCache, entry_key
-from mm1_mlx.vision.look import Seen, see
+from mm1_mlx.vision.look import FrozenOutput, run_frozen_parts
 
 
 class LanguageTask(Task):
@@ -53,10 +53,10 @@ class LanguageTask(Task):
         with closing(groups):
             yield from equally_many(groups, self.processes) if self._in_step else groups
 
-    def look(self, packed: Packed) -> Seen:
+    def look(self, packed: Packed) -> FrozenOutput:
         """Look at the pictures of a sequence."""
         batch_size = self.recipe.vision_batch_size
-        seen = see(
+        seen = run_frozen_parts(
             self.model, packed.pictures, trained=self.trained, cache=self.vision_cache, batch_size=batch_size
         )
         if self._in_step:
@@ -67,7 +67,7 @@ class LanguageTask(Task):
         """Say whether the visual tokens of a picture are kept, so that it need not be opened."""
         return self.vision_cache is not None and entry_key(digest, self.model) in self.vision_cache
 
-    def loss(self, model: MM1, packed: Packed, seen: Seen) -> tuple[mx.array, Measured]:
+    def loss(self, model: MM1, packed: Packed, seen: FrozenOutput) -> tuple[mx.array, Measured]:
         """Return the objective, and apart the losses of language and of routers."""
         whole, loss = objective(model, packed, seen)
         return whole, (loss, whole - loss)

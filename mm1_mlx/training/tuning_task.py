@@ -78,7 +78,7 @@ class TuningTask(LanguageTask):
 
     def held_out(self, num_rows: int) -> Iterator[list[Packed]]:
         """Yield the first rows of "valid"."""
-        return self.together(self._held_out.in_order(num_rows))
+        return self.together(self._held_out.read_in_order(num_rows))
 
     def require_room(self) -> None:
         """Refuse a run that will not fit the memory, before it begins; not one that is spread over processes.
@@ -86,7 +86,7 @@ class TuningTask(LanguageTask):
         Raises:
             TrainingError: says what to lower.
         """
-        sequences, rows = self.batches.unopened(0), len(self.batches.rows)
+        sequences, rows = self.batches.peek(0), len(self.batches.rows)
         if sequences and not self.recipe.shard:
             keep = 0 if self.vision_cache is None else self.vision_cache.max_bytes
             need = foreseen(self.model, sequences, self.recipe, keep=keep, num_rows=rows)

@@ -14,7 +14,7 @@ from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.task import MicroBatch
-from mm1_mlx.vision.look import see
+from mm1_mlx.vision.look import run_frozen_parts
 
 
 def losses(
@@ -37,9 +37,11 @@ def mean_loss(model: MM1, processor: Processor, rows: Records, recipe: Recipe) -
     batches = Batches(rows, processor, recipe, packing=recipe.pack and can_pack(model))
 
     def loss(packed: Packed) -> mx.array:
-        seen = see(model, packed.pictures, trained=frozenset(), batch_size=recipe.vision_batch_size)
+        seen = run_frozen_parts(
+            model, packed.pictures, trained=frozenset(), batch_size=recipe.vision_batch_size
+        )
         return loss_sum(model, packed, seen)
 
     model.eval()
-    total, learned = losses(batches.in_order(len(rows)), lambda group: map(loss, group))
+    total, learned = losses(batches.read_in_order(len(rows)), lambda group: map(loss, group))
     return total / max(learned, 1), learned

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.tensors import open_tensors
-from mm1_mlx.files.shards import MAX_SHARD, cut, write_shards
+from mm1_mlx.files.shards import MAX_SHARD, split_shards, write_shards
 from mm1_mlx.files.tensor_files import CODES, Form
 
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
@@ -122,7 +122,7 @@ def test_a_tensor_larger_than_the_limit_has_a_shard_of_its_own(tmp_path):
 def test_a_shard_is_five_gigabytes_at_most():
     assert MAX_SHARD == 5_000_000_000
     halves = {name: Form((2_500_000_000 // 4,), mx.float32) for name in "abc"}
-    assert {name: list(held) for name, held in cut(halves).items()} == {
+    assert {name: list(held) for name, held in split_shards(halves).items()} == {
         "model-00001-of-00002.safetensors": ["a", "b"],
         "model-00002-of-00002.safetensors": ["c"],
     }

@@ -105,7 +105,7 @@ def test_groups_of_views_with_their_own_number_of_tokens_equal_hyperclovax():
     starts, numbers = values["num_grids"], values["num_queries_vis_abstractors"]
     groups = [(b - a, n) for a, b, n in zip(starts, starts[1:], numbers, strict=False)]
     assert groups == [(1, 81), (2, 9), (1, 81)]
-    for i, tokens in enumerate(connector.in_groups(io["input"], groups)):
+    for i, tokens in enumerate(connector.encode_groups(io["input"], groups)):
         assert_close(tokens, io[f"video_output_{i}"])
 
 
@@ -232,4 +232,4 @@ def test_both_ways_of_the_depthwise_convolution_agree():
     conv = DepthwiseConv(6)
     x = mx.random.normal((2, 5, 7, 6), key=mx.random.key(2))
     general = mx.conv2d(x, conv.weight, padding=1, groups=6)
-    np.testing.assert_allclose(np.array(conv.shifted(x)), np.array(general), atol=1e-5)
+    np.testing.assert_allclose(np.array(conv.convolve_by_shifts(x)), np.array(general), atol=1e-5)

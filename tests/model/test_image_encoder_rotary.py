@@ -10,7 +10,7 @@ from golden_weights import GOLDEN, golden, renamed
 from convert.image_encoders import qwen2_vl_keys
 from mm1_mlx.config import ImageEncoderConfig
 from mm1_mlx.errors import ConfigError
-from mm1_mlx.model.image_encoder import ImageEncoder, in_blocks
+from mm1_mlx.model.image_encoder import ImageEncoder, flatten_blocks
 from mm1_mlx.model.rotary_2d import grid_angles
 
 VALUES = json.loads((GOLDEN / "kanana_vision" / "config.json").read_text())
@@ -35,7 +35,7 @@ IO, WEIGHTS = (
     {key: value.astype(mx.float32) for key, value in golden("kanana_vision", name).items()}
     for name in ("io.safetensors", "model.safetensors")
 )
-KEYS = qwen2_vl_keys(CONFIG).under("vision_model.", "")
+KEYS = qwen2_vl_keys(CONFIG).add_prefixes("vision_model.", "")
 
 
 def golden_encoder(**changes):
@@ -61,14 +61,14 @@ def test_every_hidden_state_equals_the_reference(picture):
 
 def test_blocks_go_row_by_row_over_the_grid_and_inside():
     grid = mx.arange(2 * 6).reshape(1, 2, 6, 1).astype(mx.float32)
-    assert in_blocks(grid, 2).flatten().tolist() == [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
-    assert in_blocks(grid, 1).flatten().tolist() == list(range(12))
+    assert flatten_blocks(grid, 2).flatten().tolist() == [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
+    assert flatten_blocks(grid, 1).flatten().tolist() == list(range(12))
 
 
 def test_blocks_change_the_order_of_the_features_only():
     pixels = IO["pixels_0"]
     rows = mx.unflatten(golden_encoder(patch_block=1)(pixels), 1, (4, 6))
-    assert_close(in_blocks(rows, 2), golden_encoder()(pixels), 1e-5)
+    assert_close(flatten_blocks(rows, 2), golden_encoder()(pixels), 1e-5)
 
 
 def test_angles_follow_the_row_then_the_column():

@@ -11,7 +11,7 @@ from small_models import SMALL
 
 from mm1_mlx import MM1
 from mm1_mlx.config import MlxLmDecoderConfig
-from mm1_mlx.model.layer_calls import called_by, layers_called_by, layers_of, put
+from mm1_mlx.model.layer_calls import layers_of, make_stand_in, redirect_calls, replace_module
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
 
@@ -75,7 +75,7 @@ def test_every_layer_goes_by_the_call_and_gives_what_it_gave(model):
         return function(layer, *args, **options)
 
     seen, plain = [], logits(model)
-    with layers_called_by(model, layers_of(model), counted):
+    with redirect_calls(model, layers_of(model), counted):
         np.testing.assert_array_equal(logits(model), plain)
     assert seen == [type(layer).__name__ for layer in model.decoder.layers]
     np.testing.assert_array_equal(logits(model), plain)
@@ -85,7 +85,7 @@ def test_keys_and_gradients_stay(model):
     prepare(model, Tuning(*[PartTuning("frozen")] * 2, PartTuning("lora", rank=2)))
     before, gradients_of = values(model.parameters()), nn.value_and_grad(model, lambda m: logits(m).sum())
     _, expected = gradients_of(model)
-    with layers_called_by(model, layers_of(model), plainly):
+    with redirect_calls(model, layers_of(model), plainly):
         same(values(model.parameters()), before)
         _, found = gradients_of(model)
     same(values(found), values(expected))
@@ -96,7 +96,7 @@ def test_what_is_learned_inside_stays_outside(model):
     layer = model.decoder.layers[0]
     layer.scale = mx.zeros(3)  # a parameter of the layer itself
     (path,) = (path for path, module in model.named_modules() if module is layer)
-    with layers_called_by(model, [layer], plainly):
+    with redirect_calls(model, [layer], plainly):
         model.update(tree_unflatten([(f"{path}.scale", mx.ones(3))]))
         model.train().decoder.freeze()
     assert model.decoder.layers[0] is layer
@@ -108,8 +108,8 @@ def test_a_table_is_still_a_table_and_a_head(model):
     ids = mx.arange(5)
     (table,) = (m for m in model.modules() if isinstance(m, nn.Embedding))
     rows, head, plain = table(ids), table.as_linear(mx.ones((1, 64))), logits(model)
-    other = called_by(table, plainly)
-    put(model, table, other)
+    other = make_stand_in(table, plainly)
+    replace_module(model, table, other)
     assert isinstance(other, nn.Embedding)
     np.testing.assert_array_equal(other(ids), rows)
     np.testing.assert_array_equal(other.as_linear(mx.ones((1, 64))), head)

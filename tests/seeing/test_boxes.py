@@ -14,7 +14,7 @@ from mm1_mlx.inputs.layout import layout
 from mm1_mlx.inputs.preprocess import pad_color
 from mm1_mlx.inputs.sub_images import view_indices, views
 from mm1_mlx.model.connector import merge_squares
-from mm1_mlx.model.image_encoder import in_blocks
+from mm1_mlx.model.image_encoder import flatten_blocks
 from mm1_mlx.seeing.boxes import block_order, sight, view_boxes
 
 SIZE = 32  # pixels of a view: enough for an inside
@@ -160,14 +160,14 @@ def test_the_joined_quadrants_share_their_grid_of_tokens():
 @pytest.mark.parametrize("block", [1, 2])
 def test_patches_come_in_the_order_of_the_image_encoder(block):
     grid = mx.arange(24).reshape(1, 4, 6, 1).astype(mx.float32)
-    assert block_order(4, 6, block) == in_blocks(grid, block).flatten().tolist()
+    assert block_order(4, 6, block) == flatten_blocks(grid, block).flatten().tolist()
 
 
 def test_a_merged_token_stands_for_the_patches_that_the_connector_merges():
     seen = sight((48, 32), SMART)
     (view,) = seen.views
     grid = mx.arange(view.patch_grid[0] * view.patch_grid[1]).reshape(1, *view.patch_grid, 1)
-    sequence = in_blocks(grid.astype(mx.float32), SMART.vision_config.patch_block)
+    sequence = flatten_blocks(grid.astype(mx.float32), SMART.vision_config.patch_block)
     merged = merge_squares(mx.unflatten(sequence, 1, view.patch_grid), 2).reshape(-1, 4)
     boxes = view.patch_boxes()
     for token, patches in zip(seen.tokens, merged.tolist(), strict=True):

@@ -27,7 +27,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from mm1_mlx.data.packing import idle_sequence, logits_of
 from mm1_mlx.errors import TrainingError
-from mm1_mlx.model.layer_calls import called_by, put
+from mm1_mlx.model.layer_calls import make_stand_in, replace_module
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.causality import TOLERANCE
 from mm1_mlx.training.distributed.processes import Processes
@@ -89,7 +89,7 @@ def shard(model: MM1, processes: Processes) -> Shards:
                 own[key], part = len(value), processes.cut(value)
                 mx.eval(part)  # now, so that a layer's whole matrices go before the next layer is cut
                 module.update(tree_unflatten([(key, part)]))
-        put(model, module, called_by(module, gathering(own, processes)))
+        replace_module(model, module, make_stand_in(module, gathering(own, processes)))
         rows |= {f"{path}.{key}": count for key, count in own.items()}
     _require_same(model, before)
     return Shards(processes, rows)

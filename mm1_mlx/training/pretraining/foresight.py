@@ -15,7 +15,7 @@ from mm1_mlx.training.pretraining.decisions import Decided
 from mm1_mlx.training.pretraining.recipe import Stage
 from mm1_mlx.training.pretraining.towers import contrastive_need, towers
 from mm1_mlx.tuning.adapters import prepare
-from mm1_mlx.tuning.settings import in_full
+from mm1_mlx.tuning.settings import train_fully
 
 
 def foresight(decided: Decided, beginning: Beginning, rows: Rows) -> tuple[tuple[str, ...], Need]:
@@ -31,10 +31,10 @@ def foresight(decided: Decided, beginning: Beginning, rows: Rows) -> tuple[tuple
         MM1Error: the model cannot be trained so.
     """
     stage, recipe, model = decided.stage, decided.recipe, beginning.model
-    prepare(model, in_full(stage.parts))
+    prepare(model, train_fully(stage.parts))
     learned = learning(model)
     batches = StageBatches(stage, beginning, rows, recipe).train
-    update = batches.unopened(0) or _refused(batches, rows, stage)
+    update = batches.peek(0) or _refused(batches, rows, stage)
     if stage.contrastive is None:
         longest = max(len(packed.ids) for packed in update)
         about = [f"sequences of an update: {len(update):,}, of at most {longest:,} tokens"]

@@ -11,7 +11,7 @@ from mm1_mlx.config import DecoderConfig
 from mm1_mlx.data.mixture import weights_of
 from mm1_mlx.data.sources import SourceSettings
 from mm1_mlx.errors import ConfigError
-from mm1_mlx.files.yaml_files import read_mapping, underscored
+from mm1_mlx.files.yaml_files import read_mapping, use_underscores
 from mm1_mlx.settings import EMBEDDED_MODEL
 from mm1_mlx.strict import Config, shown
 from mm1_mlx.training.options import RunOptions
@@ -192,7 +192,7 @@ class Stage(Config):
         """
         if not isinstance(values, dict):
             raise ConfigError(f"a stage is {shown(values)}, expected keys and values.")
-        values = underscored(values)
+        values = use_underscores(values)
         homes = {"given": _names(Recipe), "options": _names(RunOptions)}
         own = _names(cls) - set(homes)
         known = own.union(*homes.values())
