@@ -150,7 +150,7 @@ def make_model(args: argparse.Namespace) -> MM1:
     import mlx.core as mx
 
     from mm1_mlx.checkpoint.load import load, read_config
-    from mm1_mlx.sizing.variant import Variant, random_model
+    from mm1_mlx.sizing.variant import Variant, make_random_model
 
     if args.model is not None:
         return load(args.model, dtype=args.dtype)[0]
@@ -170,7 +170,7 @@ def make_model(args: argparse.Namespace) -> MM1:
         max_sub_images=args.max_sub_images,
     )
     dtype = args.dtype or ("float32" if mx.default_device() == mx.cpu else "bfloat16")
-    return random_model(variant.of(config), getattr(mx, dtype))
+    return make_random_model(variant.of(config), getattr(mx, dtype))
 
 
 def numbers(measurement: Measurement, limits: Limits) -> dict[str, Any]:
