@@ -107,10 +107,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_before(args: argparse.Namespace) -> Run | None:
     """Return the run that is to go on, where there is one."""
-    from mm1_mlx.training.run_folder import RunFolder, saved_run
+    from mm1_mlx.training.run_folder import RunFolder, read_run
 
     there = RunFolder(_folder(args)).newest() if args.resume else None
-    return None if there is None else saved_run(there)
+    return None if there is None else read_run(there)
 
 
 def _tuning_before(before: Run | None) -> Tuning | None:
@@ -152,7 +152,7 @@ def _train(
 ) -> None:
     import mlx.core as mx
 
-    from mm1_mlx.training.dry_run import learning
+    from mm1_mlx.training.dry_run import describe_learning
     from mm1_mlx.training.session import Session, require_fresh, run_task
     from mm1_mlx.training.tuning_task import TuningTask
     from mm1_mlx.vision.cache import VisionCache
@@ -164,7 +164,7 @@ def _train(
     session = Session(args.json, args.report_to, args.project_name, about, args.resume, args.force)
     cache = VisionCache(options.cached_bytes) if options.cached_bytes else None
     task = TuningTask(model, processor, rows, recipe, tuning, vision_cache=cache)
-    trainer = run_task(task, options, folder, session, notes=learning(model))
+    trainer = run_task(task, options, folder, session, notes=describe_learning(model))
     if task.batches.left_out:
         say(f"{number_of(len(task.batches.left_out), 'row')} left out")
     if mx.distributed.init().rank() == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -59,7 +59,7 @@ class RowBatches(Generic[Item, Made]):
         """Put rows together."""
         raise NotImplementedError
 
-    def updates(self, first: int, stop: int) -> Iterator[list[Made]]:
+    def updates(self, first: int, stop: int) -> Generator[list[Made], None, None]:
         """Yield the rows of each update from ``first``, together; the next one's are made ready meanwhile.
 
         Raises:
@@ -67,7 +67,7 @@ class RowBatches(Generic[Item, Made]):
         """
         return self._together(map(self._sampler.rows_of, range(first, stop)))
 
-    def in_order(self, num_rows: int) -> Iterator[list[Made]]:
+    def in_order(self, num_rows: int) -> Generator[list[Made], None, None]:
         """Yield the first rows as they stand in the data, a batch at a time: for validation."""
         mine, step = self._sampler.first(num_rows), self.settings.batch_size
         return self._together(mine[start : start + step] for start in range(0, len(mine), step))
@@ -83,7 +83,7 @@ class RowBatches(Generic[Item, Made]):
                 items.append(self.item(number))
         return self.packed(items)
 
-    def _together(self, groups: Iterable[Sequence[Any]]) -> Iterator[list[Made]]:
+    def _together(self, groups: Iterable[Sequence[Any]]) -> Generator[list[Made], None, None]:
         """Yield what becomes of each group of rows; the threads end when no more are asked for."""
         pool, begun = ThreadPoolExecutor(WORKERS), deque()
         try:
