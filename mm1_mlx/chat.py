@@ -252,7 +252,7 @@ def _shots(conversation: Conversation, text: str) -> None:
 
 
 def _tokens(conversation: Conversation, _: str) -> None:
-    costs = conversation.tokens()
+    costs = conversation.count_tokens()
     for what, tokens in costs.parts:
         what = " ".join(what.split())
         say(f"{tokens:>8,}  {what if len(what) <= 60 else what[:59] + '…'}")
