@@ -10,7 +10,7 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mm1_mlx.checkpoint.upload import LOG_IN, in_users_words, is_hub_id
+from mm1_mlx.checkpoint.upload import LOG_IN, explain_hub_errors, is_hub_id
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.weights import list_some
 
@@ -63,7 +63,7 @@ def _download(repo_id: str, revision: str | None, with_weights: bool) -> Path:
     refused = (
         f"it is no folder here and no public model on the hub; check the name, or {LOG_IN} if it is private"
     )
-    with in_users_words(repo_id, "downloaded", refused=refused):
+    with explain_hub_errors(repo_id, "downloaded", refused=refused):
         missing = _list_files(repo_id, revision)
         files = []
         for folder in ("", INNER):

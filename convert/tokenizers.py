@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1_mlx.checkpoint.tokenizer import reading_tokenizer
+from mm1_mlx.checkpoint.tokenizer import explain_tokenizer_errors
 from mm1_mlx.errors import CheckpointError
 
 from .hub import find_source
@@ -47,7 +47,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     with (
-        reading_tokenizer(folder),
+        explain_tokenizer_errors(folder),
         warnings.catch_warnings(action="ignore"),
     ):  # about the config.json beside it
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -7,12 +7,13 @@ Each function here covers one use and gives it one type.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 
+@runtime_checkable
 class HasValues(Protocol):
     """An array, or anything else that can give its values to Python."""
 

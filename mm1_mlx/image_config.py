@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from mm1_mlx.strict import Config
 
+Alpha = Literal["white", "drop"]  # what transparent pixels become
+
 ONLY_FOR = {  # settings of some ways of making sub-images alone
     "canvases": ("anyres",),
     "unpad": ("anyres",),
@@ -23,7 +25,7 @@ class ImageConfig(Config):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: Literal["squash", "crop", "pad", "smart"] = "squash"  # to a square: stretch, centre crop or pad
-    alpha: Literal["white", "drop"] = "white"  # "drop" keeps the published checkpoints' rule
+    alpha: Alpha = "white"  # "drop" keeps the published checkpoints' rule
     sub_images: Literal["none", "static", "dynamic", "quadrants", "anyres"] = "none"
     min_sub_images: int = 1  # dynamic: of the grid, the overview not counted
     max_sub_images: int = 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mm1_mlx.errors import SamplingError
 
 EMBEDDED_MODEL = "mm1-tiny"
 DTYPES = ("float16", "bfloat16", "float32")
 BITS = (2, 3, 4, 5, 6, 8)  # that MLX can pack, in weights and KV caches
+PackingMode = Literal["affine", "mxfp4", "mxfp8", "nvfp4"]  # how MLX packs weights
 MAX_TOKENS = 256  # of one answer
 BATCH_SIZE = 8  # answers written together
 PREFILL_STEP_SIZE = 2048  # prompt tokens processed at once

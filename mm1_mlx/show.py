@@ -202,9 +202,9 @@ def _encoder_of(folder: Path, config: MM1Config) -> dict[str, Any]:
         return {}
     from mlx_lm.tokenizer_utils import load as load_tokenizer
 
-    from mm1_mlx.checkpoint.tokenizer import reading_tokenizer
+    from mm1_mlx.checkpoint.tokenizer import explain_tokenizer_errors
 
-    with reading_tokenizer(folder):
+    with explain_tokenizer_errors(folder):
         tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
     return {"encode": lambda text: tokenizer.encode(text, add_special_tokens=False)}
 

@@ -37,7 +37,7 @@ from mm1_mlx.tiny.scene import Scene
 from mm1_mlx.training.pretraining.beginning import Beginning, begin
 from mm1_mlx.training.pretraining.recipe import read_recipe
 from mm1_mlx.training.session import Session, run_task
-from mm1_mlx.tuning.adapters import still_untrained
+from mm1_mlx.tuning.adapters import untrained_parts
 
 LABELS = (KIND_LABELS, COLOR_LABELS, SIZE_LABELS)
 SHOWN = {"any": 5.0, "pictograms": 3.0, "symbols": 1.0, "words": 0.5, "shapes": 1.0, "counting": 1.0}
@@ -140,7 +140,7 @@ class DenseTask(Task):
     def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
         """Write the model folder, without the heads."""
         model = self._beginning.model
-        model.config = replace(model.config, untrained=still_untrained(model))
+        model.config = replace(model.config, untrained=untrained_parts(model))
         save(model, folder / "model", companions=self._beginning.companions, overwrite=True)
 
 

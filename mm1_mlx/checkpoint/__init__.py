@@ -1,4 +1,4 @@
-"""The model folder on disk: load, save, quantize."""
+"""Load, save and quantize model folders."""
 
 from mm1_mlx.checkpoint.load import load
 from mm1_mlx.checkpoint.quantize import quantize

@@ -1,4 +1,4 @@
-"""From a model's name to its folder: embedded, on disk, or on the Hugging Face hub."""
+"""Find the folder of a model by its name: embedded, on disk, or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mm1_mlx.settings import EMBEDDED_MODEL
 EMBEDDED = {EMBEDDED_MODEL: Path(__file__).parents[1] / "tiny" / EMBEDDED_MODEL}
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 WEIGHTS = "model*.safetensors"
-FILES = ["*.json", "tokenizer.model", "*.txt", "*.jinja", "README.md"]
+COMPANION_PATTERNS = ["*.json", "tokenizer.model", "*.txt", "*.jinja", "README.md"]
 
 
 def find_folder(name: str | Path, *, weights: bool = True) -> Path:
-    """Return the folder of an embedded model, a local folder, or a hub model (downloaded once, then cached).
+    """Return the folder of an embedded model, a local folder, or a model of the hub (downloaded once, then cached).
 
     Args:
-        name: of the model.
-        weights: download them too.
+        name: an embedded model, a folder or a hub id.
+        weights: download the weights too.
 
     Raises:
         CheckpointError: there is no such model, or the hub does not answer.
@@ -38,7 +38,7 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the model {str(name)[:80]!r} cannot be looked up ({error}).") from None
     if isinstance(name, str) and HUB_ID.fullmatch(name):
-        return _download(name, [*FILES, WEIGHTS] if weights else FILES)
+        return _download(name, [*COMPANION_PATTERNS, WEIGHTS] if weights else COMPANION_PATTERNS)
     if str(name) in DECODERS:
         raise CheckpointError(
             f"{name} has a configuration but no published weights; give a model folder or hub id, or mm1-tiny."
@@ -50,7 +50,7 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
 
 
 def _download(name: str, files: list[str]) -> Path:
-    """Fetch the configuration first: a model of another kind is refused before gigabytes of it arrive."""
+    """Download a model, its configuration first, so that another kind of model is refused before gigabytes arrive."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     try:

@@ -1,4 +1,4 @@
-"""Load a model folder: configuration, weights, tokenizer, and every mismatch by name."""
+"""Load a model folder: configuration, weights and tokenizer; every mismatch is reported by name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.checkpoint.hub import WEIGHTS, find_folder
 from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
 from mm1_mlx.config import MM1Config
@@ -21,7 +21,7 @@ from mm1_mlx.files.weights import check_weights, evaluate_weights
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import DTYPES
-from mm1_mlx.tuning.adapters import still_untrained
+from mm1_mlx.tuning.adapters import untrained_parts
 from mm1_mlx.tuning.folder import combine_adapters
 
 HF_KEYS = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
@@ -34,15 +34,15 @@ def load(
     dtype: str | None = None,
     lazy: bool = False,
 ) -> tuple[MM1, Processor]:
-    """Load a model folder, and what tuning made of it.
+    """Load a model folder, with adapters that were tuned for it if they are given.
 
     Args:
         path_or_hub_id: "mm1-tiny", a folder, or a hub id.
         adapter_path: an adapter folder, or several with their weights.
         dtype: "float16", "bfloat16" or "float32"; None keeps the stored type on a GPU and takes float32
             on a CPU, where 16-bit products are slow.
-        lazy: weights are read when they are first computed with, and not checked for NaN before; a CPU keeps their
-            stored type too.
+        lazy: read weights when they are first computed with, without checking them for NaN before; a CPU then
+            keeps their stored type too.
 
     Raises:
         CheckpointError: a folder is incomplete, its weights do not fit its configuration, or an adapter was tuned
@@ -50,7 +50,7 @@ def load(
         ConfigError: its configuration is not that of an MM1 model.
     """
     model, processor = read_model(path_or_hub_id, adapter_path=adapter_path, dtype=dtype, lazy=lazy)
-    if untrained := still_untrained(model):
+    if untrained := untrained_parts(model):
         verb = "is" if len(untrained) == 1 else "are"
         print(
             f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers are noise.",
@@ -66,7 +66,7 @@ def read_model(
     dtype: str | None = None,
     lazy: bool = False,
 ) -> tuple[MM1, Processor]:
-    """Do what ``load`` does, for whoever goes on training: not a word of parts that are untrained."""
+    """Do what ``load`` does, without the notice that parts are untrained; for callers that go on training."""
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     folder = find_folder(path_or_hub_id)
@@ -75,7 +75,7 @@ def read_model(
     model = MM1(config)
     if config.quantization is not None:
         _quantize_layers(model, config.quantization, weights)
-    check_weights(dict(tree_flatten(model.parameters())), weights, folder, again="convert it again.")
+    check_weights(flatten(model.parameters()), weights, folder, again="convert it again.")
     if not lazy:
         if dtype is None and mx.default_device() == mx.cpu:
             dtype = "float32"
@@ -93,7 +93,7 @@ def read_config(folder: Path) -> MM1Config:
     """Return the configuration of a model folder.
 
     Raises:
-        CheckpointError: there is none, or it is not JSON.
+        CheckpointError: there is no configuration, or it is not JSON.
         ConfigError: it does not describe an MM1 model.
     """
     path = folder / "config.json"
@@ -124,7 +124,7 @@ def _read_weights(folder: Path) -> dict[str, mx.array]:
 
 
 def stored_dtype(folder: Path) -> mx.Dtype:
-    """Return the floating-point type in which a model folder keeps its weights; loading may give another.
+    """Return the floating-point type in which a model folder stores its weights; loading may convert them.
 
     Raises:
         CheckpointError: the weights are absent or damaged.
@@ -137,9 +137,9 @@ def stored_dtype(folder: Path) -> mx.Dtype:
 
 
 def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str, mx.array]) -> None:
-    """Make packed layers of those that are stored packed."""
+    """Replace the layers whose weights are stored packed by quantized layers."""
 
-    def packed(path: str, module: nn.Module) -> bool | dict[str, Any]:
+    def choose_packing(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):
             return False
         return quantization.get(path, True)
@@ -150,7 +150,7 @@ def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str
             group_size=quantization["group_size"],
             bits=quantization["bits"],
             mode=quantization.get("mode", "affine"),
-            class_predicate=packed,
+            class_predicate=choose_packing,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"config.json: quantization {quantization} cannot be applied ({error}).") from None

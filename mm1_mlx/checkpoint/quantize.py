@@ -1,28 +1,28 @@
-"""Fewer bits per weight: in the decoder, and on request in image encoder and connector."""
+"""Store weights in fewer bits: the decoder's, and on request those of the image encoder and the connector."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, get_args
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.settings import BITS
+from mm1_mlx.settings import BITS, PackingMode
 
 GROUP_SIZES = (32, 64, 128)
-MODES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}  # the bits and group size of each
+MODE_SIZES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}  # the bits and group size of each
 MORE_BITS = {2: 4, 3: 6, 4: 6, 5: 8, 6: 8, 8: 8}
-EDGE = 8  # one layer in eight, at either end, is an edge
+EDGE = 8  # the first and the last eighth of the layers get more bits
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How weights are packed.
+    """How weights are packed: bits, groups, mode, and which parts.
 
-    Image encoders and connectors lose detail at 4 bits and weigh little: they stay as they are unless asked for.
+    Image encoders and connectors lose detail at 4 bits and are small, so they are packed only on request.
 
     Raises:
         ConfigError: MLX has no such number of bits, group size or mode.
@@ -30,16 +30,16 @@ class Packing:
 
     bits: int | None = None  # 4, or what the mode has
     group_size: int | None = None  # weights that share a scale: 64, or what the mode has
-    mode: Literal["affine", "mxfp4", "mxfp8", "nvfp4"] = "affine"
+    mode: PackingMode = "affine"
     mixed: bool = False  # more bits for the head, the embedding and the first and last layers
     encoder: bool = False
     connector: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode != "affine" and self.mode not in MODES:
-            raise ConfigError(f"mode is {self.mode!r}, expected affine, {', '.join(MODES)}.")
+        if self.mode not in get_args(PackingMode):
+            raise ConfigError(f"mode is {self.mode!r}, expected {', '.join(get_args(PackingMode))}.")
         own = (4 if self.bits is None else self.bits, 64 if self.group_size is None else self.group_size)
-        bits, group_size = MODES.get(self.mode, own)
+        bits, group_size = MODE_SIZES.get(self.mode, own)
         if self.bits not in (None, bits) or self.group_size not in (None, group_size):
             raise ConfigError(
                 f"{self.mode} has {bits} bits in groups of {group_size}; drop the other numbers."
@@ -54,19 +54,19 @@ class Packing:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """What most layers are packed with: arguments of ``mx.quantize``."""
+        """The arguments of ``mx.quantize`` for most layers."""
         return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
 
     @property
     def finer(self) -> dict[str, Any]:
-        """What the layers that matter most are packed with in a mixed recipe."""
+        """The arguments of ``mx.quantize`` for the layers that matter most, where ``mixed`` is set."""
         if self.mode == "affine":
-            return self.plain | {"bits": MORE_BITS[self.bits]}
+            return self.plain | {"bits": MORE_BITS[self.plain["bits"]]}
         return {"group_size": 32, "bits": 8, "mode": "mxfp8"}
 
 
 def packing_plan(model: MM1, packing: Packing) -> dict[str, dict[str, Any]]:
-    """Which layers are packed, by path, and how.
+    """Return which layers are packed, by path, and with which arguments of ``mx.quantize``.
 
     Raises:
         ConfigError: no layer can be packed.
@@ -79,9 +79,9 @@ def packing_plan(model: MM1, packing: Packing) -> dict[str, dict[str, Any]]:
             continue
         wanted = model.quant_predicate(path, module) if part == "decoder" else True
         chosen = packing.finer if packing.mixed and _matters_most(model, path) else packing.plain
-        if isinstance(wanted, dict):  # a decoder of mlx-lm's that knows better
+        if isinstance(wanted, dict):  # a decoder of mlx-lm that chooses the packing itself
             chosen = {"mode": "affine"} | wanted
-        width = module.weight.shape[-1]
+        width = module["weight"].shape[-1]
         if width % chosen["group_size"] != 0:
             chosen = packing.plain
         if wanted and width % chosen["group_size"] == 0:
@@ -95,20 +95,20 @@ def packing_plan(model: MM1, packing: Packing) -> dict[str, dict[str, Any]]:
 
 
 def quantization_config(packing: Packing, plan: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """``config.json``'s ``quantization``: the plain packing, and the layers that differ from it."""
+    """Return ``config.json``'s ``quantization``: the plain packing, and the layers that differ from it."""
     return packing.plain | {path: values for path, values in plan.items() if values != packing.plain}
 
 
 def quantize(model: MM1, *, bits: int = 4, group_size: int = 64, packing: Packing | None = None) -> MM1:
-    """Pack the model's weights in place, and say so in ``model.config``.
+    """Pack the model's weights in place, and record that in ``model.config``.
 
-    Floating-point weights of 32 bits become float16: a model loaded on a CPU is saved as small as any.
+    Floating-point weights of 32 bits become float16, so that a model loaded on a CPU is saved as small as others.
 
     Args:
         model: what to pack.
-        bits: of a decoder's weight, in groups of ``group_size``; image encoder and connector keep 16.
-        group_size: weights that share a scale.
-        packing: everything that can be chosen, in place of the two.
+        bits: bits of a weight of the decoder; image encoder and connector keep 16.
+        group_size: number of weights that share a scale.
+        packing: all settings, in place of the other two.
 
     Raises:
         ConfigError: MLX has no such packing, no layer can be packed, or the model is quantized already.
@@ -126,7 +126,7 @@ def quantize(model: MM1, *, bits: int = 4, group_size: int = 64, packing: Packin
 
 
 def _matters_most(model: MM1, path: str) -> bool:
-    """Head and embedding, and the first and last eighth of the decoder's layers."""
+    """Say whether a layer is the head, the embedding, or in the first or last eighth of the decoder's layers."""
     names = path.split(".")
     if names[0] != "decoder":
         return False

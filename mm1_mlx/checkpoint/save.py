@@ -1,4 +1,4 @@
-"""Write a model folder, whole or not at all."""
+"""Write a model folder that appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.shards import write_shards
@@ -45,11 +45,11 @@ def save(
     Args:
         model: what to save.
         path: the folder to make.
-        companions: a folder whose tokenizer, chat template and model card go along.
-        dtype: the stored type of floating-point weights; None keeps theirs.
+        companions: a folder whose tokenizer, chat template and model card are copied.
+        dtype: the stored type of floating-point weights; None keeps their type.
         overwrite: replace ``path`` where it exists.
-        weights: all of them by key, where the model holds but a part of each; None: the model's own.
-        card: the folder's README.md, in place of that of ``companions``.
+        weights: all weights by key, where the model holds only a part of each; None takes the model's own.
+        card: text of the folder's README.md, in place of that of ``companions``.
 
     Raises:
         CheckpointError: ``path`` exists, or ``companions`` holds no tokenizer.
@@ -59,7 +59,7 @@ def save(
         raise CheckpointError(f"{companions} holds no tokenizer.json or tokenizer.model.")
     made = {
         key: value.astype(dtype) if dtype is not None and mx.issubdtype(value.dtype, mx.floating) else value
-        for key, value in (tree_flatten(model.parameters()) if weights is None else weights.items())
+        for key, value in (flatten(model.parameters()) if weights is None else weights).items()
     }
     forms = {key: Form(value.shape, value.dtype) for key, value in made.items()}
     with new_folder(Path(path), overwrite=overwrite) as folder:

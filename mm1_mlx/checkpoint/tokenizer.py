@@ -1,4 +1,4 @@
-"""The tokenizer of a folder: read quietly, without running the folder's code, and fit for the model."""
+"""Load the tokenizer of a folder quietly, without running the folder's code, and check that it fits the model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mm1_mlx.errors import CheckpointError
 
 
 @contextmanager
-def reading_tokenizer(folder: Path) -> Iterator[None]:
-    """Keep transformers quiet, and say in the user's words what it cannot read.
+def explain_tokenizer_errors(folder: Path) -> Iterator[None]:
+    """Silence transformers inside the block, and raise its errors as a message that the tokenizer cannot be loaded.
 
     Raises:
-        CheckpointError: whatever a broken file provokes in it.
+        CheckpointError: transformers cannot read a file.
     """
     from transformers.utils import logging
 
@@ -36,18 +36,20 @@ def load_tokenizer_of(folder: Path, config: MM1Config) -> Any:
     """Return the folder's tokenizer, which must fit ``config``.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: it does not fit.
     """
     from mlx_lm.tokenizer_utils import load as load_tokenizer
 
     eos = config.eos_token_id
     generation_config = folder / "generation_config.json"
-    with reading_tokenizer(folder):  # which warns that it does not know the model type mm1
+    with explain_tokenizer_errors(folder):  # transformers warns that it does not know the model type mm1
         if generation_config.exists():
             eos = json.loads(generation_config.read_text()).get("eos_token_id", eos)
         tokenizer = load_tokenizer(
             folder,
-            {"trust_remote_code": False},  # else transformers asks on stdin whether to run the folder's code
+            {
+                "trust_remote_code": False
+            },  # otherwise transformers asks on stdin whether to run the folder's code
             eos_token_ids=list(eos) if isinstance(eos, tuple) else eos,
         )
     if tokenizer.vocab_size > config.text_config.vocab_size:

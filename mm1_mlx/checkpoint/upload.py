@@ -1,4 +1,4 @@
-"""To the Hugging Face hub, and what its client raises in the user's words."""
+"""Upload to the Hugging Face hub, and explain its client's errors in the user's words."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def check_login() -> None:
 
 
 def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload a model folder to the hub, whose repository is made where there is none.
+    """Upload a model folder to the hub; its repository is created if there is none.
 
     Args:
         folder: what to upload.
         repo_id: ``owner/name``.
-        private: make the repository private; else the owner's default holds, which is public for most.
+        private: make the repository private; otherwise the owner's default applies, which is public for most.
 
     Returns:
         The URL of the repository.
@@ -61,7 +61,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
     refused = (
         f"the hub does not let you write there; check the owner, and {LOG_IN} with a token that may write"
     )
-    with in_users_words(repo_id, "uploaded", refused=refused):
+    with explain_hub_errors(repo_id, "uploaded", refused=refused):
         url = api.create_repo(repo_id, private=private or None, exist_ok=True)
         if private and not api.model_info(repo_id).private:
             raise CheckpointError(
@@ -71,12 +71,13 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
             repo_id=repo_id,
             folder_path=folder,
             commit_message="Upload an MM1 model for MLX",
-            delete_patterns=WEIGHTS,  # loading reads all: none may be left of another upload
+            delete_patterns=WEIGHTS,  # loading reads all of them, so none of an earlier upload may be left
         )
     return str(url)
 
 
 def is_hub_id(name: str) -> bool:
+    """Say whether ``name`` is ``owner/name`` by the hub's rules."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -88,13 +89,13 @@ def is_hub_id(name: str) -> bool:
 
 
 @contextmanager
-def in_users_words(repo_id: str, done: str, *, refused: str) -> Iterator[None]:
-    """Tell what the hub's client raises as what the user can put right.
+def explain_hub_errors(repo_id: str, done: str, *, refused: str) -> Iterator[None]:
+    """Raise what the hub's client raises inside the block as an error that tells the user what to do.
 
     Args:
         repo_id: the repository.
-        done: "downloaded" or "uploaded", which it was not.
-        refused: what it means when the hub knows no such repository, or not for this user.
+        done: "downloaded" or "uploaded", for the message that it was not.
+        refused: what it means if the hub does not show this user such a repository.
     """
     try:
         yield
@@ -105,10 +106,13 @@ def in_users_words(repo_id: str, done: str, *, refused: str) -> Iterator[None]:
 
 
 def _explain(error: BaseException, repo_id: str, refused: str) -> str:
+    """Return the reason for an error of the hub's client, and what to do."""
     from huggingface_hub import HfApi, errors
 
     chain = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:  # the client wraps what it met
+    while (
+        inner := chain[-1].__cause__ or chain[-1].__context__
+    ) is not None:  # the client wraps the errors of its libraries
         chain.append(inner)
     if any("No space left" in str(link) for link in chain):
         return "the disk is full; free some space, or set HF_HOME to a folder on a larger disk"
@@ -118,7 +122,7 @@ def _explain(error: BaseException, repo_id: str, refused: str) -> str:
     if isinstance(answer, errors.RevisionNotFoundError):
         return "the hub has it, but not this revision; check what stands after the @"
     status = answer.response.status_code if answer else None
-    if status in (401, 403, 404):
+    if answer is not None and status in (401, 403, 404):
         says = " ".join((answer.server_message or "").split()).rstrip(".")
         return f"{refused} (the hub says: {says})" if says else refused
     reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:300]

@@ -166,7 +166,7 @@ class Batches(RowBatches[Example, Packed]):
     def opened(self, item: Example) -> Example:
         """Return the same with its pictures open, but for those that are known."""
         try:
-            pictures = tuple(p if self._known(p.digest) else p.opened() for p in item.pictures)
+            pictures = tuple(p if self._known(p.digest) else p.open_views() for p in item.pictures)
         except Exception as error:
             raise DataError(f"{item.name}: {error}") from None
         return replace(item, pictures=pictures)

@@ -12,7 +12,7 @@ from mm1_mlx.errors import DataError, MM1Error
 from mm1_mlx.inputs.content import shared_length
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.inputs.prompt import as_read, num_places
+from mm1_mlx.inputs.prompt import num_places, unescape
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _conversation(
         end = next((n + 1 for n in range(begin, following) if ids[n] in ends), None)
         if end is None:
             end = shared_length(ids_of(number + 1, answer_next=False), ids)
-        text = as_read(message["content"]).strip()
+        text = unescape(message["content"]).strip()
         if text not in processor.tokenizer.decode(ids[begin:end]):
             raise DataError(
                 f"message {number + 1}, {text[:40]!r}, is not found where the model's chat template puts it; the "

@@ -139,7 +139,7 @@ class PairBatches(RowBatches[Pair, Pairs]):
     def opened(self, item: Pair) -> Pair:
         """Return the same with its picture open."""
         try:
-            return replace(item, picture=item.picture.opened())
+            return replace(item, picture=item.picture.open_views())
         except Exception as error:
             raise DataError(f"{item.name}: {error}") from None
 

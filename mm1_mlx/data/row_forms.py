@@ -31,7 +31,7 @@ from PIL import Image
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.picture import Source
-from mm1_mlx.inputs.prompt import IMAGE, Message, joined, num_places, without_places
+from mm1_mlx.inputs.prompt import IMAGE, Message, join_texts, num_places, remove_places
 from mm1_mlx.strict import shown
 
 Form = Literal["chat", "LLaVA", "question", "interleaved", "caption", "text"]
@@ -101,7 +101,7 @@ def read_row(values: Values, *, name: str, folder: Path | None) -> Record:
         images = tuple(_source(value, field, folder) for field, value in content.pictures.items())
         if isinstance(content.text, str):
             _require_places(num_places(content.text), len(images), values)
-            if not without_places(content.text).strip():
+            if not remove_places(content.text).strip():
                 raise DataError("there is no text to learn; write some, or take the row out.")
             return Record(name, (), content.text, images, form)
         turns = list(content.text.values())
@@ -129,7 +129,7 @@ def read_chat(values: Values) -> Content:
             places = sum(num_places(turn.text) for turn in turns.values())
             content = ""
             for part_field, part in parts:
-                content = joined(content, _part(part, part_field))
+                content = join_texts(content, _part(part, part_field))
                 own |= _own_picture(part, part_field, places + num_places(content) - 1)
         turns[field] = Turn(role, content)
     pictures = _pictures(values)
@@ -184,7 +184,7 @@ def read_interleaved(values: Values) -> Content:
             raise DataError(
                 f"images[{number}] and texts[{number}] are both {found}; give one of them, null the other."
             )
-        document = joined(document, IMAGE if text is None else _text(text, f"texts[{number}]"))
+        document = join_texts(document, IMAGE if text is None else _text(text, f"texts[{number}]"))
         if text is None:
             pictures[f"images[{number}]"] = image
     return Content(document, pictures)

@@ -16,7 +16,7 @@ from mm1_mlx.evaluation.tasks.task import Item
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.vision.encode import LARGEST_BATCH, one_ahead, pixel_batches
+from mm1_mlx.vision.encode import LARGEST_BATCH, pixel_batches, prefetch
 
 
 class Likeness:
@@ -51,7 +51,7 @@ class Likeness:
         id = self._model.config.image_token_id
         prepared = [self._processor.assemble([id], [picture]).pictures[0] for picture in pictures]
         means = [np.zeros((0, self._model.config.vision_config.hidden_dims), np.float32)]
-        for pixels in one_ahead(pixel_batches(prepared, self._batch_size)):
+        for pixels in prefetch(pixel_batches(prepared, self._batch_size)):
             features, _ = self._model.patch_features(mx.array(pixels))
             means.append(np.array(features.astype(mx.float32).mean(axis=1)))
         views = iter(np.concatenate(means))

@@ -16,7 +16,7 @@ from mm1_mlx.evaluation.settings import Style
 from mm1_mlx.evaluation.tasks.task import Item
 from mm1_mlx.generation.request import Request
 from mm1_mlx.inputs.few_shot import STOP, Kind, Shot, cut_at_stop, few_shot
-from mm1_mlx.inputs.prompt import IMAGE, Message, escaped
+from mm1_mlx.inputs.prompt import IMAGE, Message, escape
 
 DESCRIBE = "Describe the picture."  # what a chat is asked for a caption
 OPENFLAMINGO_STOP: dict[Kind, tuple[str, ...]] = {
@@ -44,25 +44,25 @@ def kind_of(shots: Sequence[Item], query: Item) -> Kind:
 
 
 def _mm1(shots: Sequence[Item], query: Item, after_image: str) -> Request:
-    asked = Shot(query.image, question=query.question and escaped(query.question))
+    asked = Shot(query.image, question=query.question and escape(query.question))
     few = few_shot([_shot(item) for item in shots], asked)
     return Request(few.text, few.images, None, "plain", STOP[few.kind], few.num_low_resolution)
 
 
 def _shot(item: Item) -> Shot:
     if item.question is None:
-        return Shot(item.image, caption=escaped(item.example))
+        return Shot(item.image, caption=escape(item.example))
     return Shot(
         item.image,
-        question=escaped(item.question),
-        answer=escaped(item.example),
-        rationale=item.rationale and escaped(item.rationale),
+        question=escape(item.question),
+        answer=escape(item.example),
+        rationale=item.rationale and escape(item.rationale),
     )
 
 
 def _openflamingo(shots: Sequence[Item], query: Item, after_image: str) -> Request:
     _require_no_rationale(shots, "openflamingo")
-    lines = [_openflamingo_asked(item) + escaped(item.example) for item in shots]
+    lines = [_openflamingo_asked(item) + escape(item.example) for item in shots]
     text = "\n".join([*lines, _openflamingo_asked(query)])
     images = [item.image for item in (*shots, query) if item.image is not None]
     low = sum(item.image is not None for item in shots)
@@ -73,7 +73,7 @@ def _openflamingo_asked(item: Item) -> str:
     place = "" if item.image is None else IMAGE
     if item.question is None:
         return f"{place}Output:"
-    return f"{place}Question:{escaped(item.question)} Short answer:"
+    return f"{place}Question:{escape(item.question)} Short answer:"
 
 
 def _openflamingo_cut(text: str, kind: Kind) -> str:
@@ -87,9 +87,9 @@ def _chat(shots: Sequence[Item], query: Item, after_image: str) -> Request:
     messages: list[Message] = []
     for item in (*shots, query):
         place = "" if item.image is None else IMAGE + after_image
-        asked = DESCRIBE if item.question is None else escaped(item.question)
+        asked = DESCRIBE if item.question is None else escape(item.question)
         messages.append({"role": "user", "content": place + asked})
-        messages.append({"role": "assistant", "content": escaped(item.example)})
+        messages.append({"role": "assistant", "content": escape(item.example)})
     images = [item.image for item in (*shots, query) if item.image is not None]
     low = sum(item.image is not None for item in shots)
     return Request(messages[:-1], images, None, "chat", (), low)

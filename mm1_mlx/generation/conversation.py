@@ -19,7 +19,7 @@ from mm1_mlx.inputs.few_shot import Shot
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Picture, Source, find_picture
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.inputs.prompt import IMAGE, Message, escaped, num_places, without_places
+from mm1_mlx.inputs.prompt import IMAGE, Message, escape, num_places, remove_places
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.vision.cache import VisionCache
 
@@ -163,7 +163,7 @@ class Conversation:
             raise
         finally:
             if said or complete:
-                self.messages += [question, {"role": "assistant", "content": escaped(said)}]
+                self.messages += [question, {"role": "assistant", "content": escape(said)}]
                 self.pictures, self.waiting = pictures, []
 
     def add_shots(self, shots: Sequence[Shot]) -> None:
@@ -201,7 +201,7 @@ class Conversation:
         parts = [] if self.system is None else [("system", self._processor.num_text_tokens(self.system))]
         for message in messages:
             content = message["content"]
-            if text := without_places(content):
+            if text := remove_places(content):
                 parts.append((f"{message['role']}: {text}", self._processor.num_text_tokens(content)))
             for _ in range(num_places(content)):
                 parts.append((next(named).name, next(lengths)))

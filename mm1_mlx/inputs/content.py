@@ -1,18 +1,20 @@
-"""What a prompt holds, as numbers that are equal where its content is."""
+"""Turn a prompt into numbers that are equal where its content is equal."""
 
 from __future__ import annotations
 
 import hashlib
 
+from mm1_mlx.arrays import to_list
 from mm1_mlx.inputs.inputs import Inputs
 
 
 def content_of(inputs: Inputs, image_token_id: int) -> list[int]:
-    """A prompt as numbers that are equal where its content is: token ids, and below 0 for visual tokens.
+    """Return a prompt as numbers that are equal where its content is: token ids, and negative numbers for visual
+    tokens.
 
-    A visual token's number is made of its picture's digest and its place in the picture.
+    The number of a visual token is a hash of its picture's digest and its position in the picture.
     """
-    content = inputs.input_ids.tolist()
+    content = to_list(inputs.input_ids)
     for places, digest in zip(inputs.image_places, inputs.digests, strict=True):
         for number, position in enumerate(places):
             if content[position] == image_token_id:
@@ -22,7 +24,7 @@ def content_of(inputs: Inputs, image_token_id: int) -> list[int]:
 
 
 def shared_length(ours: list[int], theirs: list[int]) -> int:
-    """How many numbers two contents have in common at their start."""
+    """Return how many numbers two contents have in common at their start."""
     return next(
         (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
     )

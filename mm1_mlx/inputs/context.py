@@ -1,4 +1,4 @@
-"""Whether a prompt fits the model's context; where it does not, what each part of it costs and what to lower."""
+"""Check that a prompt fits the model's context; if not, say what each part of it costs and what to lower."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mm1_mlx.errors import PromptError
 
 @dataclass(frozen=True)
 class PictureCost:
-    """What one picture takes of the context."""
+    """The tokens that one picture takes of the context, with its size and views for a message about them."""
 
     tokens: int  # position tags and tokens between rows included
     num_views: int = 1
@@ -24,19 +24,19 @@ class PictureCost:
         return f"{self.tokens:,} ({self.size[0]} x {self.size[1]} pixels, {views})"
 
 
-def require_room(
+def require_context(
     context: int | None,
     num_text: int,
     pictures: Sequence[PictureCost],
     messages: Callable[[], Sequence[tuple[str, int]]],
 ) -> None:
-    """Refuse a prompt that leaves no room for an answer.
+    """Refuse a prompt that leaves no room for an answer in the model's context.
 
     Args:
-        context: the model's, in tokens; None: it has no limit.
-        num_text: tokens of text.
-        pictures: in reading order.
-        messages: gives (name, tokens) of each message, where there are several; asked only for the refusal.
+        context: the model's context in tokens; None where it has no limit.
+        num_text: number of text tokens.
+        pictures: cost of each picture, in reading order.
+        messages: returns (name, tokens) of each message, where there are several; called only to refuse the prompt.
 
     Raises:
         PromptError: the prompt is as long as the context or longer.

@@ -1,8 +1,8 @@
 """Text is text: control tokens that people write in a prompt stay words.
 
-``<|end|>`` in a question would end a turn if it were tokenised as the chat template's own ``<|end|>`` is. So what people
-write is marked before the template is rendered, and what is marked is tokenised letter by letter, as transformers does
-with ``split_special_tokens``.
+``<|end|>`` in a question would end a turn if it were tokenised like the chat template's own ``<|end|>``. So control
+tokens in people's text are marked before the template is rendered, and marked ones are tokenised as ordinary text, as
+transformers does with ``split_special_tokens``.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from mm1_mlx.inputs.prompt import IMAGE, as_read
+from mm1_mlx.inputs.prompt import IMAGE, unescape
 
 MARK = "\ufdd0"  # a code point that Unicode sets aside for use inside a program
-FIRST = 0xE000  # the marks are followed by a private character that numbers the token
+FIRST = 0xE000  # a mark is followed by a private character that numbers the token
 
-Encode = Callable[..., list[int]]  # text, and whether control tokens in it are text: ids
+Encode = Callable[..., list[int]]  # takes text, and whether control tokens in it are text; returns ids
 
 
 class ControlTokens:
     """The control tokens of one tokenizer.
 
     Args:
-        tokens: as they are written, the image token among them.
+        tokens: their texts, including that of the image token.
     """
 
     def __init__(self, tokens: Iterable[str]):
@@ -35,22 +35,23 @@ class ControlTokens:
     def hide(self, text: str) -> str:
         """Return ``text`` with each control token marked, and ``\\<image>`` as the word that it stands for."""
         text = self._any.sub(lambda found: MARK + chr(FIRST + self._hidden.index(found[0])), text)
-        return as_read(text, word=MARK + chr(FIRST))
+        return unescape(text, word=MARK + chr(FIRST))
 
     def encode(self, text: str, encode: Encode) -> list[int]:
-        """Return the ids of ``text``, in which control tokens that are not marked are those of the template.
+        """Return the ids of ``text``, where only unmarked control tokens become control tokens.
 
         Args:
             text: a rendered prompt, or a piece of one.
-            encode: ids of a text; with True, control tokens in it are text.
+            encode: returns the ids of a text; with True as second argument, control tokens in it are text.
         """
         if MARK not in text:
             return encode(text, False)
         ids: list[int] = []
         for number, piece in enumerate(self._own.split(text)):
             if piece:
-                ids += encode(piece, False) if number % 2 else encode(self._shown(piece), True)
+                ids += encode(piece, False) if number % 2 else encode(self._unmark(piece), True)
         return ids
 
-    def _shown(self, text: str) -> str:
+    def _unmark(self, text: str) -> str:
+        """Return ``text`` with the control tokens in place of their marks."""
         return re.sub(f"{MARK}(.)", lambda found: self._hidden[ord(found[1]) - FIRST], text)

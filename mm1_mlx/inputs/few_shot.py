@@ -1,4 +1,4 @@
-"""Few-shot prompts: worked examples, one a line, then the query, open where the model has to go on.
+"""Write few-shot prompts: worked examples, one a line, then the query, which the model has to continue.
 
     <image>Question: What shape is red? Short answer: circle
     <image>Question: What shape is blue? Short answer:
@@ -26,7 +26,7 @@ Kind = Literal["caption", "question", "rationale"]
 
 CAPTION, QUESTION, RATIONALE, ANSWER = "A photo of", "Question:", "Rationale:", "Short answer:"
 
-# Where an answer ends: our choice where the paper is silent. A rationale has sentences, so its line ends it.
+# What ends an answer: our choice where the paper is silent. A rationale has sentences, so only a new line ends it.
 STOP: dict[Kind, tuple[str, ...]] = {
     "caption": ("\n",),
     "question": ("\n", ".", ",", "Question"),
@@ -37,9 +37,9 @@ IN_WORDS = {"caption": "a caption", "question": "a question", "rationale": "a qu
 
 @dataclass(frozen=True)
 class Shot:
-    """A worked example, or the query, whose own caption, rationale and answer are never shown.
+    """A worked example, or the query; a query's own caption, rationale and answer are never shown to the model.
 
-    Texts are stripped of white space around them.
+    White space around texts is removed.
 
     Raises:
         PromptError: a text cannot stand in a prompt, or two of them do not go together.
@@ -70,7 +70,7 @@ class Shot:
 
     @property
     def kind(self) -> Kind:
-        """What the model has to write: a caption, an answer, or a rationale and an answer."""
+        """What the model has to write: a caption, an answer, or a rationale and then an answer."""
         if self.question is None:
             return "caption"
         return "question" if self.rationale is None else "rationale"
@@ -80,9 +80,11 @@ class Shot:
 class FewShotPrompt:
     """A plain prompt (no chat template) with its pictures in reading order."""
 
-    text: str  # ``<image>`` once for every picture
+    text: str  # has ``<image>`` once for every picture
     images: list[str | Path | bytes | Picture]
-    num_low_resolution: int  # the shots' pictures, which come first; sub-images are for the query's alone
+    num_low_resolution: (
+        int  # the shots' pictures, which come first; only the query's picture is cut into sub-images
+    )
     kind: Kind  # for ``STOP`` and ``cut_at_stop``
 
 
@@ -92,33 +94,33 @@ def few_shot(shots: Sequence[Shot], query: Shot) -> FewShotPrompt:
     Raises:
         PromptError: a shot is not worked out, or shots and query are not all captions or all questions.
     """
-    _check(shots, [f"shot {number}" for number in range(1, len(shots) + 1)])
+    _check_shots(shots, [f"shot {number}" for number in range(1, len(shots) + 1)])
     kind = shots[0].kind if shots else "caption" if query.question is None else "question"
     if kind == "caption" and query.question is not None:
         raise PromptError("the query has a question but the shots are captions; leave the question out.")
     if kind != "caption" and query.question is None:
         raise PromptError("the query has no question but the shots are questions; add one.")
-    lines = [f"{_asked(shot, kind)} {_worked_out(shot)}" for shot in shots]
+    lines = [f"{_write_question(shot, kind)} {_write_answer(shot)}" for shot in shots]
     images = [shot.image for shot in (*shots, query) if shot.image is not None]
     num_low_resolution = sum(shot.image is not None for shot in shots)
-    return FewShotPrompt("\n".join([*lines, _asked(query, kind)]), images, num_low_resolution, kind)
+    return FewShotPrompt("\n".join([*lines, _write_question(query, kind)]), images, num_low_resolution, kind)
 
 
 def cut_at_stop(text: str, kind: Kind) -> str:
-    """The answer in what the model wrote: up to the first stop, and behind its rationale if it has one."""
-    text = _before(STOP[kind], text)
+    """Return the answer in the model's text: up to the first stop, and after the rationale if there is one."""
+    text = _cut_before(STOP[kind], text)
     if kind == "rationale":
-        text = _before(STOP["question"], text.partition(ANSWER)[2])
+        text = _cut_before(STOP["question"], text.partition(ANSWER)[2])
     return text.strip()
 
 
 def choose_shots(shots: Sequence[Shot], num_shots: int, seed: int | None) -> list[Shot]:
-    """``num_shots`` of ``shots``: the first of an order that ``seed`` alone decides, or of the given one.
+    """Return ``num_shots`` of ``shots``: the first ones in an order that only ``seed`` decides, or in the given order.
 
-    The 4 shots of a seed are therefore the first 4 of its 8.
+    So the 4 shots of a seed are the first 4 of its 8 shots.
 
     Raises:
-        PromptError: there are not that many.
+        PromptError: there are fewer shots.
     """
     if not 0 <= num_shots <= len(shots):
         raise PromptError(
@@ -131,43 +133,46 @@ def choose_shots(shots: Sequence[Shot], num_shots: int, seed: int | None) -> lis
 
 
 def read_shots(path: str | Path) -> list[Shot]:
-    """The shots of a JSON-lines file, one object a line with the fields of ``Shot``.
+    """Read shots from a JSON-lines file, with one object a line that has the fields of ``Shot``.
 
-    A picture is a path relative to the file, or a ``data:`` URL. Blank lines are passed over.
+    A picture is a path relative to the file, or a ``data:`` URL. Blank lines are skipped.
 
     Raises:
-        PromptError: the file or one of its lines is at fault; the message names line and field.
+        PromptError: the file or one of its lines cannot be used; the message names line and field.
     """
     path = Path(os.path.expanduser(path))
     lines = read_json_lines(path, holds="shots")
     shots = []
     for number, values in lines.items():
         try:
-            shots.append(_parse(values, path.parent))
+            shots.append(_parse_shot(values, path.parent))
         except PromptError as error:
             raise PromptError(f"{path}, line {number}: {error}") from None
-    _check(shots, [f"{path}, line {number}" for number in lines])
+    _check_shots(shots, [f"{path}, line {number}" for number in lines])
     return shots
 
 
-def _asked(shot: Shot, kind: Kind) -> str:
+def _write_question(shot: Shot, kind: Kind) -> str:
+    """Return the part of a line that comes before the model's own text."""
     place = "" if shot.image is None else IMAGE
     if kind == "caption":
         return place + CAPTION
     return f"{place}{QUESTION} {shot.question} {RATIONALE if kind == 'rationale' else ANSWER}"
 
 
-def _worked_out(shot: Shot) -> str:
-    if shot.kind == "caption":
+def _write_answer(shot: Shot) -> str:
+    """Return the part of a line that the model would have to write."""
+    if shot.caption is not None:
         return shot.caption
-    return shot.answer if shot.kind == "question" else f"{shot.rationale} {ANSWER} {shot.answer}"
+    return f"{shot.answer}" if shot.rationale is None else f"{shot.rationale} {ANSWER} {shot.answer}"
 
 
-def _before(stops: Iterable[str], text: str) -> str:
+def _cut_before(stops: Iterable[str], text: str) -> str:
+    """Return ``text`` up to the first of ``stops``."""
     return re.split("|".join(map(re.escape, stops)), text, maxsplit=1)[0]
 
 
-def _check(shots: Sequence[Shot], names: Iterable[str]) -> None:
+def _check_shots(shots: Sequence[Shot], names: Iterable[str]) -> None:
     """Refuse shots that are not worked out, or not all of one kind."""
     names = list(names)
     for name, shot in zip(names, shots, strict=True):
@@ -180,16 +185,17 @@ def _check(shots: Sequence[Shot], names: Iterable[str]) -> None:
             raise PromptError(f"{name}: this is {own} but {names[0]} is {first}; shots are of one kind.")
 
 
-def _parse(values: dict[str, Any], folder: Path) -> Shot:
+def _parse_shot(values: dict[str, Any], folder: Path) -> Shot:
     require_known(values, [field.name for field in fields(Shot)])
     for key, value in values.items():
         if not isinstance(value, str | None):
             raise PromptError(f"{key} is {value!r}, expected text.")
-    return Shot(**values | {"image": _image(values.get("image"), folder)})
+    texts = {key: value for key, value in values.items() if key != "image"}
+    return Shot(image=_find_image(values.get("image"), folder), **texts)
 
 
-def _image(source: Any, folder: Path) -> str | Path | None:
-    """Where the picture is; a file is opened later, in its turn, a ``data:`` URL here, as it has no name."""
+def _find_image(source: Any, folder: Path) -> str | Path | None:
+    """Return where a picture is; a file is opened later, but a ``data:`` URL is checked here, because it has no name."""
     if source is None:
         return None
     if source.startswith("data:"):

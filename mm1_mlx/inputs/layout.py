@@ -1,4 +1,4 @@
-"""How one picture's visual tokens stand in the sequence, known from its size before anything is encoded."""
+"""Find where one picture's visual tokens stand in the sequence, from its size alone, before it is encoded."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from mm1_mlx.inputs.sub_images import view_indices
 
 @dataclass(frozen=True)
 class Layout:
-    """One picture's stretch of the sequence."""
+    """The positions of the sequence that one picture takes."""
 
     ids: list[int]  # the image token for every visual token; text tokens between, where the model has them
     num_made: int  # visual tokens that the connector makes of the picture's views
-    order: list[int] | None = None  # which of them stands where, -1 for the end of a row; None: as they come
+    order: list[int] | None = (
+        None  # their numbers in the order of the sequence, -1 for the end of a row; None keeps their order
+    )
 
     @property
     def num_visual_tokens(self) -> int:
-        """Of the sequence; text among them (position tags, tokens between rows) does not count."""
+        """Visual tokens in the sequence, without the text between them (position tags, tokens between rows)."""
         return self.num_made if self.order is None else len(self.order)
 
 
@@ -32,24 +34,26 @@ def layout(
     picture_number: int = 0,
     encode: Callable[[str], list[int]] | None = None,
 ) -> Layout:
-    """The layout of a picture of ``picture_size``, (width, height) in pixels.
+    """Return the layout of a picture of ``picture_size``, (width, height) in pixels.
 
     Args:
-        num_images: pictures in the prompt; dynamic splitting is off from three on.
-        picture_number: this picture's place among them, from 0, for its position tags.
-        encode: text to token ids; needed where the model has position tags.
+        picture_size: width and height of the upright picture.
+        config: the model's configuration.
+        num_images: pictures in the prompt; from three on, dynamic splitting is off.
+        picture_number: number of this picture among them, from 0, for its position tags.
+        encode: turns text into token ids; needed where the model has position tags.
 
     Raises:
         PictureError: the picture is too long and thin for the model's way of resizing.
     """
     image, connector, token = config.image_config, config.connector_config, config.image_token_id
     if image.resize == "smart":
-        return _rows(picture_size, config)
+        return _layout_rows(picture_size, config)
     indices = view_indices(picture_size, image, num_images=num_images)
     made = connector.num_tokens(*config.patch_grid) * len(indices) // connector.views_at_once
     if image.sub_images == "anyres":
         rows, columns = indices[-1]
-        order = _joined(picture_size, rows, columns, connector.side, unpad=image.unpad)
+        order = _join_crops(picture_size, rows, columns, connector.side, unpad=image.unpad)
         return Layout([token] * len(order), made, order)
     if image.position_tags == "none" or len(indices) == 1:
         return Layout([token] * made, made)
@@ -61,8 +65,8 @@ def layout(
     return Layout(ids, made)
 
 
-def _rows(picture_size: tuple[int, int], config: MM1Config) -> Layout:
-    """Kanana's: a text token before the picture and between its rows of visual tokens."""
+def _layout_rows(picture_size: tuple[int, int], config: MM1Config) -> Layout:
+    """Return Kanana's layout: a text token before the picture and between its rows of visual tokens."""
     image, token, row_token = config.image_config, config.image_token_id, config.prompt_config.row_token_id
     width, height = smart_resize_size(
         *picture_size,
@@ -81,12 +85,14 @@ def _rows(picture_size: tuple[int, int], config: MM1Config) -> Layout:
     return Layout(ids, made)
 
 
-def _joined(picture_size: tuple[int, int], rows: int, columns: int, side: int, *, unpad: bool) -> list[int]:
-    """HyperCLOVAX's: the whole picture's tokens, then those of the crops joined to one map, line by line.
+def _join_crops(
+    picture_size: tuple[int, int], rows: int, columns: int, side: int, *, unpad: bool
+) -> list[int]:
+    """Return HyperCLOVAX's order: the whole picture's tokens, then those of the crops joined to one map, line by line.
 
     Each crop has ``side`` x ``side`` tokens. With ``unpad``, lines and columns of the map that only pad the
     picture are dropped by LLaVA-NeXT's rule, in whole tokens, and the end of a row closes each line.
-    Of a picture thinner than a token it may leave the ends of rows alone; the whole picture stands before them.
+    Of a picture thinner than a token, only the ends of rows may be left after the tokens of the whole picture.
     """
     width, height = picture_size
     map_width, map_height = columns * side, rows * side

@@ -1,4 +1,4 @@
-"""Open a picture safely, whatever a Mac has: orientation, alpha, palettes, 16 bit, CMYK, HEIC."""
+"""Open pictures safely, in all formats common on a Mac: with orientation, alpha, palettes, 16 bits, CMYK or HEIC."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mm1_mlx.errors import PictureError
+from mm1_mlx.image_config import Alpha
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
 
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-TURNS = {  # by EXIF orientation; 1 is upright
+TURNS: dict[Any, Image.Transpose] = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,7 +35,7 @@ TURNS = {  # by EXIF orientation; 1 is upright
 ON_ITS_SIDE = (5, 6, 7, 8)
 PNG_ORIENTATION_MARKS = (b"eXIf", b"Raw profile type", b"adobe:ns:meta", b"com.adobe.xmp")
 
-# What people have; Pillow knows more, some of which start other programs.
+# Common formats; Pillow knows more, and some of those start other programs.
 FORMATS = (
     "PNG",
     "JPEG",
@@ -54,66 +55,66 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was found and measured, but not decoded: its file is small, its pixels are many."""
+    """A picture that was found and measured but not decoded, because its file is much smaller than its pixels."""
 
     content: bytes | Image.Image  # a file's bytes, or upright RGB pixels that were open already
     name: str  # for messages
     size: tuple[int, int]  # width and height in pixels, upright
     sha256: str  # of the whole file, or of the pixels
 
-    def decode(self, *, alpha: Literal["white", "drop"] = "white") -> Image.Image:
-        """Upright RGB pixels. Arguments and errors are those of ``open_picture``."""
+    def decode(self, *, alpha: Alpha = "white") -> Image.Image:
+        """Return upright RGB pixels; arguments and errors are those of ``open_picture``."""
         if isinstance(self.content, Image.Image):
             return self.content
-        with _clear_errors(self.name):
-            picture = _open(self.content, self.name)
+        with _explain_errors(self.name):
+            picture = _open_known_format(self.content, self.name)
             picture.load()
-            return _to_rgb(picture, alpha)
+            return _convert_to_rgb(picture, alpha)
 
 
 Source = str | Path | bytes | Image.Image | np.ndarray | Picture
 
 
-def find_picture(
-    source: Source, *, alpha: Literal["white", "drop"] = "white", max_pixels: int = MAX_PICTURE_PIXELS
-) -> Picture:
-    """What can be known of a picture without decoding it. Arguments and errors are those of ``open_picture``.
+def find_picture(source: Source, *, alpha: Alpha = "white", max_pixels: int = MAX_PICTURE_PIXELS) -> Picture:
+    """Measure a picture without decoding it; arguments and errors are those of ``open_picture``.
 
-    Damage behind the header shows when it is decoded.
+    Damage after the header shows only when the picture is decoded.
     """
     name = "the picture"
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
-        source = _from_array(source)
+        source = _convert_array(source)
     if isinstance(source, Image.Image):
-        with _clear_errors(name):
+        with _explain_errors(name):
             _check_size(source, name, max_pixels)
             source.load()
-            picture = _to_rgb(source, alpha)
+            picture = _convert_to_rgb(source, alpha)
         pixels = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
         return Picture(picture, name, picture.size, pixels)
-    data, name = _read(source)
+    data, name = _read_bytes(source)
     if not data:
         raise PictureError(f"{name} is empty (0 bytes); give a picture file.")
     _require_heic_support(data, name)
-    with _clear_errors(name):
-        picture = _open(data, name)
+    with _explain_errors(name):
+        picture = _open_known_format(data, name)
         _check_size(picture, name, max_pixels)
         on_its_side = _orientation(picture, data) in ON_ITS_SIDE
-        size = picture.size[::-1] if on_its_side else picture.size
+        width, height = picture.size
+        size = (height, width) if on_its_side else (width, height)
     return Picture(data, name, size, hashlib.sha256(data).hexdigest())
 
 
 def open_picture(
-    source: Source, *, alpha: Literal["white", "drop"] = "white", max_pixels: int = MAX_PICTURE_PIXELS
+    source: Source, *, alpha: Alpha = "white", max_pixels: int = MAX_PICTURE_PIXELS
 ) -> Image.Image:
-    """An upright RGB picture from a path, bytes, a ``data:`` URL, ``"-"`` (stdin), or what is found or open already.
+    """Return an upright RGB picture from a path, bytes, a ``data:`` URL, "-" (stdin), or a picture that is open
+    already.
 
     Args:
-        source: where the picture is; arrays are uint8 ``(H, W, 3)``.
-        alpha: what transparent pixels become: "white", or "drop", which shows the colours under them
-            as published preprocessing does.
+        source: the picture or where it is; arrays are uint8 ``(H, W, 3)``.
+        alpha: what transparent pixels become: "white", or with "drop" the colours stored under them, as in
+            published preprocessing.
         max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
@@ -123,8 +124,8 @@ def open_picture(
 
 
 @contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
-    """Whatever Pillow raises inside, as a PictureError; its own limit is off."""
+def _explain_errors(name: str) -> Iterator[None]:
+    """Raise whatever Pillow raises inside the block as a PictureError, with Pillow's own size limit turned off."""
     try:
         with _limit_off:
             yield
@@ -136,7 +137,7 @@ def _clear_errors(name: str) -> Iterator[None]:
         ) from None
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def _open_known_format(data: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError:
@@ -148,9 +149,11 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 
 def _orientation(picture: Image.Image, data: bytes) -> int | None:
-    """As EXIF has it. Pillow decodes a whole PNG to look for it; where no mark of it is in the file, that is spared.
+    """Return the orientation that EXIF states.
 
-    A TIFF is turned by Pillow itself, in some versions when it is opened and in others when it is decoded.
+        Pillow decodes a whole PNG to look for it, so a PNG whose bytes hold no mark of EXIF data is not searched.
+
+    Pillow itself turns a TIFF, in some versions when it is opened and in others when it is decoded.
     """
     if picture.format == "TIFF":
         picture.load()
@@ -160,9 +163,9 @@ def _orientation(picture: Image.Image, data: bytes) -> int | None:
 
 
 class _LimitOff:
-    """Pillow's own limit and warnings are off inside; ours is checked before decoding.
+    """A context manager that turns off Pillow's own size limit and warnings; our limit is checked before decoding.
 
-    They belong to the whole process: of several threads, the first one in turns them off, the last one out on.
+    They are settings of the whole process: the first of several threads turns them off, and the last one on again.
     """
 
     def __init__(self) -> None:
@@ -188,13 +191,13 @@ _limit_off = _LimitOff()
 
 
 def _formats() -> list[str]:
-    """Those of ``FORMATS`` that this Pillow can read."""
+    """Return those of ``FORMATS`` that this Pillow can read."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _read(source: str | Path | bytes) -> tuple[bytes, str]:
-    """The bytes, and what to call them in a message."""
+def _read_bytes(source: str | Path | bytes) -> tuple[bytes, str]:
+    """Return the bytes of a picture, and what to call it in a message."""
     if isinstance(source, bytes):
         return source, "the picture"
     if source == "-":
@@ -249,31 +252,34 @@ def _check_size(picture: Image.Image, name: str, max_pixels: int) -> None:
         )
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _convert_array(array: np.ndarray) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
         raise PictureError(f"the array is {array.dtype} {array.shape}, expected uint8 (H, W, 3).")
     return Image.fromarray(array)
 
 
-def _to_rgb(picture: Image.Image, alpha: Literal["white", "drop"]) -> Image.Image:
-    picture = _upright(picture)
+def _convert_to_rgb(picture: Image.Image, alpha: Alpha) -> Image.Image:
+    picture = _turn_upright(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _to_8_bit(picture)
+        picture = _convert_to_8_bit(picture)
     if alpha == "white" and picture.has_transparency_data:
         picture = picture.convert("RGBA")
         canvas = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(canvas, picture)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")  # which would copy it
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # converting RGB to RGB would copy it
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turned by EXIF; Pillow's ``exif_transpose`` also rewrites the EXIF, and fails on tags of a wrong type."""
+def _turn_upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as EXIF says.
+
+    Pillow's ``exif_transpose`` also rewrites the EXIF data, and fails on tags of a wrong type.
+    """
     turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
     return picture if turn is None else picture.transpose(turn)
 
 
-def _to_8_bit(picture: Image.Image) -> Image.Image:
-    """16-bit grey (and integer or float grey that holds it) to 8 bits; Pillow's own ``convert`` clips."""
+def _convert_to_8_bit(picture: Image.Image) -> Image.Image:
+    """Convert 16-bit grey, and integer or float grey that holds it, to 8 bits; Pillow's own ``convert`` clips."""
     values = np.asarray(picture).astype(np.float64)
     top = 1.0 if picture.mode == "F" and values.max(initial=0) <= 1 else 65535.0
     if picture.mode in ("I", "F") and top != 1.0 and values.max(initial=0) <= 255:

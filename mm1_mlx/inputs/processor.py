@@ -1,4 +1,4 @@
-"""The processor: a prompt and its pictures to what the model reads."""
+"""The processor: turn a prompt and its pictures into what the model reads."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import mlx.core as mx
 
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import PromptError
-from mm1_mlx.inputs.context import PictureCost, require_room
+from mm1_mlx.inputs.context import PictureCost, require_context
 from mm1_mlx.inputs.control_tokens import ControlTokens
 from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.layout import Layout, layout
 from mm1_mlx.inputs.picture import Source, find_picture
-from mm1_mlx.inputs.prompt import IMAGE, Prompt, cut, escaped, messages_of, plain_text, with_image_parts
+from mm1_mlx.inputs.prompt import IMAGE, Prompt, escape, insert_image_parts, messages_of, plain_text, split_at
 from mm1_mlx.inputs.sub_images import view_indices
 from mm1_mlx.settings import MAX_PICTURE_PIXELS
 
-TOKENIZING = threading.Lock()  # what is a control token is a state of the tokenizer, which threads share
+Template = Literal["chat", "plain"]
+
+TOKENIZING = threading.Lock()  # encoding changes which tokens the tokenizer splits, and threads share it
 
 
 class Processor:
@@ -45,10 +47,11 @@ class Processor:
         return self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
 
     def with_image_config(self, **changes: Any) -> Processor:
-        """A processor for the same model with other high-resolution settings, ``ImageConfig``'s fields.
+        """Return a processor for the same model with other high-resolution settings, which are ``ImageConfig``'s
+        fields.
 
-        A larger ``image_size`` than the model's positions are for means interpolated ones. Settings that a new
-        ``sub_images`` has no use for go back to their defaults.
+        If ``image_size`` is larger than the model's positions are for, they are interpolated. Settings that a new
+        ``sub_images`` does not use go back to their defaults.
 
         Raises:
             ConfigError: the settings do not fit each other, or the model cannot read such views.
@@ -59,9 +62,14 @@ class Processor:
         )
 
     def num_visual_tokens(self, width: int, height: int, *, num_images: int = 1) -> int:
-        """Visual tokens of an upright picture of that size in pixels, in a prompt of ``num_images`` pictures.
+        """Return the number of visual tokens of an upright picture, in a prompt of ``num_images`` pictures.
 
-        Text among them (position tags, tokens between rows) comes on top.
+        Text between them (position tags, tokens between rows) is not counted.
+
+        Args:
+            width: in pixels.
+            height: in pixels.
+            num_images: pictures in the prompt.
 
         Raises:
             PictureError: the picture is too long and thin for the model's way of resizing.
@@ -70,7 +78,7 @@ class Processor:
         return found.num_visual_tokens
 
     def num_text_tokens(self, text: str) -> int:
-        """Return the tokens of what people wrote, the places of pictures in it and the chat template left out."""
+        """Return the number of tokens of what people wrote, without the places of pictures and the chat template."""
         return len(self._ids(self._controls.hide(text).replace(IMAGE, "")))
 
     def __call__(
@@ -79,19 +87,19 @@ class Processor:
         images: Sequence[Source] = (),
         *,
         system: str | None = None,
-        template: Literal["chat", "plain"] = "chat",
+        template: Template = "chat",
         num_low_resolution: int = 0,
     ) -> Inputs:
         """Prepare one prompt.
 
         Args:
             prompt: a question, or a list of chat messages; ``<image>`` stands where a picture goes.
-            images: the pictures in reading order; without any ``<image>`` they come first.
+            images: the pictures in reading order; where the prompt has no ``<image>``, they come first.
             system: a system message before the conversation.
             template: "chat" renders the folder's chat template, where it has one; "plain" takes a
-                string as it stands, as MM1's few-shot prompts are.
-            num_low_resolution: of the first that many pictures there is one view each, so that many shots
-                fit; the others are cut as if they alone were in the prompt.
+                string unchanged, which MM1's few-shot prompts need.
+            num_low_resolution: this many pictures, the first ones, become one view each, so that many shots
+                fit; the others are cut as if they were the only ones in the prompt.
 
         Raises:
             PromptError: places and pictures differ in number, the prompt is longer than the context, or
@@ -114,22 +122,22 @@ class Processor:
         num_images: int,
         *,
         system: str | None = None,
-        template: Literal["chat", "plain"] = "chat",
+        template: Template = "chat",
         answer_next: bool = True,
         answer: str = "",
     ) -> list[int]:
-        """A prompt's token ids, the image token once for each picture.
+        """Return a prompt's token ids, with the image token once for each picture.
 
         Args:
             prompt: as in ``__call__``.
             num_images: how many pictures there are.
             system: a system message before the conversation.
             template: as in ``__call__``.
-            answer_next: end where the model has to answer; else with the last message.
-            answer: how the answer begins, behind that.
+            answer_next: end where the model has to answer; otherwise with the last message.
+            answer: text after that, with which the answer begins.
 
         Raises:
-            PromptError: as ``__call__``, the context apart.
+            PromptError: as ``__call__``, except that the context is not checked.
         """
         hide = self._controls.hide
         chat = template == "chat" and bool(self.tokenizer.chat_template)
@@ -141,7 +149,7 @@ class Processor:
         else:
             why = "the template is plain" if template == "plain" else "this model has no chat template"
             raise PromptError(f"{why}; give the prompt as one string.")
-        text = text.replace(IMAGE, self.image_token) + hide(escaped(answer))
+        text = text.replace(IMAGE, self.image_token) + hide(escape(answer))
         return self._tokenize(text, chat, num_images)
 
     def assemble(
@@ -156,27 +164,27 @@ class Processor:
         """Put pictures into the places that ``prompt_ids`` left for them.
 
         Args:
-            ids: the image token stands once for each picture.
+            ids: tokens, with the image token once for each picture.
             images: the pictures in reading order.
             num_low_resolution: as in ``__call__``.
-            messages: gives (name, tokens) of each message, where ids that do not fit the context have several.
-            to_be_cut: they may be longer than the context, since the caller cuts them.
+            messages: returns (name, tokens) of each message, for the error that ids do not fit the context.
+            to_be_cut: allow more ids than the context has, because the caller cuts them.
 
         Raises:
-            PromptError: they are longer than the context, or ``num_low_resolution`` is not possible.
+            PromptError: the result is longer than the context, or ``num_low_resolution`` is not possible.
             PictureError: a picture cannot be opened.
         """
         configs = self._configs(len(images), num_low_resolution)
         context = None if to_be_cut else self.config.text_config.max_positions
         num_text = len(ids) - len(images)
-        require_room(context, num_text, [PictureCost(self._fewest_tokens())] * len(images), messages)
+        require_context(context, num_text, [PictureCost(self._fewest_tokens())] * len(images), messages)
         num_high = len(images) - num_low_resolution
         pictures = tuple(
             self._prepare(source, config, picture_number=number, num_images=num_high)
             for number, (source, config) in enumerate(zip(images, configs, strict=True))
         )
         costs = [PictureCost(len(p.layout.ids), p.num_views, p.picture.size) for p in pictures]
-        require_room(context, num_text, costs, messages)
+        require_context(context, num_text, costs, messages)
         ids, places = self._expand(ids, [picture.layout for picture in pictures])
         visual = ids.count(self.config.image_token_id)
         return Inputs(mx.array(ids, dtype=mx.int32), places, visual, pictures, self.config.image_config)
@@ -186,23 +194,25 @@ class Processor:
 
         Args:
             shots: worked examples of one kind: captions, questions, or questions with rationales.
-            query: what is asked; its own caption, rationale and answer are not shown.
-            low_resolution: of the shots' pictures there is one view each, so that more of them fit.
+            query: the question; its own caption, rationale and answer are not shown.
+            low_resolution: make one view of each of the shots' pictures, so that more of them fit.
 
         Raises:
-            MM1Error: as ``few_shot`` and a plain prompt.
+            MM1Error: as ``inputs.few_shot`` and ``__call__`` with a plain prompt.
         """
         prompt = few_shot(shots, query)
         low = prompt.num_low_resolution if low_resolution else 0
         return self(prompt.text, prompt.images, template="plain", num_low_resolution=low)
 
     def _fewest_tokens(self) -> int:
-        """Visual tokens that any picture costs: enough to refuse a hopeless prompt before opening one."""
+        """Return how many visual tokens any picture takes at least; it allows refusing a prompt before opening
+        pictures.
+        """
         smart = self.config.image_config.resize == "smart"
         return 1 if smart else self.config.connector_config.num_tokens(*self.config.patch_grid)
 
     def _configs(self, num_images: int, num_low_resolution: int) -> list[MM1Config]:
-        """The configuration that each picture goes by; the first ones are not cut."""
+        """Return the configuration to use for each picture; the first, low-resolution ones are not cut."""
         if not 0 <= num_low_resolution <= num_images:
             raise PromptError(
                 f"num_low_resolution is {num_low_resolution}, expected 0 to {num_images}, the number of pictures."
@@ -221,7 +231,7 @@ class Processor:
     def _prepare(
         self, source: Source, config: MM1Config, *, picture_number: int, num_images: int
     ) -> PreparedPicture:
-        """One picture's place in the sequence, from its size alone."""
+        """Find one picture's place in the sequence, from its size alone."""
         image_config = config.image_config
         picture = find_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels)
         found = layout(
@@ -231,7 +241,7 @@ class Processor:
         return PreparedPicture(picture, found, num_views, image_config, num_images, self.max_pixels)
 
     def _chat_text(self, prompt: Prompt, num_images: int, system: str | None, answer_next: bool) -> str:
-        """The conversation as the folder's chat template writes it."""
+        """Return the conversation as the folder's chat template writes it."""
         from jinja2 import TemplateError
 
         rules = self.config.prompt_config
@@ -241,7 +251,7 @@ class Processor:
         if rules.system is not None and all(message["role"] != "system" for message in messages):
             messages.insert(0, {"role": "system", "content": rules.system})
         if rules.image_part is not None:
-            messages = [with_image_parts(message, rules.image_part) for message in messages]
+            messages = [insert_image_parts(message, rules.image_part) for message in messages]
         try:
             return self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=answer_next
@@ -256,29 +266,28 @@ class Processor:
         return ControlTokens([*special, *self.tokenizer.all_special_tokens, self.image_token])
 
     def _encode(self, text: str, as_text: bool = False) -> list[int]:
-        """Return the ids of ``text`` alone, without special tokens around; ``as_text``: none in it either."""
+        """Return the ids of ``text`` alone, without special tokens around it, and with ``as_text`` without any in it."""
         with TOKENIZING:
             return self.tokenizer.encode(
                 text, add_special_tokens=False, verbose=False, split_special_tokens=as_text
             )
 
     def _ids(self, text: str) -> list[int]:
-        """Return the ids of a rendered text, in which what people wrote is text."""
+        """Return the ids of a rendered text, in which control tokens that people wrote stay text."""
         return self._controls.encode(text, self._encode)
 
     def _tokenize(self, text: str, chat: bool, num_images: int) -> list[int]:
-        """Ids with the image token once a picture; a chat template writes its own special tokens."""
+        """Return ids with the image token once for each picture; a chat template writes its own special tokens."""
         cut_at = self.config.prompt_config.cut_at
         special = (self.image_token, self.tokenizer.bos_token, self.tokenizer.eos_token)
-        pieces = cut(text, (*cut_at, *filter(None, special))) if cut_at else [text]
+        pieces = split_at(text, (*cut_at, *filter(None, special))) if cut_at else [text]
         try:
             ids = [id for piece in pieces for id in self._ids(piece)]
         except (TypeError, UnicodeError):
             raise PromptError("the prompt is not valid Unicode text.") from None
         vocabulary = self.config.text_config.vocab_size
-        if (
-            max(ids, default=0) >= vocabulary
-        ):  # a tokenizer may have added tokens that the model never learned
+        # A tokenizer may have added tokens that the model never learned.
+        if max(ids, default=0) >= vocabulary:
             token = self.tokenizer.convert_ids_to_tokens(max(ids))
             raise PromptError(
                 f"the prompt holds {token}, which the model's vocabulary of {vocabulary} has not."
@@ -295,7 +304,7 @@ class Processor:
         return ids
 
     def _expand(self, ids: list[int], layouts: list[Layout]) -> tuple[list[int], list[range]]:
-        """Put each picture's stretch of the sequence in the place of its token."""
+        """Put each picture's part of the sequence in the place of its token."""
         expanded: list[int] = []
         places: list[range] = []
         remaining = iter(layouts)

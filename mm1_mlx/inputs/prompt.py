@@ -12,7 +12,7 @@ from mm1_mlx.errors import PromptError
 IMAGE = "<image>"
 IN_TEXT = re.compile(
     rf"(\\*){IMAGE}"
-)  # behind an odd number of backslashes it is the word, and no picture's place
+)  # after an odd number of backslashes it is the word, not a picture's place
 
 Message = dict[str, Any]  # {"role": …, "content": text, or a list of {"type": "text" | "image", …}}
 Prompt = str | list[Message]
@@ -26,10 +26,10 @@ def messages_of(
     after_image: str = "",
     hide: Callable[[str], str] = str,
 ) -> list[Message]:
-    """Return ``prompt`` as chat messages with text contents, ``<image>`` in the places of the pictures.
+    """Return ``prompt`` as chat messages whose contents are text, with ``<image>`` in the places of the pictures.
 
     A string is one user turn. Pictures without a place come before the first user turn's text, in order,
-    each with ``after_image`` behind it. What people wrote is passed through ``hide``.
+    each followed by ``after_image``. Text that people wrote is passed through ``hide``.
 
     Raises:
         PromptError: the prompt is empty or malformed, or places and pictures differ in number.
@@ -50,7 +50,7 @@ def messages_of(
 
 
 def plain_text(prompt: str, num_images: int, *, hide: Callable[[str], str] = str) -> str:
-    """Return ``prompt`` as it stands, no chat template; pictures without a place come first.
+    """Return ``prompt`` unchanged, without a chat template; pictures without a place come first.
 
     Raises:
         PromptError: as ``messages_of``.
@@ -63,8 +63,8 @@ def plain_text(prompt: str, num_images: int, *, hide: Callable[[str], str] = str
     return prompt if places else IMAGE * num_images + prompt
 
 
-def with_image_parts(message: Message, image_part: dict[str, Any]) -> Message:
-    """``message`` with ``image_part`` for each ``<image>``: some chat templates write the token themselves."""
+def insert_image_parts(message: Message, image_part: dict[str, Any]) -> Message:
+    """Return ``message`` with ``image_part`` for each ``<image>``, for chat templates that write the token themselves."""
     texts = message["content"].split(IMAGE)
     parts: list[dict[str, Any]] = []
     for number, text in enumerate(texts):
@@ -73,14 +73,14 @@ def with_image_parts(message: Message, image_part: dict[str, Any]) -> Message:
 
 
 def num_places(text: str) -> int:
-    """Return for how many pictures ``text`` has a place; ``\\<image>`` is none."""
+    """Return for how many pictures ``text`` has a place; ``\\<image>`` is not one."""
     return sum(len(backslashes) % 2 == 0 for backslashes in IN_TEXT.findall(text))
 
 
-def as_read(text: str, *, place: str = IMAGE, word: str = IMAGE) -> str:
+def unescape(text: str, *, place: str = IMAGE, word: str = IMAGE) -> str:
     """Return ``text`` with ``place`` for each ``<image>`` and ``word`` for each ``\\<image>``.
 
-    Of two backslashes before either, one is left: so a text can hold a backslash and then a picture.
+    Each pair of backslashes before them becomes one, so that a text can hold a backslash and then a picture.
     """
 
     def read(found: re.Match[str]) -> str:
@@ -90,30 +90,30 @@ def as_read(text: str, *, place: str = IMAGE, word: str = IMAGE) -> str:
     return IN_TEXT.sub(read, text)
 
 
-def without_places(text: str) -> str:
-    """Return the words of ``text``, ``\\<image>`` among them as it is read, without the places of pictures."""
-    return as_read(text, place="")
+def remove_places(text: str) -> str:
+    """Return the words of ``text`` without the places of pictures; each ``\\<image>`` becomes the word ``<image>``."""
+    return unescape(text, place="")
 
 
-def escaped(text: str) -> str:
-    """Return ``text`` as it has to be written for each ``<image>`` in it to be the word."""
+def escape(text: str) -> str:
+    """Return ``text`` with each ``<image>`` escaped, so that it is read as the word."""
     return IN_TEXT.sub(lambda found: f"{2 * found[1]}\\{IMAGE}", text)
 
 
-def joined(before: str, after: str) -> str:
-    """Return two texts as one; backslashes that end the first leave an ``<image>`` that begins the second as it is."""
+def join_texts(before: str, after: str) -> str:
+    """Join two texts so that backslashes at the end of the first do not escape an ``<image>`` that begins the second."""
     ending = len(before) - len(before.rstrip("\\"))
     return before + "\\" * ending * bool(IN_TEXT.match(after)) + after
 
 
-def cut(text: str, at: Sequence[str]) -> list[str]:
-    """``text`` in pieces, cut before and after each of ``at``; nothing is lost, no piece is empty."""
+def split_at(text: str, at: Sequence[str]) -> list[str]:
+    """Split ``text`` before and after each of ``at``; nothing is lost, and no piece is empty."""
     pattern = "|".join(re.escape(mark) for mark in sorted(at, key=len, reverse=True))
     return [piece for piece in re.split(f"({pattern})", text) if piece]
 
 
 def check_places(places: int, num_images: int) -> None:
-    """Refuse a prompt whose ``<image>`` and pictures differ in number; no place at all is fine."""
+    """Refuse a prompt whose ``<image>`` and pictures differ in number, unless it has no ``<image>`` at all."""
     if places and places != num_images:
         was = "was" if num_images == 1 else "were"
         raise PromptError(f"the prompt has {places} {IMAGE} but {num_images} `image` {was} given.")
@@ -134,12 +134,13 @@ def _text(message: Message, hide: Callable[[str], str]) -> str:
         raise PromptError(f"a message's content is {content!r}, expected text or a list of parts.")
     stretches = groupby(map(_part, content), key=lambda text: text is None)
     return "".join(
-        IMAGE * len(list(texts)) if pictures else hide("".join(texts)) for pictures, texts in stretches
+        IMAGE * len(list(texts)) if pictures else hide("".join(filter(None, texts)))
+        for pictures, texts in stretches
     )
 
 
 def _part(part: Any) -> str | None:
-    """Return the text of a part, None for a picture."""
+    """Return the text of a part of a message, or None for a picture."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "image":
         return None

@@ -1,4 +1,4 @@
-"""Paths that a person typed, pasted or dragged into a terminal: quoted, escaped, URLs, plainly with spaces."""
+"""Read paths that a person typed, pasted or dragged into a terminal: quoted, escaped, as URLs, or with plain spaces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-LONGEST = 4096  # characters that a path may take up as it was typed
+LONGEST = 4096  # characters of a path as it was typed
 DRAGGED = re.compile(r"""['"]?(/|~|file://)""")  # terminals write whole paths, some as URLs, some in quotes
 SHELL = re.compile(
     r"""'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|\\(?P<one>.)|(?P<plain>[^'"\\]+)""", re.S
@@ -15,34 +15,34 @@ SHELL = re.compile(
 
 
 def picture_paths(text: str) -> tuple[list[str], str]:
-    """The paths of files that ``text`` begins with, and the text behind them.
+    """Return the paths of files that ``text`` begins with, and the text after them.
 
     A path with plain spaces is the longest start of the text that is a file.
     """
     paths: list[str] = []
-    while found := _first(text.lstrip()):
+    while found := _first_path(text.lstrip()):
         path, text = found
         paths.append(path)
     return paths, text.strip()
 
 
 def dragged_paths(line: str) -> tuple[list[str], str]:
-    """As ``picture_paths``, but of whole paths alone: a question may begin with the name of a file."""
+    """Return what ``picture_paths`` does, but for whole paths only: a question may begin with the name of a file."""
     paths: list[str] = []
-    while DRAGGED.match(line.lstrip()) and (found := _first(line.lstrip())):
+    while DRAGGED.match(line.lstrip()) and (found := _first_path(line.lstrip())):
         path, line = found
         paths.append(path)
     return paths, line.strip()
 
 
 def one_path(text: str) -> str:
-    """All of ``text`` as one path, which need not exist."""
-    readings = [*_readings(text.lstrip()), *_readings(text.strip())]  # an escaped space may end it
+    """Read all of ``text`` as one path, which need not exist."""
+    readings = [*_readings(text.lstrip()), *_readings(text.strip())]  # an escaped space may end the path
     return next((path for path in readings if os.path.exists(path)), readings[-1])
 
 
-def _first(text: str) -> tuple[str, str] | None:
-    """The longest start of ``text`` up to a white space or the end that is a file, and what follows."""
+def _first_path(text: str) -> tuple[str, str] | None:
+    """Return the longest start of ``text``, up to white space or the end, that is a file, and what follows it."""
     ends = [space.start() for space in re.finditer(r"\s|\Z", text[: LONGEST + 1])]
     for end in reversed(ends):
         for path in _readings(text[:end]):
@@ -52,24 +52,24 @@ def _first(text: str) -> tuple[str, str] | None:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """What ``text`` may mean as a path: as it stands, then as a shell takes it."""
-    for reading in (text, _unquoted(text)):
+    """Yield the paths that ``text`` may mean: first read literally, then as a shell reads it."""
+    for reading in (text, _unquote(text)):
         if reading is None:
             continue
         url = re.match(r"file://(?:localhost)?(/.*)", reading, re.S | re.I)
         path = unquote(url[1], errors="surrogateescape") if url else reading
-        yield os.path.expanduser(path.replace("\0", ""))  # which no path can hold
+        yield os.path.expanduser(path.replace("\0", ""))  # no path can hold that character
 
 
-def _unquoted(text: str) -> str | None:
-    """``text`` without a shell's quotes and escapes, or None where a quote is not closed."""
+def _unquote(text: str) -> str | None:
+    """Return ``text`` without a shell's quotes and escapes, or None where a quote is not closed."""
     parts: list[str] = []
     end = 0
     while end < len(text):
         match = SHELL.match(text, end)
         if match is None:
             return None
-        part = match[match.lastgroup]
+        part = match[match.lastgroup or "plain"]
         parts.append(re.sub(r'\\([$`"\\])', r"\1", part) if match.lastgroup == "double" else part)
         end = match.end()
     return "".join(parts)

@@ -21,14 +21,15 @@ from mlx_lm.models.cache import (
 )
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 from mlx_lm.tuner.callbacks import get_reporting_callbacks
-from mlx_lm.tuner.dora import DoRAEmbedding
-from mlx_lm.tuner.lora import LoRAEmbedding
+from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
 from mlx_lm.utils import _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
 
 __all__ = [
+    "AdapterLayer",
     "KVCache",
     "QuantizedSwitchLinear",
     "RotatingKVCache",
@@ -48,6 +49,8 @@ __all__ = [
     "token_embedding",
     "trim_prompt_cache",
 ]
+
+AdapterLayer = LoRALinear | LoRASwitchLinear | LoRAEmbedding | DoRALinear | DoRAEmbedding
 
 # Well-known architectures that work; so does any other whose ``Model`` takes input_embeddings as rows of its table.
 FAMILIES = ("gemma3_text", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "smollm3")

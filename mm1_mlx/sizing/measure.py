@@ -27,7 +27,7 @@ from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import PREFILL_STEP_SIZE
 from mm1_mlx.sizing.work import Work, count_work
 from mm1_mlx.vision.clock import Clock
-from mm1_mlx.vision.encode import encode_batches, views_together
+from mm1_mlx.vision.encode import encode_batches, round_to_groups
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Measurement:
     def _pixels(self, laps: Laps) -> Iterator[Float[mx.array, "n H W 3"]]:
         """Open, resize and normalise the pictures one by one, and yield their views in batches to encode."""
         case, config = self.case, self.model.config.image_config
-        step, held = views_together(self.model, case.batch_size), []
+        step, held = round_to_groups(self.model, case.batch_size), []
         for number in range(1, case.num_images + 1):
             with laps.phase("open"):
                 picture = open_picture(self.jpeg)

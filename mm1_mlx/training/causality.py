@@ -14,12 +14,12 @@ from mm1_mlx.arrays import to_float
 from mm1_mlx.data.packing import Packed, logits_of
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.vision.look import Seen, embed_seen
+from mm1_mlx.vision.look import FrozenOutput, embed_pictures
 
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}  # of the largest logit
 
 
-def require_causality(model: MM1, packed: Packed, seen: Seen) -> None:
+def require_causality(model: MM1, packed: Packed, seen: FrozenOutput) -> None:
     """Refuse a model whose predictions depend on later tokens or on other rows.
 
     The second half of the sequence is changed, then its first row; the logits of the rest must stay the same. Both
@@ -28,7 +28,7 @@ def require_causality(model: MM1, packed: Packed, seen: Seen) -> None:
     Raises:
         TrainingError: a prediction changed that must not.
     """
-    embeddings = embed_seen(model, packed.ids, packed.pictures, seen)
+    embeddings = embed_pictures(model, packed.ids, packed.pictures, seen)
     plain = logits_of(model, packed, embeddings)
     rows = np.array(packed.rows)
     middle = max(packed.num_tokens // 2, 1)

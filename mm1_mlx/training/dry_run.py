@@ -24,7 +24,7 @@ from mm1_mlx.training.placeholders import encoding_bytes, make_placeholders
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.tuning.adapters import prepare, trained_counts, trained_parts
 from mm1_mlx.tuning.settings import Tuning
-from mm1_mlx.vision.look import Seen
+from mm1_mlx.vision.look import FrozenOutput
 
 WORDS = 64  # in the question of an assumed row, and as many in its answer
 PICTURE = (1024, 768)  # pixels
@@ -122,7 +122,7 @@ def estimate_need(
     largest = max(sequences, key=lambda packed: len(packed.ids))
     need = training_need(
         model,
-        lambda model, pictures: loss_sum(model, largest, Seen(**pictures)),
+        lambda model, pictures: loss_sum(model, largest, FrozenOutput(**pictures)),
         vars(make_placeholders(model, largest, settings.vision_batch_size)),
         optimizer=make_optimizer(settings),
         clip=lambda gradients: clip_gradients(gradients, settings.clip_norm, mx.array(1.0)),

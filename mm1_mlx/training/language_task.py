@@ -19,7 +19,7 @@ from mm1_mlx.training.task import Look, Measured, Task
 from mm1_mlx.tuning.adapters import prepare, trained_parts
 from mm1_mlx.tuning.settings import Tuning
 from mm1_mlx.vision.cache import VisionCache, entry_key
-from mm1_mlx.vision.look import Seen, see
+from mm1_mlx.vision.look import FrozenOutput, run_frozen_parts
 
 
 class LanguageTask(Task[MM1, Packed]):
@@ -53,10 +53,10 @@ class LanguageTask(Task[MM1, Packed]):
         with closing(groups):
             yield from add_idle_sequences(groups, self.processes) if self._in_step else groups
 
-    def look(self, batch: Packed) -> Seen:
+    def look(self, batch: Packed) -> FrozenOutput:
         """Run the frozen parts of the model on the pictures of a sequence."""
         batch_size = self.recipe.vision_batch_size
-        seen = see(
+        seen = run_frozen_parts(
             self.model, batch.pictures, trained=self.trained, cache=self.vision_cache, batch_size=batch_size
         )
         if self._in_step:
@@ -67,7 +67,7 @@ class LanguageTask(Task[MM1, Packed]):
         """Tell whether the visual tokens of the picture with this digest are kept, so that it need not be opened."""
         return self.vision_cache is not None and entry_key(digest, self.model) in self.vision_cache
 
-    def loss(self, model: MM1, batch: Packed, seen: Seen) -> tuple[mx.array, Measured]:
+    def loss(self, model: MM1, batch: Packed, seen: FrozenOutput) -> tuple[mx.array, Measured]:
         """Return what training lowers, and the two losses that it is the sum of: of the text and of the routers."""
         whole, loss = objective(model, batch, seen)
         return whole, (loss, whole - loss)

@@ -15,20 +15,22 @@ from mm1_mlx.data.packing import Packed, logits_of
 from mm1_mlx.model.decoder import Decoder
 from mm1_mlx.model.mixture_of_experts import MixtureOfExperts, Routing
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.vision.look import Seen, embed_seen
+from mm1_mlx.vision.look import FrozenOutput, embed_pictures
 
 
 def loss_sum(
-    model: MM1, packed: Packed, seen: Seen, routings: list[Routing] | None = None
+    model: MM1, packed: Packed, seen: FrozenOutput, routings: list[Routing] | None = None
 ) -> Float[mx.array, ""]:
     """Return the cross entropy of the learned tokens of one packed sequence, in nats, summed in float32."""
-    logits = logits_of(model, packed, embed_seen(model, packed.ids, packed.pictures, seen), routings)
+    logits = logits_of(model, packed, embed_pictures(model, packed.ids, packed.pictures, seen), routings)
     learned = packed.learned[1:]  # the first token of a row is never learned, so no row predicts the next
     losses = nn.losses.cross_entropy(logits[:-1].astype(mx.float32), packed.ids[1:])
     return mx.sum(mx.where(learned, losses, 0.0))
 
 
-def objective(model: MM1, packed: Packed, seen: Seen) -> tuple[Float[mx.array, ""], Float[mx.array, ""]]:
+def objective(
+    model: MM1, packed: Packed, seen: FrozenOutput
+) -> tuple[Float[mx.array, ""], Float[mx.array, ""]]:
     """Return what training lowers, and the part of it that is ``loss_sum``.
 
     The two are equal unless the routers of a sparse decoder learn. The router loss is a mean over the tokens of a

@@ -14,11 +14,11 @@ from mm1_mlx.inputs.preprocess import smart_resize_size
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.tuning.adapters import trained_parts
 from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
-from mm1_mlx.vision.look import Seen
+from mm1_mlx.vision.look import FrozenOutput
 
 
-def make_placeholders(model: MM1, packed: Packed, batch_size: int | None) -> Seen:
-    """Return zeros with the shapes and types of what ``see`` would return; no picture is decoded.
+def make_placeholders(model: MM1, packed: Packed, batch_size: int | None) -> FrozenOutput:
+    """Return zeros with the shapes and types of what ``run_frozen_parts`` would return; no picture is decoded.
 
     Args:
         model: prepared for training.
@@ -29,19 +29,21 @@ def make_placeholders(model: MM1, packed: Packed, batch_size: int | None) -> See
     connector, dtype = model.config.connector_config, model.image_encoder.dtype
     if not packed.pictures or not trained & {"image_encoder", "connector"}:
         counts = [picture.layout.num_visual_tokens for picture in packed.pictures]
-        return Seen(visual_tokens=[mx.zeros((count, connector.output_dims), dtype) for count in counts])
+        return FrozenOutput(
+            visual_tokens=[mx.zeros((count, connector.output_dims), dtype) for count in counts]
+        )
     at_once = connector.views_at_once
     most = max((batch_size or LARGEST_BATCH) // at_once, 1) * at_once
     sizes = [_view_size(picture) for picture in packed.pictures for _ in range(picture.num_views)]
     pixels = [mx.zeros((count, *size, 3)) for count, size in _batches(sizes, most)]
     if "image_encoder" in trained:
-        return Seen(pixels=pixels)
+        return FrozenOutput(pixels=pixels)
     grids = [model.image_encoder.grid(batch) for batch in pixels]
     features = [
         mx.zeros((len(batch), math.prod(grid), connector.input_dims), dtype)
         for batch, grid in zip(pixels, grids, strict=True)
     ]
-    return Seen(patches=list(zip(features, grids, strict=True)))
+    return FrozenOutput(patches=list(zip(features, grids, strict=True)))
 
 
 def encoding_bytes(model: MM1, packed: Packed, batch_size: int | None) -> int:

@@ -15,7 +15,7 @@ from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.task import Batch
-from mm1_mlx.vision.look import see
+from mm1_mlx.vision.look import run_frozen_parts
 
 
 def sum_losses(
@@ -38,7 +38,9 @@ def mean_loss(model: MM1, processor: Processor, rows: Records, recipe: Recipe) -
     batches = Batches(rows, processor, recipe, packing=recipe.pack and can_pack(model))
 
     def loss(packed: Packed) -> mx.array:
-        seen = see(model, packed.pictures, trained=frozenset(), batch_size=recipe.vision_batch_size)
+        seen = run_frozen_parts(
+            model, packed.pictures, trained=frozenset(), batch_size=recipe.vision_batch_size
+        )
         return loss_sum(model, packed, seen)
 
     model.eval()

@@ -1,4 +1,4 @@
-"""Which parts of a model learn, and how: adapters, their folder, and what becomes of them."""
+"""Choose which parts of a model are trained and how; save, load, combine and fuse adapters."""
 
 from mm1_mlx.tuning.folder import combine_adapters, load_adapters, remove_adapters, save_adapters
 from mm1_mlx.tuning.fuse import fuse_adapters

@@ -1,8 +1,8 @@
-"""The adapter folder: what tuning changed, kept apart from the model and put back into it.
+"""The adapter folder: save what tuning changed apart from the model, and put it back into the model.
 
-``adapters.safetensors`` holds LoRA and DoRA matrices, ``connector.safetensors`` and its like the parts trained in
-full, ``adapter_config.json`` how they were made and of which model. It speaks of the decoder in mlx-lm's names, and
-of the other parts in the same names one level down.
+``adapters.safetensors`` holds LoRA and DoRA matrices; files such as ``connector.safetensors`` hold the parts trained in
+full. ``adapter_config.json`` says how they were made and for which model: for the decoder under mlx-lm's names, and
+for the other parts under the same names one level down.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.identity import model_identity, tensors_identity
 from mm1_mlx.files.json_files import parse_json, write_json
 from mm1_mlx.files.tensor_files import read_tensors
 from mm1_mlx.files.weights import check_weights, evaluate_weights
 from mm1_mlx.files.writing import new_files
+from mm1_mlx.model.mlx_lm_parts import AdapterLayer
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.tuning import adapters
 from mm1_mlx.tuning.settings import PARTS, PartTuning, Tuning
@@ -30,22 +30,22 @@ from mm1_mlx.tuning.settings import PARTS, PartTuning, Tuning
 CONFIG = "adapter_config.json"
 ADAPTERS = "adapters.safetensors"
 AGAIN = "save or copy the adapter again."
-FILES = {ADAPTERS, *(f"{part}.safetensors" for part in PARTS)}
+WEIGHT_FILES = {ADAPTERS, *(f"{part}.safetensors" for part in PARTS)}
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A folder's content, read and checked."""
+    """The content of an adapter folder, read and checked."""
 
     folder: Path
     tuning: Tuning
     tensors: dict[str, mx.array]
-    weight: float  # how often its change of the model counts
+    weight: float  # factor for its change of the model
 
 
 @dataclass(frozen=True)
 class Before:
-    """What parts trained in full were when the model was loaded."""
+    """The weights of parts trained in full, as they were when the model was loaded."""
 
     tensors: dict[str, mx.array]
 
@@ -58,7 +58,7 @@ def save_adapters(
     base_identity: str,
     weights: dict[str, mx.array] | None = None,
 ) -> None:
-    """Write what ``tuning`` trained in ``model``; other files in ``folder`` stay.
+    """Write what ``tuning`` trained in ``model``; other files in ``folder`` are kept.
 
     Every file is written whole, and loading refuses files of different saves.
 
@@ -67,7 +67,7 @@ def save_adapters(
         tuning: which parts are trained, and how.
         folder: made where there is none.
         base_identity: ``model_identity`` of the model before it was prepared.
-        weights: what is trained, by key, where the model holds a part of it alone.
+        weights: all trained weights by key, where this model holds only a part of them.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -82,12 +82,12 @@ def save_adapters(
     config["weights"] = tensors_identity(tensors)
     names = _file_names(tuning)
     try:
-        with new_files(folder, [*names, CONFIG]) as made:  # last what vouches for the others
+        with new_files(folder, [*names, CONFIG]) as made:  # the last file proves that the others are complete
             for name in names:
                 own = {key: value for key, value in tensors.items() if _file_name(tuning, key) == name}
                 mx.save_safetensors(str(made / name), own, metadata={"format": "mlx"})
             write_json(made / CONFIG, config)
-        for name in FILES - names:
+        for name in WEIGHT_FILES - names:
             (folder / name).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -97,54 +97,55 @@ def save_adapters(
 def load_adapters(model: MM1, folder: str | Path, *, weight: float = 1.0) -> None:
     """Put a saved adapter into an untouched model; ``remove_adapters`` takes it off again.
 
-    A part trained in full is then in memory twice, so that it can be taken off; ``fuse_adapters`` lets go of it.
+    A part trained in full is then in memory twice, so that it can be taken off; ``fuse_adapters`` frees one copy.
 
     Args:
-        model: the one that it was tuned on.
-        folder: of the adapter.
-        weight: how often its change of the model counts.
+        model: the model that the adapter was tuned on.
+        folder: the adapter folder.
+        weight: factor for its change of the model.
 
     Raises:
-        CheckpointError: the folder is incomplete, damaged, or of another model; the model is as it was.
+        CheckpointError: the folder is incomplete, damaged, or made for another model; the model is unchanged.
         ValueError: the model has been tuned or has adapters.
     """
     combine_adapters(model, {folder: weight})
 
 
 def combine_adapters(model: MM1, weights: Mapping[str | Path, float]) -> None:
-    """Put several adapters into an untouched model, by folder and weight.
+    """Put several adapters into an untouched model, given by folder and weight.
 
-    The sum is exact: the ranks of one linear stand side by side, and of parts in full the differences are added.
-    DoRA rescales what it adapts, so nothing can be added to it: a part with DoRA must be of one adapter, weight 1.
+    The sum is exact: the ranks for one linear are joined, and for parts trained in full the differences are added.
+    DoRA rescales what it adapts, so nothing can be added to it: a part with DoRA must come from one adapter with
+    weight 1.
 
     Raises:
-        CheckpointError: as for ``load_adapters``, or they do not go together.
+        CheckpointError: as for ``load_adapters``, or the adapters cannot be combined.
         ValueError: as for ``load_adapters``.
     """
     if adapters.tunings_of(model):
         raise ValueError("the model has been prepared or has adapters; remove_adapters takes them off.")
-    found = [_read(model, Path(folder), weight) for folder, weight in weights.items()]
+    found = [_read_adapter(model, Path(folder), weight) for folder, weight in weights.items()]
     _check_together(found)
-    base = dict(tree_flatten(model.parameters()))
-    layers: dict[str, list[nn.Module]] = {}
+    base = flatten(model.parameters())
+    layers: dict[str, list[AdapterLayer]] = {}
     moved: dict[str, mx.array] = {}
     for adapter in found:
-        for path, layer in _layers_of(model, adapter).items():
+        for path, layer in _build_layers(model, adapter).items():
             layers.setdefault(path, []).append(layer)
         for key in adapter.tensors.keys() & base.keys():
             moved[key] = _move(moved.get(key), base[key], adapter.tensors[key], adapter.weight)
     model.load_weights(list(moved.items()), strict=False)
-    adapters.replace_modules(model, {path: _side_by_side(own) for path, own in layers.items()})
+    adapters.replace_modules(model, {path: _join_ranks(own) for path, own in layers.items()})
     mx.eval(model.parameters())
     model._tunings = tuple(adapter.tuning for adapter in found)
     model._before = Before({key: base[key] for key in moved})
 
 
 def remove_adapters(model: MM1) -> None:
-    """Take all adapters off: the model is as it was loaded, bit for bit.
+    """Take all adapters off, so that the model is exactly as it was loaded.
 
     Raises:
-        ValueError: a part was trained in full here, over what it was before.
+        ValueError: a part was trained in full in this process, which kept no copy of its first weights.
     """
     before = getattr(model, "_before", None)
     gone = [part for t in adapters.tunings_of(model) for part, own in t.parts.items() if own.how == "full"]
@@ -156,11 +157,11 @@ def remove_adapters(model: MM1) -> None:
         del model._before
 
 
-# What the folder says
+# The folder's configuration
 
 
 def _part_to_config(own: PartTuning) -> dict[str, Any]:
-    """Return a part's tuning in mlx-lm's names, which leave out ``keys`` where all linears are meant."""
+    """Return a part's tuning under mlx-lm's names, which leave out ``keys`` where all linears are adapted."""
     config: dict[str, Any] = {"fine_tune_type": own.how, "num_layers": own.num_layers}
     if own.has_adapters:
         config["lora_parameters"] = {"rank": own.rank, "scale": own.scale, "dropout": own.dropout}
@@ -173,8 +174,8 @@ def _part_from_config(config: dict[str, Any]) -> dict[str, Any]:
     return how | config.get("lora_parameters", {})
 
 
-def _read(model: MM1, folder: Path, weight: float) -> Adapter:
-    """Read an adapter of this model, complete and as it was written."""
+def _read_adapter(model: MM1, folder: Path, weight: float) -> Adapter:
+    """Read an adapter folder and check that it is complete, undamaged and made for this model."""
     path = folder / CONFIG
     config = parse_json(path, f"{folder} has no {CONFIG}; give an adapter folder.")
     try:
@@ -217,7 +218,7 @@ def _read_tensors(folder: Path, tuning: Tuning) -> dict[str, mx.array]:
     missing = sorted(name for name in expected if not (folder / name).exists())
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {AGAIN}")
-    extra = sorted(name for name in FILES - expected if (folder / name).exists())
+    extra = sorted(name for name in WEIGHT_FILES - expected if (folder / name).exists())
     if extra:
         raise CheckpointError(f"{folder} holds {', '.join(extra)}, which {CONFIG} does not speak of; {AGAIN}")
     tensors: dict[str, mx.array] = {}
@@ -232,7 +233,7 @@ def _file_names(tuning: Tuning) -> set[str]:
 
 
 def _file_name(tuning: Tuning, key: str) -> str:
-    """Return the file in which the weights with ``key`` are kept."""
+    """Return the name of the file that holds the weights with ``key``."""
     part = key.partition(".")[0]
     return ADAPTERS if getattr(tuning, part).has_adapters else f"{part}.safetensors"
 
@@ -241,7 +242,7 @@ def _dtype_name(model: MM1) -> str:
     return str(model.image_encoder.dtype).removeprefix("mlx.core.")
 
 
-# What becomes of the model
+# Changes of the model
 
 
 def _check_together(found: list[Adapter]) -> None:
@@ -255,8 +256,10 @@ def _check_together(found: list[Adapter]) -> None:
                 )
 
 
-def _layers_of(model: MM1, adapter: Adapter) -> dict[str, nn.Module]:
-    """Return the adapter's layers, weighted, beside the model's own; the model is left without them."""
+def _build_layers(model: MM1, adapter: Adapter) -> dict[str, AdapterLayer]:
+    """Build the adapter's layers, scaled by its weight, beside the model's own linears; the model is left without
+    them.
+    """
     try:
         adapters.prepare(model, adapter.tuning)
     except ConfigError as error:
@@ -274,11 +277,11 @@ def _layers_of(model: MM1, adapter: Adapter) -> dict[str, nn.Module]:
     return layers
 
 
-def _side_by_side(layers: list[nn.Module]) -> nn.Module:
-    """Return one layer whose rank is the sum of theirs, and whose change of its linear is too."""
+def _join_ranks(layers: list[AdapterLayer]) -> AdapterLayer:
+    """Join layers into one whose rank is the sum of theirs, and so is its change of the linear."""
     first = layers[0]
     if len(layers) > 1:
-        experts = first.lora_a.ndim == 3  # one pair of matrices each, the other way round
+        experts = first.lora_a.ndim == 3  # each expert has a pair of matrices, transposed
         second = [layer.lora_b * (layer.scale / first.scale) for layer in layers]
         first.lora_a = mx.concatenate([layer.lora_a for layer in layers], axis=1)
         first.lora_b = mx.concatenate(second, axis=2 if experts else 0)
@@ -286,7 +289,7 @@ def _side_by_side(layers: list[nn.Module]) -> nn.Module:
 
 
 def _move(now: mx.array | None, base: mx.array, tuned: mx.array, weight: float) -> mx.array:
-    """Return what other adapters made of ``base``, moved by what this one changed."""
+    """Return ``base``, or ``now`` after other adapters changed it, moved by what this adapter changed."""
     if now is None and weight == 1:
         return tuned.astype(base.dtype)
     change = weight * (tuned.astype(mx.float32) - base.astype(mx.float32))

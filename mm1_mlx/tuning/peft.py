@@ -1,4 +1,4 @@
-"""The decoder's adapters in PEFT's layout, and back: alpha is scale x rank, the matrices are transposed."""
+"""Convert the decoder's adapters to PEFT's layout and back: alpha is scale x rank, the matrices are transposed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mm1_mlx.tuning.settings import PartTuning, Tuning
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 START = "base_model.model."
 LEAVES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
-# What a configuration may hold empty only: it would change what the matrices mean.
+# Keys that must be empty in a configuration, because they change what the matrices mean.
 CHANGES = (
     "alpha_pattern",
     "rank_pattern",
@@ -36,23 +36,23 @@ CHANGES = (
     "use_qalora",
     "use_bdlora",
 )
-# Other ways to begin change the model's weights.
+# Ways of initialisation that leave the model's weights unchanged.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only: bool = False) -> None:
-    """Write the decoder's adapter for PEFT, beside the same decoder in transformers.
+    """Write the decoder's adapter for PEFT, to be used with the same decoder in transformers.
 
     Linears keep their names, which are transformers' in our decoder and in most of mlx-lm's.
 
     Args:
         model: with an adapter in its decoder, loaded or trained.
-        folder: to be made.
+        folder: the folder to make.
         base_model: folder or hub id of the decoder in transformers.
-        decoder_only: leave out other parts that were tuned, in place of refusing.
+        decoder_only: leave out other tuned parts instead of refusing them.
 
     Raises:
-        CheckpointError: the folder exists, or PEFT has no place for what was tuned.
+        CheckpointError: the folder exists, or PEFT's layout has no place for what was tuned.
     """
     others = sorted(adapters.tuned_parts(model) - {"decoder"})
     if others and not decoder_only:
@@ -97,15 +97,15 @@ def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only
 def import_peft(model: MM1, folder: str | Path) -> Tuning:
     """Put PEFT's LoRA or DoRA of the decoder into an untouched model.
 
-    It does not say which weights it was tuned on: keep ``model_identity(model)`` from before, and ``save_adapters``
-    makes it an adapter folder, which does.
+    PEFT does not record which weights an adapter was tuned on. To save it as an adapter folder, which does, keep
+    ``model_identity(model)`` from before and pass it to ``save_adapters``.
 
     Returns:
         How the model is tuned now, for ``save_adapters``.
 
     Raises:
-        CheckpointError: it is incomplete or damaged, does not fit the decoder, or uses more of PEFT than LoRA and
-            DoRA of linears; the model is as it was.
+        CheckpointError: the folder is incomplete or damaged, does not fit the decoder, or uses more of PEFT than
+            LoRA and DoRA of linears; the model is unchanged.
         ValueError: the model has been tuned or has adapters.
     """
     folder = Path(folder)
@@ -113,11 +113,11 @@ def import_peft(model: MM1, folder: str | Path) -> Tuning:
     own = _read_config(folder / CONFIG, config)
     theirs = read_tensors(folder / WEIGHTS, again=AGAIN)
     evaluate_weights(theirs, None, folder)
-    tensors = dict(_ours(model, key, value, folder) for key, value in theirs.items())
+    tensors = dict(_convert_tensor(model, key, value, folder) for key, value in theirs.items())
     paths = {key.rpartition(".")[0].removeprefix("decoder.") for key in tensors}
     frozen = PartTuning("frozen")
     try:
-        decoder = PartTuning.from_dict(own | {"keys": _keys(model, paths)})
+        decoder = PartTuning.from_dict(own | {"keys": _choose_keys(model, paths)})
         tuning = Tuning(image_encoder=frozen, connector=frozen, decoder=decoder)
         adapters.prepare(model, tuning)
     except ConfigError as error:
@@ -132,7 +132,7 @@ def import_peft(model: MM1, folder: str | Path) -> Tuning:
 
 
 def _read_config(path: Path, config: Any) -> dict[str, Any]:
-    """Return what ``PartTuning`` is told."""
+    """Return the arguments for ``PartTuning`` that PEFT's configuration gives."""
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else config
         raise CheckpointError(f"{path}: peft_type is {found!r}, expected 'LORA'.")
@@ -152,7 +152,8 @@ def _read_config(path: Path, config: Any) -> dict[str, Any]:
         raise CheckpointError(f"{path}: r and lora_alpha are not two numbers above 0.") from None
 
 
-def _ours(model: MM1, key: str, value: mx.array, folder: Path) -> tuple[str, mx.array]:
+def _convert_tensor(model: MM1, key: str, value: mx.array, folder: Path) -> tuple[str, mx.array]:
+    """Return our key and layout of one of PEFT's tensors."""
     for ours, theirs in LEAVES.items():
         path = key.removeprefix(START).removesuffix(f".{theirs}")
         if key == f"{START}{path}.{theirs}":
@@ -163,13 +164,15 @@ def _ours(model: MM1, key: str, value: mx.array, folder: Path) -> tuple[str, mx.
 
 
 def _their_name(model: MM1, path: str) -> str:
-    """Return transformers' name: its layers are under ``model``, its head beside it, as in mlx-lm's decoders."""
+    """Return transformers' name of a linear: its layers are under ``model`` and its head beside it, as in mlx-lm's
+    decoders.
+    """
     path = path.removeprefix("decoder.")
     return f"model.{path}" if isinstance(model.decoder, Decoder) and path != "lm_head" else path
 
 
-def _keys(model: MM1, paths: set[str]) -> list[str]:
-    """Return the linears as the layers call them, where every layer has them all."""
+def _choose_keys(model: MM1, paths: set[str]) -> list[str]:
+    """Return the linears by their names in a layer if every layer has them all, and otherwise by their whole paths."""
     names = {path: re.sub(r"^(.*\.)?layers\.\d+\.", "", path) for path in paths}
     inside = {path: name for path, name in names.items() if path != name}
     whole = len(inside) == len(set(inside.values())) * len(model.decoder.layers)

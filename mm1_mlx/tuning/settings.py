@@ -14,20 +14,21 @@ How = Literal["frozen", "lora", "dora", "full"]
 
 @dataclass(frozen=True)
 class PartTuning(Config):
-    """How one part is trained; all after the first is for its adapters, ``num_layers`` also for training in full.
+    """How one part is trained: all settings after the first are for adapters; ``num_layers`` is also for training in
+    full.
 
     ``keys`` name linears as their layer does (``self_attn.q_proj``) or as the part does (``readout.0``,
-    ``layers.3.self_attn.q_proj``), and may be patterns (``*.q_proj``). What stands outside the layers, such as the
-    vocabulary's table and head, is reached by its whole name alone. Without keys: all linears of the layers. A
-    connector has no layers: ``num_layers`` is not for it, and all its linears are in reach.
+    ``layers.3.self_attn.q_proj``), and may be patterns (``*.q_proj``). Modules outside the layers, such as the
+    vocabulary's table and head, must be given by their whole names. Without keys, all linears of the layers are
+    meant. A connector has no layers, so ``num_layers`` does not apply to it and keys may name any of its linears.
     """
 
     how: How
     rank: int = ADAPTER_RANK
-    scale: float = ADAPTER_SCALE  # what the two matrices give is multiplied by it
+    scale: float = ADAPTER_SCALE  # factor for the product of the two matrices
     dropout: float = 0.0  # share of the adapter's inputs that training drops
     keys: tuple[str, ...] = ()
-    num_layers: int = -1  # the last so many; -1: all
+    num_layers: int = -1  # how many of the last layers; -1: all
 
     def __post_init__(self) -> None:
         hows = get_args(How)
@@ -46,7 +47,7 @@ class PartTuning(Config):
 
     @property
     def has_adapters(self) -> bool:
-        """Whether the part's own weights stay as they are, with others beside them."""
+        """Whether the part's own weights stay unchanged, with trained ones beside them."""
         return self.how in ("lora", "dora")
 
 
@@ -60,14 +61,14 @@ class Tuning(Config):
 
     @property
     def parts(self) -> dict[str, PartTuning]:
-        """By name, those that are trained."""
+        """The tuning of each part that is trained, by name."""
         return {part: own for part in PARTS if (own := getattr(self, part)).how != "frozen"}
 
 
 PARTS = tuple(field.name for field in fields(Tuning))
 
 
-def in_full(parts: Iterable[str]) -> Tuning:
-    """Return that these parts learn with all their weights, and the others do not."""
+def train_fully(parts: Iterable[str]) -> Tuning:
+    """Return the tuning that trains all weights of ``parts`` and freezes the others."""
     chosen = set(parts)
     return Tuning(*(PartTuning("full" if part in chosen else "frozen") for part in PARTS))

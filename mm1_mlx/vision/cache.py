@@ -1,8 +1,8 @@
-"""Visual tokens that were made before: a picture seen twice is encoded once.
+"""Keep visual tokens, so that a picture that comes again is not encoded again.
 
 A key stands for everything that the tokens depend on: the bytes of the whole picture file, the rule by which it is
-resized and cut, and the weights that read it. Two pictures of one size never share an entry; one picture under two
-names does, and is not even decoded again.
+resized and cut, and the weights of image encoder and connector. Two different pictures never share an entry; one
+picture under two names does, and is not even decoded again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 from jaxtyping import Float
 
+from mm1_mlx.arrays import load_tensors, memory_of
 from mm1_mlx.files.identity import vision_identity
 from mm1_mlx.files.writing import new_file
 from mm1_mlx.model.mm1 import MM1
@@ -23,11 +24,11 @@ from mm1_mlx.settings import VISION_CACHE_MB
 
 
 class VisionCache:
-    """Least recently used visual tokens, bounded in bytes; on disk too, where a folder is given.
+    """A cache of visual tokens that drops the least recently used first, limited in bytes; optionally on disk too.
 
     Args:
-        max_bytes: of the tokens in memory, and again of those on disk; 0 keeps none.
-        folder: where entries outlive the process; made where there is none.
+        max_bytes: limit for the tokens in memory, and separately for those on disk; 0 keeps none.
+        folder: where entries are stored beyond the process; created if it is absent.
     """
 
     def __init__(self, max_bytes: int = VISION_CACHE_MB * 1_000_000, folder: Path | None = None):
@@ -40,13 +41,13 @@ class VisionCache:
             folder.mkdir(parents=True, exist_ok=True)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._entries or (self.folder is not None and self._path(key).exists())
+        return key in self._entries or (self.folder is not None and _entry_path(self.folder, key).exists())
 
     def get(self, key: str) -> Float[mx.array, "K D"] | None:
-        """The tokens under ``key``, or None."""
+        """Return the tokens under ``key``, or None."""
         tokens = self._entries.get(key)
         if tokens is None and self.folder is not None:
-            tokens = self._read(self._path(key))
+            tokens = self._read_entry(_entry_path(self.folder, key))
         if tokens is None:
             self.misses += 1
             return None
@@ -55,12 +56,12 @@ class VisionCache:
         return tokens
 
     def put(self, key: str, tokens: Float[mx.array, "K D"]) -> None:
-        """Remember evaluated tokens; what was not asked for longest goes first."""
+        """Keep evaluated tokens; the entries that were not asked for longest are dropped first."""
         if tokens.nbytes > self.max_bytes:
             return
         self._keep(key, tokens)
         if self.folder is not None:
-            self._write(self._path(key), tokens)
+            self._write_entry(_entry_path(self.folder, key), tokens)
 
     def _keep(self, key: str, tokens: mx.array) -> None:
         self._drop(key)
@@ -73,15 +74,12 @@ class VisionCache:
         gone = self._entries.pop(key, None)
         self.nbytes -= 0 if gone is None else gone.nbytes
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
-
-    def _read(self, path: Path) -> mx.array | None:
-        """An entry's tokens; one that is damaged is dropped, and said."""
+    def _read_entry(self, path: Path) -> mx.array | None:
+        """Return the tokens of an entry on disk; a damaged one is deleted, with a message."""
         if not path.exists():
             return None
         try:
-            loaded, metadata = mx.load(str(path), return_metadata=True)
+            loaded, metadata = load_tensors(path)
             tokens = loaded["tokens"]
             mx.eval(tokens)
             if metadata.get("sha256") != _digest(tokens):
@@ -95,8 +93,8 @@ class VisionCache:
         os.utime(path)  # the file's time says when it was last asked for
         return tokens
 
-    def _write(self, path: Path, tokens: mx.array) -> None:
-        """Whole or not at all, by way of a temporary name; then the oldest files go."""
+    def _write_entry(self, path: Path, tokens: mx.array) -> None:
+        """Write an entry, complete or not at all, by way of a temporary name; then delete the oldest files."""
         with new_file(path) as temporary:
             mx.save_safetensors(str(temporary), {"tokens": tokens}, metadata={"sha256": _digest(tokens)})
         files = sorted(path.parent.glob("[!.]*.safetensors"), key=lambda file: file.stat().st_mtime)
@@ -108,11 +106,15 @@ class VisionCache:
             file.unlink(missing_ok=True)
 
 
+def _entry_path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.safetensors"
+
+
 def entry_key(digest: str, model: MM1) -> str:
-    """The key of one picture's visual tokens; ``digest`` is of the picture's file and of how it is cut."""
+    """Return the key of one picture's visual tokens; ``digest`` is that of the picture's file and of how it is cut."""
     return hashlib.sha256(f"{digest} {vision_identity(model)}".encode()).hexdigest()
 
 
 def _digest(tokens: mx.array) -> str:
     plain = tokens.view(mx.uint16) if tokens.dtype == mx.bfloat16 else tokens
-    return hashlib.sha256(memoryview(plain)).hexdigest()
+    return hashlib.sha256(memory_of(plain)).hexdigest()

@@ -1,4 +1,4 @@
-"""What encoding pictures tells of its work while it goes on."""
+"""The phases of encoding pictures, for those who want to measure them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 
 class Clock:
-    """Looks on while pictures are encoded. This one takes no time; others say where theirs goes."""
+    """An observer of the work of encoding pictures, which measures nothing; subclasses measure the time of each phase."""
 
-    encoded_views: int = 0  # that went through the image encoder; the others' tokens were known
+    encoded_views: int = 0  # views that went through the image encoder, because their tokens were not cached
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Go around the work of one phase: "preprocess", "encoder", "connector", or "prefill" for placing tokens."""
+        """Return a context manager for the work of a phase: "preprocess", "encoder", "connector" or "prefill" (placing
+        tokens).
+        """
         return nullcontext()

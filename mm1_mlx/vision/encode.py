@@ -1,6 +1,6 @@
-"""Pictures to visual tokens, a few views at a time: memory does not grow with their number.
+"""Encode pictures as visual tokens, a few views at a time, so that memory does not grow with their number.
 
-While the image encoder works on some views, a thread decodes, resizes and cuts those that come next.
+While the image encoder works on some views, a thread decodes, resizes and cuts the next ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TypeVar
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
+from mm1_mlx.config import ImageConfig
 from mm1_mlx.errors import PictureError, PromptError, SamplingError
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.preprocess import normalize
@@ -24,8 +26,8 @@ from mm1_mlx.vision.clock import Clock
 
 T = TypeVar("T")
 
-LARGEST_BATCH = 16  # views; more together are no faster
-SHARE_OF_FREE_MEMORY = 0.25  # that encoding may take
+LARGEST_BATCH = 16  # views; larger batches are no faster
+SHARE_OF_FREE_MEMORY = 0.25  # limit for encoding
 
 
 def embed(
@@ -40,11 +42,11 @@ def embed(
 ) -> Float[mx.array, "L D"]:
     """Return what the decoder reads of one prompt from position ``start`` to ``stop``, evaluated.
 
-    Only pictures that reach in there and that ``vision_cache`` does not know are encoded.
+    Only pictures that overlap this range and are not in ``vision_cache`` are encoded.
 
     Raises:
         PictureError: a picture turns out to be damaged.
-        PromptError: the ids have other places than the pictures fill.
+        PromptError: the ids do not have a place for every visual token.
         SamplingError: ``vision_batch_size`` is below 1.
     """
     clock = clock or Clock()
@@ -58,7 +60,7 @@ def embed(
     )
     visual_tokens = None
     with clock.phase("prefill"):
-        if found:  # of a picture that straddles an end, the tokens inside
+        if found:  # of a picture that is partly outside, only the tokens inside are read
             first = places[wanted[0]].start
             before, inside = is_visual[first : max(start, first)].sum(), is_visual[first:stop].sum()
             visual_tokens = mx.concatenate(found)[int(before) : int(inside)]
@@ -75,12 +77,11 @@ def visual_tokens_of(
     cache: VisionCache | None = None,
     batch_size: int | None = None,
 ) -> list[Float[mx.array, "K D"]]:
-    """Return the visual tokens of each picture as the decoder reads them. Equal pictures are encoded once."""
+    """Return the visual tokens of each picture in the decoder's order; equal pictures are encoded once."""
     digests = [picture.digest for picture in pictures]
-    found: dict[str, mx.array | None] = dict.fromkeys(digests)
-    if cache is not None:
-        found = {digest: cache.get(entry_key(digest, model)) for digest in found}
-    missing = {picture.digest: picture for picture in pictures if found[picture.digest] is None}
+    known = {} if cache is None else {d: cache.get(entry_key(d, model)) for d in dict.fromkeys(digests)}
+    found = {digest: tokens for digest, tokens in known.items() if tokens is not None}
+    missing = {picture.digest: picture for picture in pictures if picture.digest not in found}
     made = encode(model, list(missing.values()), clock, batch_size=batch_size) if missing else []
     for (digest, picture), tokens in zip(missing.items(), made, strict=True):
         found[digest] = model.arrange(tokens, picture.layout.order)
@@ -97,9 +98,9 @@ def encode_ahead(
     *,
     batch_size: int | None = None,
 ) -> None:
-    """Put pictures' visual tokens into ``cache``, many encoded together, up to what it holds.
+    """Fill ``cache`` with pictures' visual tokens, many encoded together, up to its limit.
 
-    A damaged picture ends it; whoever needs that one is told.
+    A damaged picture ends this without an error; using that picture later raises one.
     """
     width = model.config.connector_config.output_dims * model.image_encoder.dtype.size
     ahead: dict[str, PreparedPicture] = {}
@@ -125,22 +126,22 @@ def encode(
     *,
     batch_size: int | None = None,
 ) -> list[Float[mx.array, "K D"]]:
-    """Return the visual tokens of each picture as they come from the connector, evaluated.
+    """Return the visual tokens of each picture in the connector's order, evaluated.
 
     Args:
-        model: whose image encoder and connector make them.
+        model: the model whose image encoder and connector are used.
         pictures: in reading order.
-        clock: told what the phases take.
-        batch_size: views encoded together; by default what free memory allows, ``LARGEST_BATCH`` at most.
+        clock: measures the phases.
+        batch_size: views encoded together; by default as many as free memory allows, at most ``LARGEST_BATCH``.
 
     Raises:
         PictureError: a picture turns out to be damaged.
         SamplingError: ``batch_size`` is below 1.
     """
-    most = views_together(model, default_batch_size(model) if batch_size is None else batch_size)
-    done = encode_batches(model, one_ahead(pixel_batches(pictures, most)), clock or Clock())
-    mx.clear_cache()  # what the batches took is free for the decoder
-    return each_picture(mx.concatenate(done), pictures) if done else []
+    most = round_to_groups(model, default_batch_size(model) if batch_size is None else batch_size)
+    done = encode_batches(model, prefetch(pixel_batches(pictures, most)), clock or Clock())
+    mx.clear_cache()  # frees the batches' memory for the decoder
+    return split_by_picture(mx.concatenate(done), pictures) if done else []
 
 
 def encode_batches(
@@ -165,10 +166,10 @@ def encode_batches(
             mx.eval(done[-1])
 
 
-def each_picture(
+def split_by_picture(
     made: Float[mx.array, "K D"], pictures: Sequence[PreparedPicture]
 ) -> list[Float[mx.array, "k D"]]:
-    """Cut what the connector made of all views of some pictures into what it made of each.
+    """Split what the connector made of all views of some pictures into the visual tokens of each picture.
 
     Raises:
         PromptError: the pictures were prepared for another model.
@@ -193,32 +194,38 @@ def _require_places(places: int, visual_tokens: int) -> None:
 
 def pixel_batches(pictures: Sequence[PreparedPicture], most: int) -> Iterator[Float[np.ndarray, "n H W 3"]]:
     """Yield pixels of consecutive views of one size, at most ``most`` together; one picture is open at a time."""
-    held, config = [], None
+    held: list[Image.Image] = []
+    configs: list[ImageConfig] = []
     for picture in pictures:
         for view in picture.views():
             if held and (view.size != held[0].size or len(held) == most):
-                yield normalize(held, config)
-                held = []
-            held, config = [*held, view], picture.image_config
+                yield normalize(held, configs[-1])
+                held, configs = [], []
+            held, configs = [*held, view], [*configs, picture.image_config]
     if held:
-        yield normalize(held, config)
+        yield normalize(held, configs[-1])
 
 
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the same items; a thread makes the next one while the caller works on this one."""
-    end = object()
+class _End:
+    """What an iterator gives after its last item."""
+
+
+def prefetch(items: Iterator[T]) -> Iterator[T]:
+    """Yield the same items, while a thread makes the next one during the caller's work on this one."""
+    end = _End()
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(next, items, end)
-        while (item := upcoming.result()) is not end:
+        while not isinstance(item := upcoming.result(), _End):
             upcoming = pool.submit(next, items, end)
             yield item
 
 
-def views_together(model: MM1, batch_size: int) -> int:
-    """Return ``batch_size`` in whole groups of as many views as the connector reads together, at least one.
+def round_to_groups(model: MM1, batch_size: int) -> int:
+    """Return ``batch_size``, rounded down to whole groups of views that the connector reads together, at least one
+    group.
 
     Raises:
-        SamplingError: it is below 1.
+        SamplingError: ``batch_size`` is below 1.
     """
     if batch_size < 1:
         raise SamplingError(f"`vision_batch_size` is {batch_size}, expected at least 1.")
@@ -227,13 +234,13 @@ def views_together(model: MM1, batch_size: int) -> int:
 
 
 def default_batch_size(model: MM1) -> int:
-    """Return how many views are encoded within a share of the free memory, 1 to ``LARGEST_BATCH``."""
+    """Return how many views can be encoded within a share of the free memory: 1 to ``LARGEST_BATCH``."""
     fitting = SHARE_OF_FREE_MEMORY * free_memory() / view_bytes(model)
     return int(min(max(fitting, 1), LARGEST_BATCH))
 
 
 def view_bytes(model: MM1) -> int:
-    """Return about what the widest step of image encoder or connector holds for one view."""
+    """Return about how many bytes the largest step of image encoder or connector takes for one view."""
     vision, connector = model.config.vision_config, model.config.connector_config
     image = model.config.image_config
     largest = max(image.max_pixels, image.image_size**2)

@@ -21,7 +21,7 @@ from mm1_mlx.training import causality
 from mm1_mlx.training.causality import require_causality
 from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.vision.cache import VisionCache
-from mm1_mlx.vision.look import see
+from mm1_mlx.vision.look import run_frozen_parts
 
 ALL = frozenset({"image_encoder", "connector", "decoder"})
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 768}
@@ -78,7 +78,7 @@ def loss_and_gradients(model, sequences, trained=ALL):
     total, gradients, learned = 0.0, None, sum(packed.num_learned for packed in sequences)
     for packed in sequences:
         loss, own = nn.value_and_grad(model, loss_sum)(
-            model, packed, see(model, packed.pictures, trained=trained)
+            model, packed, run_frozen_parts(model, packed.pictures, trained=trained)
         )
         total += loss.item() / learned
         own = tree_map(lambda g: g / learned, own)
@@ -116,10 +116,10 @@ def test_what_frozen_parts_make_beforehand_changes_nothing(make, config, trained
     model, examples = make(config)
     packed = join(examples)
     ahead = loss_sum(
-        model, packed, see(model, packed.pictures, trained=frozenset(trained), batch_size=3)
+        model, packed, run_frozen_parts(model, packed.pictures, trained=frozenset(trained), batch_size=3)
     ).item()
     assert ahead == pytest.approx(
-        loss_sum(model, packed, see(model, packed.pictures, trained=ALL)).item(), rel=1e-5
+        loss_sum(model, packed, run_frozen_parts(model, packed.pictures, trained=ALL)).item(), rel=1e-5
     )
 
 
@@ -128,7 +128,9 @@ def test_cached_visual_tokens_change_nothing(make):
     packed, cache = join(examples), VisionCache()
     losses = [
         loss_sum(
-            model, packed, see(model, packed.pictures, trained=frozenset({"decoder"}), cache=cache)
+            model,
+            packed,
+            run_frozen_parts(model, packed.pictures, trained=frozenset({"decoder"}), cache=cache),
         ).item()
         for _ in range(2)
     ]
@@ -140,15 +142,15 @@ def test_the_loss_is_that_of_each_row_computed_plainly(make):
     total = 0.0
     for example in examples:
         packed = join([example], pad_to=1)
-        pixels = see(model, packed.pictures, trained=ALL).pixels
+        pixels = run_frozen_parts(model, packed.pictures, trained=ALL).pixels
         logits = model(packed.ids[None], mx.concatenate(pixels) if pixels else None)[0]
         logprobs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         places = np.flatnonzero(example.learned)
         total -= logprobs[places - 1, example.ids[places]].sum()
     packed = join(examples)
-    assert loss_sum(model, packed, see(model, packed.pictures, trained=ALL)).item() == pytest.approx(
-        total, rel=1e-5
-    )
+    assert loss_sum(
+        model, packed, run_frozen_parts(model, packed.pictures, trained=ALL)
+    ).item() == pytest.approx(total, rel=1e-5)
 
 
 # Masks
@@ -158,7 +160,7 @@ def test_the_loss_is_that_of_each_row_computed_plainly(make):
 def test_every_kind_of_decoder_is_causal_and_keeps_rows_apart(make, config):
     model, examples = make(config)
     packed = join(examples)
-    require_causality(model, packed, see(model, packed.pictures, trained=frozenset()))
+    require_causality(model, packed, run_frozen_parts(model, packed.pictures, trained=frozenset()))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_a_wrong_mask_is_found(make, monkeypatch, wrong, words):
     packed = join(examples)
     monkeypatch.setattr(RowsApart, "make_mask", lambda self, length, **_: wrong(self._rows))
     with pytest.raises(TrainingError, match=f"when {words} changed"):
-        require_causality(model, packed, see(model, packed.pictures, trained=frozenset()))
+        require_causality(model, packed, run_frozen_parts(model, packed.pictures, trained=frozenset()))
 
 
 def test_a_decoder_with_a_running_state_is_not_packed(make):

@@ -34,7 +34,7 @@ def test_a_caption_is_read_without_its_picture(processor, scene):
     assert processor.config.image_token_id not in pair.ids
     assert pair.ids[-1] == tokenizer.eos_token_id and pair.ids.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(pair.ids[1:-1]) == "a red circle"
-    assert isinstance(pair.picture.picture, Picture) and pair.picture.seen is None
+    assert isinstance(pair.picture.picture, Picture) and pair.picture.made_views is None
 
 
 def test_a_long_caption_is_cut_and_still_ends(processor, scene):
@@ -78,5 +78,5 @@ def test_batches_open_their_pictures(processor, scene):
     batches = PairBatches(rows, processor, DataSettings(batch_size=5), max_length=20, chunk_size=2)
     (update,) = batches.updates(0, 1)
     assert [made.num_learned for made in update] == [2, 2, 1]
-    assert all(picture.seen is not None for made in update for picture in made.pictures)
-    assert all(picture.seen is None for made in batches.unopened(0) for picture in made.pictures)
+    assert all(picture.made_views is not None for made in update for picture in made.pictures)
+    assert all(picture.made_views is None for made in batches.unopened(0) for picture in made.pictures)

@@ -19,7 +19,7 @@ from mm1_mlx.data.records import RecordFile, Records, open_data, open_folder, op
 from mm1_mlx.data.row_forms import Record, Turn, read_row
 from mm1_mlx.data.sampler import order
 from mm1_mlx.errors import DataError
-from mm1_mlx.inputs.prompt import as_read, messages_of, num_places
+from mm1_mlx.inputs.prompt import messages_of, num_places, unescape
 
 PNG = b"\x89PNG"  # pictures are not opened here
 DATA_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -153,7 +153,7 @@ def test_a_conversation_is_the_same_in_every_form(pairs, system):
 def test_an_interleaved_document_keeps_its_reading_order(pieces):
     pictures = [None if text else f"{PNG!r} {number}".encode() for number, text in enumerate(pieces)]
     record = read({"images": pictures, "texts": pieces})
-    assert as_read(record.document) == "".join(as_read(text or "<image>") for text in pieces)
+    assert unescape(record.document) == "".join(unescape(text or "<image>") for text in pieces)
     assert num_places(record.document) == pieces.count(None)
     assert record.images == tuple(picture for picture in pictures if picture)
 

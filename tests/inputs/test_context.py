@@ -3,18 +3,18 @@
 import pytest
 
 from mm1_mlx.errors import PromptError
-from mm1_mlx.inputs.context import PictureCost, require_room
+from mm1_mlx.inputs.context import PictureCost, require_context
 
 
 def refusal(context, num_text, pictures=(), messages=()):
     with pytest.raises(PromptError) as error:
-        require_room(context, num_text, pictures, lambda: messages)
+        require_context(context, num_text, pictures, lambda: messages)
     return str(error.value)
 
 
 def test_what_fits_passes_and_its_messages_are_not_asked_for():
-    require_room(10, 5, [PictureCost(4)], lambda: 1 // 0)
-    require_room(None, 10**9, [], lambda: 1 // 0)
+    require_context(10, 5, [PictureCost(4)], lambda: 1 // 0)
+    require_context(None, 10**9, [], lambda: 1 // 0)
 
 
 def test_an_answer_needs_room_for_one_token():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.control_tokens import FIRST, MARK, ControlTokens
-from mm1_mlx.inputs.prompt import as_read, escaped, joined, num_places, without_places
+from mm1_mlx.inputs.prompt import escape, join_texts, num_places, remove_places, unescape
 from mm1_mlx.tiny import IMAGE_ID
 
 CONTROLS = ("<|begin|>", "<|end|>", "<|pad|>", "<image>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -79,8 +79,8 @@ def test_two_backslashes_are_one_and_a_place_behind_it(mm1_tiny, ids_of, templat
 
 @given(text=words)
 def test_an_escaped_text_has_no_place_and_is_read_as_it_was(text):
-    assert num_places(escaped(text)) == 0
-    assert as_read(escaped(text)) == without_places(escaped(text)) == text
+    assert num_places(escape(text)) == 0
+    assert unescape(escape(text)) == remove_places(escape(text)) == text
 
 
 @given(pieces=st.lists(words.map(escaped) | st.just("<image>"), max_size=6))
@@ -88,9 +88,9 @@ def test_an_escaped_text_has_no_place_and_is_read_as_it_was(text):
 def test_texts_joined_keep_their_places_and_their_words(pieces):
     text = ""
     for piece in pieces:
-        text = joined(text, piece)
+        text = join_texts(text, piece)
     assert num_places(text) == pieces.count("<image>")
-    assert as_read(text) == "".join(map(as_read, pieces))
+    assert unescape(text) == "".join(map(unescape, pieces))
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
@@ -98,7 +98,7 @@ def test_texts_joined_keep_their_places_and_their_words(pieces):
 @settings(deadline=None, max_examples=100)
 def test_whatever_is_written_has_the_control_tokens_of_the_template_alone(ids_of, template, text):
     expected = controls_in(ids_of("x", 0, template=template))
-    assert controls_in(ids_of("x" + escaped(text), 0, template=template)) == expected
+    assert controls_in(ids_of("x" + escape(text), 0, template=template)) == expected
 
 
 @given(text=words)
@@ -106,7 +106,7 @@ def test_whatever_is_written_has_the_control_tokens_of_the_template_alone(ids_of
 def test_what_is_hidden_comes_back_as_it_was_written(text):
     controls = ControlTokens(CONTROLS)
     shown = []
-    controls.encode(controls.hide(escaped(text)), lambda piece, as_text: shown.append(piece) or [])
+    controls.encode(controls.hide(escape(text)), lambda piece, as_text: shown.append(piece) or [])
     assert "".join(shown) == text
 
 

@@ -13,7 +13,7 @@ from transformers import LlamaTokenizer
 from convert.sources.honeybee import ASSISTANT, CHAT_TEMPLATE, HUMAN
 from mm1_mlx.config import PromptConfig
 from mm1_mlx.inputs.processor import Processor
-from mm1_mlx.inputs.prompt import IMAGE, cut, messages_of
+from mm1_mlx.inputs.prompt import IMAGE, messages_of, split_at
 
 ENTRIES = json.loads((GOLDEN / "honeybee_prompts" / "prompt_pieces.json").read_text())
 CHATS, CAPTION = ENTRIES[:4], ENTRIES[4]
@@ -33,7 +33,7 @@ def pieces_of(entry, kind):
 
 @pytest.mark.parametrize("entry", CHATS)
 def test_a_prompt_is_cut_into_the_published_pieces(entry):
-    pieces = [piece for piece in cut(entry["prompt"], (IMAGE, HUMAN, ASSISTANT)) if piece != IMAGE]
+    pieces = [piece for piece in split_at(entry["prompt"], (IMAGE, HUMAN, ASSISTANT)) if piece != IMAGE]
     assert pieces == pieces_of(entry, "text")
 
 
@@ -52,7 +52,7 @@ def test_the_chat_template_writes_the_published_pieces(number):
             add_generation_prompt=len(texts) % 2 == 1,
         )
     )
-    assert [named(piece, entry) for piece in cut(text, (BEGIN, END, IMAGE, HUMAN, ASSISTANT))] == entry[
+    assert [named(piece, entry) for piece in split_at(text, (BEGIN, END, IMAGE, HUMAN, ASSISTANT))] == entry[
         "pieces"
     ]
 
@@ -76,5 +76,5 @@ def test_the_first_piece_begins_with_a_space_behind_the_begin_token():
 
 
 def test_a_caption_is_the_picture_then_its_text():
-    pieces = cut("<image>a cat on a mat", (IMAGE, HUMAN, ASSISTANT))
+    pieces = split_at("<image>a cat on a mat", (IMAGE, HUMAN, ASSISTANT))
     assert [named(piece, CAPTION) for piece in pieces] == CAPTION["pieces"][1:-1]

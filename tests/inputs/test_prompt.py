@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import PromptError
-from mm1_mlx.inputs.prompt import IMAGE, cut, messages_of, plain_text, with_image_parts
+from mm1_mlx.inputs.prompt import IMAGE, insert_image_parts, messages_of, plain_text, split_at
 
 
 def user(content):
@@ -123,26 +123,26 @@ def text_part(text):
     ],
 )
 def test_pictures_and_the_texts_between_become_parts_in_order(text, parts):
-    assert with_image_parts(assistant(text), PART) == assistant(parts)
+    assert insert_image_parts(assistant(text), PART) == assistant(parts)
 
 
 # Cuts
 
 
 def test_text_is_cut_before_and_after_each_mark():
-    assert cut("a<b>c<b><b>", ["<b>"]) == ["a", "<b>", "c", "<b>", "<b>"]
+    assert split_at("a<b>c<b><b>", ["<b>"]) == ["a", "<b>", "c", "<b>", "<b>"]
 
 
 def test_the_longest_of_two_marks_is_cut_out():
-    assert cut("AI: Hi", ["AI", "AI: "]) == ["AI: ", "Hi"]
+    assert split_at("AI: Hi", ["AI", "AI: "]) == ["AI: ", "Hi"]
 
 
 def test_marks_are_no_patterns():
-    assert cut("a.b|c", [".", "|"]) == ["a", ".", "b", "|", "c"]
+    assert split_at("a.b|c", [".", "|"]) == ["a", ".", "b", "|", "c"]
 
 
 def test_text_without_marks_is_one_piece():
-    assert cut("abc", ["<b>"]) == ["abc"]
+    assert split_at("abc", ["<b>"]) == ["abc"]
 
 
 MARKS = st.lists(st.text("ab<", min_size=1, max_size=3), min_size=1, max_size=3)
@@ -151,7 +151,7 @@ MARKS = st.lists(st.text("ab<", min_size=1, max_size=3), min_size=1, max_size=3)
 @settings(derandomize=True, deadline=None)
 @given(text=st.text("ab<c"), marks=MARKS)
 def test_cutting_loses_nothing_and_leaves_no_empty_piece(text, marks):
-    pieces = cut(text, marks)
+    pieces = split_at(text, marks)
     assert "".join(pieces) == text
     assert "" not in pieces
 
@@ -159,7 +159,7 @@ def test_cutting_loses_nothing_and_leaves_no_empty_piece(text, marks):
 @settings(derandomize=True, deadline=None)
 @given(text=st.text("ab<c"), marks=MARKS)
 def test_no_mark_is_left_inside_a_piece(text, marks):
-    assert all(piece in marks or not any(mark in piece for mark in marks) for piece in cut(text, marks))
+    assert all(piece in marks or not any(mark in piece for mark in marks) for piece in split_at(text, marks))
 
 
 # The system message

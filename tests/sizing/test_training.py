@@ -26,7 +26,7 @@ from mm1_mlx.training.trainer import Trainer
 from mm1_mlx.training.tuning_task import TuningTask
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
-from mm1_mlx.vision.look import see
+from mm1_mlx.vision.look import run_frozen_parts
 
 FROZEN, LORA, FULL = (PartTuning(how=how) for how in ("frozen", "lora", "full"))
 LENGTH, WIDTH, LAYERS = 512, 256, 6
@@ -99,7 +99,7 @@ def test_a_step_takes_about_what_was_foreseen(decoder, how, twice, request):
     if how == "dora" and twice:
         request.applymarker(pytest.mark.xfail(reason="1.205 times what is taken is foreseen"))
     model, packed = prepared(decoder, how)
-    seen = see(model, packed.pictures, trained=frozenset({"decoder"}))
+    seen = run_frozen_parts(model, packed.pictures, trained=frozenset({"decoder"}))
     gc.collect()  # what an earlier test left, freed meanwhile, would hide what is taken
     need = estimate_need(model, [packed], Recipe())
     model.train()

@@ -28,7 +28,7 @@ from mm1_mlx.training.trainer import Trainer
 from mm1_mlx.training.tuning_task import TuningTask
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
-from mm1_mlx.vision.look import see
+from mm1_mlx.vision.look import run_frozen_parts
 
 FULL, LORA, DORA = PartTuning("full"), PartTuning("lora", rank=4), PartTuning("dora", rank=4)
 ALL = Tuning(FULL, FULL, FULL)
@@ -137,7 +137,9 @@ def broken_off(case, folder):
 
 def gradients_of(model, packed):
     """Of one sequence, all parts trained."""
-    seen = see(model, packed.pictures, trained=frozenset({"image_encoder", "connector", "decoder"}))
+    seen = run_frozen_parts(
+        model, packed.pictures, trained=frozenset({"image_encoder", "connector", "decoder"})
+    )
     _, found = nn.value_and_grad(model, objective)(model, packed, seen)
     return found
 
@@ -155,7 +157,7 @@ def sharded_gradients(folder):
     prepare(model, ALL)
     shards = shard(model, processes)
     trained = frozenset({"image_encoder", "connector", "decoder"})
-    seen = in_step.add_idle_views(model, see(model, packed.pictures, trained=trained), processes)
+    seen = in_step.add_idle_views(model, run_frozen_parts(model, packed.pictures, trained=trained), processes)
     _, found = nn.value_and_grad(model, objective)(model, packed, seen)
     mx.eval(found)
     whole = {

@@ -17,9 +17,9 @@ from mm1_mlx.training.checkpointing import checkpoint_layers
 from mm1_mlx.training.objective import loss_sum, objective
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
-from mm1_mlx.vision.look import Seen, embed_seen
+from mm1_mlx.vision.look import FrozenOutput, embed_pictures
 
-NO_PICTURES = Seen(visual_tokens=[])
+NO_PICTURES = FrozenOutput(visual_tokens=[])
 FROZEN = PartTuning("frozen")
 LENGTH, TOKENS = 64, 50  # the rest is padding
 
@@ -41,7 +41,7 @@ def sequence():
 
 def routings_of(model, packed):
     routings = []
-    logits_of(model, packed, embed_seen(model, packed.ids, (), NO_PICTURES), routings)
+    logits_of(model, packed, embed_pictures(model, packed.ids, (), NO_PICTURES), routings)
     return [routing.keep_first(packed.num_tokens) for routing in routings]
 
 

@@ -22,7 +22,7 @@ from mm1_mlx.training.distributed.adafactor import ShardedAdafactor
 from mm1_mlx.training.distributed.processes import Processes, _rows_of_each
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.folder import load_adapters
-from mm1_mlx.vision.turns import in_turn
+from mm1_mlx.vision.turns import compute_in_turn
 
 FEW = ("lora", "full", "qlora", "sparse full", "llama lora", "eyes", "checkpointed", "adafactor")
 EVEN = tuple(CASES) if os.environ.get("ALL_SHARDED_CASES") else FEW  # all of them take many minutes
@@ -228,7 +228,7 @@ def test_adafactor_of_one_process_is_that_of_mlx():
 
 def test_turns_change_neither_values_nor_gradients():
     def loss(x, y):
-        x, y = in_turn(x, y)
+        x, y = compute_in_turn(x, y)
         return mx.sum(x * x) + mx.sum(3 * y)
 
     value, (of_x, of_y) = mx.value_and_grad(loss, argnums=(0, 1))(mx.array([2.0]), mx.array([1.0]))

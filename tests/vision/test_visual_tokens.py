@@ -18,8 +18,8 @@ from mm1_mlx.vision.encode import (
     LARGEST_BATCH,
     default_batch_size,
     embed,
-    one_ahead,
     pixel_batches,
+    prefetch,
     view_bytes,
     visual_tokens_of,
 )
@@ -115,7 +115,7 @@ def test_the_next_batch_is_made_while_the_caller_works():
             event.set()
             yield number
 
-    for number in one_ahead(produce()):
+    for number in prefetch(produce()):
         if number < 2:
             assert started[number + 1].wait(5)
         assert not any(event.is_set() for event in started[number + 2 :])
@@ -126,7 +126,7 @@ def test_an_error_on_the_way_reaches_the_caller():
         yield 1
         raise PictureError("cut short")
 
-    items = one_ahead(produce())
+    items = prefetch(produce())
     assert next(items) == 1
     with pytest.raises(PictureError, match="cut short"):
         next(items)

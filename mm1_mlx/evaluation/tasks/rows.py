@@ -17,7 +17,7 @@ from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.evaluation.tasks.places import Places
 from mm1_mlx.evaluation.tasks.task import Item, Split, one_line
 from mm1_mlx.files.json_lines import read_json_lines
-from mm1_mlx.inputs.prompt import without_places
+from mm1_mlx.inputs.prompt import remove_places
 from mm1_mlx.strict import shown
 
 SPLITS: dict[Split, str] = {"queries": "test", "support": "train"}
@@ -75,7 +75,7 @@ def _item(id: str, record: Record, values: dict[str, Any]) -> Item:
             id,
             image,
             answers or (first,),
-            without_places(asked.text).strip(),
+            remove_places(asked.text).strip(),
             shown=first,
             rationale=rationale and one_line(rationale),
             choices=choices,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mm1_mlx.data.packing import Packed, idle_sequence
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.training.distributed.processes import Processes
-from mm1_mlx.vision.look import Seen, with_idle
+from mm1_mlx.vision.look import FrozenOutput, add_idle_batches
 
 
 def add_idle_sequences(groups: Iterator[list[Packed]], processes: Processes) -> Iterator[list[Packed]]:
@@ -24,8 +24,8 @@ def add_idle_sequences(groups: Iterator[list[Packed]], processes: Processes) -> 
         yield own + [idle_sequence()] * (most - len(own))
 
 
-def add_idle_views(model: MM1, seen: Seen, processes: Processes) -> Seen:
+def add_idle_views(model: MM1, seen: FrozenOutput, processes: Processes) -> FrozenOutput:
     """Add idle batches of views until every process has as many for this sequence as the process with the most."""
     if seen.visual_tokens is not None:
         return seen  # the visual tokens are there, so no shared part is called
-    return with_idle(model, seen, processes.largest(seen.num_batches) - seen.num_batches)
+    return add_idle_batches(model, seen, processes.largest(seen.num_batches) - seen.num_batches)

@@ -24,7 +24,7 @@ from mm1_mlx.training.pretraining.towers import embed_pairs, list_loss_parameter
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.task import Look, Measured, Task
 from mm1_mlx.tuning.adapters import prepare
-from mm1_mlx.tuning.settings import in_full
+from mm1_mlx.tuning.settings import train_fully
 from mm1_mlx.vision.encode import pixel_batches
 
 
@@ -44,7 +44,7 @@ class ContrastiveTask(Task[Contrastive, Pairs]):
         if settings is None:
             raise ValueError(f"stage {outcome.stage.name} is not contrastive.")
         self._base = model_identity(whole)
-        prepare(whole, in_full(outcome.stage.parts))
+        prepare(whole, train_fully(outcome.stage.parts))
         mx.random.seed(recipe.seed)
         super().__init__(make_towers(whole, settings), recipe)
         self._outcome, self._settings = outcome, settings

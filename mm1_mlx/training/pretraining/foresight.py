@@ -15,7 +15,7 @@ from mm1_mlx.training.pretraining.decisions import Decided
 from mm1_mlx.training.pretraining.recipe import Stage
 from mm1_mlx.training.pretraining.towers import contrastive_need, make_towers
 from mm1_mlx.tuning.adapters import prepare
-from mm1_mlx.tuning.settings import in_full
+from mm1_mlx.tuning.settings import train_fully
 
 
 def foresee(decided: Decided, beginning: Beginning, rows: Rows) -> tuple[tuple[str, ...], Need]:
@@ -31,7 +31,7 @@ def foresee(decided: Decided, beginning: Beginning, rows: Rows) -> tuple[tuple[s
         MM1Error: the model cannot be trained in this way.
     """
     stage, recipe, model = decided.stage, decided.recipe, beginning.model
-    prepare(model, in_full(stage.parts))
+    prepare(model, train_fully(stage.parts))
     learned = describe_learning(model)
     batches = StageBatches(stage, beginning, rows, recipe).train
     update = batches.unopened(0) or _refuse(batches, rows, stage)

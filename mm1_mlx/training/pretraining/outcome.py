@@ -11,7 +11,7 @@ import mlx.core as mx
 from mm1_mlx.checkpoint.save import save
 from mm1_mlx.training.pretraining.beginning import Beginning
 from mm1_mlx.training.pretraining.recipe import Stage
-from mm1_mlx.tuning.adapters import still_untrained
+from mm1_mlx.tuning.adapters import untrained_parts
 
 MODEL = "model"  # the folder of the model inside that of the stage
 KINDS = {
@@ -37,7 +37,7 @@ class Outcome:
             weights: all weights of the model, where the model itself holds only a part of them.
         """
         model = self.beginning.model
-        model.config = replace(model.config, untrained=still_untrained(model))
+        model.config = replace(model.config, untrained=untrained_parts(model))
         save(
             model,
             folder / MODEL,
@@ -49,7 +49,7 @@ class Outcome:
 
     def card(self) -> str:
         """Return the text of the folder's README.md."""
-        untrained = still_untrained(self.beginning.model)
+        untrained = untrained_parts(self.beginning.model)
         rest = f" Its {' and '.join(untrained)} {_is(untrained)} untrained: its answers are noise." * bool(
             untrained
         )

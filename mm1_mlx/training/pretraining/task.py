@@ -16,7 +16,7 @@ from mm1_mlx.training.language_task import LanguageTask
 from mm1_mlx.training.pretraining.batches import Rows, StageBatches
 from mm1_mlx.training.pretraining.outcome import Outcome
 from mm1_mlx.training.recipe import Recipe
-from mm1_mlx.tuning.settings import in_full
+from mm1_mlx.tuning.settings import train_fully
 from mm1_mlx.vision.cache import VisionCache
 
 
@@ -35,7 +35,7 @@ class PretrainingTask(LanguageTask):
     def __init__(
         self, outcome: Outcome, rows: Rows, recipe: Recipe, *, vision_cache: VisionCache | None = None
     ):
-        parts = in_full(outcome.stage.parts)
+        parts = train_fully(outcome.stage.parts)
         super().__init__(outcome.beginning.model, recipe, parts, vision_cache=vision_cache)
         self._outcome = outcome
         self._batches = StageBatches(outcome.stage, outcome.beginning, rows, recipe, known=self.knows)
