@@ -65,7 +65,7 @@ def _train(args: argparse.Namespace, stages: Stages, chosen: Sequence[Stage]) ->
                 say(f"stage {stage.name} is done: {stages.result(stage)}")
             continue
         stopped_by = _train_stage(args, stages, stage)
-        processes.sum_numbers(0)  # the first one has written the model by now
+        processes.sum_numbers(0)  # waits until the first process has written the model
         if stopped_by:
             if processes.rank == 0:
                 say(f"stopped by {stopped_by} in stage {stage.name}; --resume goes on.")
@@ -75,7 +75,7 @@ def _train(args: argparse.Namespace, stages: Stages, chosen: Sequence[Stage]) ->
 
 
 def _train_stage(args: argparse.Namespace, stages: Stages, stage: Stage) -> str | None:
-    """Train one stage; return what stopped it, if anything did."""
+    """Train one stage, and return what stopped it, or None if it was finished."""
     from mm1_mlx.training.session import Session, run_task
 
     ready = stages.prepare(stage, force=args.force)

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
     from mm1_mlx.config import MM1Config
 
-CONFIG = "the parts of a model, their sizes, and what a picture costs"
-MEMORY = "what a model needs of this machine's memory, by dtype and quantization"
-SUB_IMAGES = "draw how a picture is cut: the views over it, in order, with their visual tokens"
-TOKENS = (
+CONFIG_HELP = "the parts of a model, their sizes, and what a picture costs"
+MEMORY_HELP = "what a model needs of this machine's memory, by dtype and quantization"
+SUB_IMAGES_HELP = "draw how a picture is cut: the views over it, in order, with their visual tokens"
+TOKENS_HELP = (
     "draw the patches that visual tokens respond to, through the connector; the image encoder before it has mixed "
     "the whole picture into every patch"
 )
-ATTENTION = "draw what each word of an answer attended to, the mean over the decoder's heads and layers"
+ATTENTION_HELP = "draw what each word of an answer attended to, the mean over the decoder's heads and layers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subcommands(
         parser,
-        Subcommand("config", CONFIG, add_sizes, show_config),
-        Subcommand("memory", MEMORY, add_memory, show_memory),
-        Subcommand("sub-images", SUB_IMAGES, add_sub_images, show_sub_images),
-        Subcommand("tokens", TOKENS, add_tokens, show_tokens),
-        Subcommand("attention", ATTENTION, add_attention, show_attention),
+        Subcommand("config", CONFIG_HELP, add_sizes, show_config),
+        Subcommand("memory", MEMORY_HELP, add_memory, show_memory),
+        Subcommand("sub-images", SUB_IMAGES_HELP, add_sub_images, show_sub_images),
+        Subcommand("tokens", TOKENS_HELP, add_tokens, show_tokens),
+        Subcommand("attention", ATTENTION_HELP, add_attention, show_attention),
     )
 
 
@@ -186,7 +186,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
 
 
 def _sizes(args: argparse.Namespace) -> tuple[MM1Config, Path | None]:
-    """The configuration, and the folder that it is of."""
+    """Return the configuration that the flags name, and its folder if it has one."""
     from mm1_mlx.checkpoint.hub import find_folder
     from mm1_mlx.checkpoint.load import read_config
 
@@ -197,7 +197,7 @@ def _sizes(args: argparse.Namespace) -> tuple[MM1Config, Path | None]:
 
 
 def _encoder_of(folder: Path, config: MM1Config) -> dict[str, Any]:
-    """The tokenizer, where position tags are to be counted."""
+    """Return the argument of ``find_sight`` that encodes position tags, if the model has them."""
     if config.image_config.position_tags == "none":
         return {}
     from mlx_lm.tokenizer_utils import load as load_tokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,7 +126,7 @@ class Conversation:
         self.waiting += found
         return found
 
-    def ask(self, text: str) -> Iterator[Piece]:
+    def ask(self, text: str) -> Generator[Piece, None, None]:
         """Yield the answer as it is written.
 
         If the iterator is closed early or interrupted, the conversation keeps the answer so far. If there is none yet,

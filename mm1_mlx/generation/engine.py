@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
@@ -17,7 +17,7 @@ from mm1_mlx.arrays import to_list
 from mm1_mlx.errors import MM1Error, SamplingError
 from mm1_mlx.generation.answering import Answering, Piece
 from mm1_mlx.generation.decoding import Decoding, require_at_least_1
-from mm1_mlx.generation.likelihood import Likelihood, compute_likelihoods
+from mm1_mlx.generation.likelihood import Likelihood, likelihoods
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.reading import read
 from mm1_mlx.generation.request import Request
@@ -27,7 +27,7 @@ from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import Prompt
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.settings import BATCH_SIZE
+from mm1_mlx.settings import BATCH_SIZE, Template
 from mm1_mlx.vision.cache import VisionCache
 
 WINDOW = 8  # shared beginnings are searched among this many batches of requests
@@ -167,7 +167,7 @@ class Engine:
         continuations: str | Sequence[str],
         *,
         system: str | None = None,
-        template: Literal["chat", "plain"] = "chat",
+        template: Template = "chat",
         num_low_resolution: int = 0,
     ) -> list[Likelihood]:
         """Compute how likely each continuation is as the answer or its beginning; nothing is written.
@@ -185,7 +185,7 @@ class Engine:
         Raises:
             MM1Error: a picture or the prompt is not usable, or a continuation is empty or does not fit the context.
         """
-        return compute_likelihoods(
+        return likelihoods(
             self._model,
             self._processor,
             Request(prompt, images, system, template, num_low_resolution=num_low_resolution),

@@ -51,7 +51,7 @@ class _Token:
     id: int
 
 
-def compute_likelihoods(
+def likelihoods(
     model: MM1,
     processor: Processor,
     request: Request,

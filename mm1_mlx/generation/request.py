@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.few_shot import CAPTION, STOP, Shot, few_shot
@@ -12,6 +11,7 @@ from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import Prompt
+from mm1_mlx.settings import Template
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Request:
     prompt: Prompt | Inputs
     images: Sequence[Source] = ()
     system: str | None = None
-    template: Literal["chat", "plain"] = "chat"
+    template: Template = "chat"
     stop: Sequence[str] = ()
     num_low_resolution: int = 0
 

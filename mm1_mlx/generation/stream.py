@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
@@ -19,7 +19,7 @@ from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import Prompt
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
+from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling, Template
 from mm1_mlx.vision.cache import VisionCache
 from mm1_mlx.vision.encode import embed
 
@@ -31,7 +31,7 @@ def stream_generate(
     *,
     images: Sequence[Source] = (),
     system: str | None = None,
-    template: Literal["chat", "plain"] = "chat",
+    template: Template = "chat",
     max_tokens: int = MAX_TOKENS,
     sampling: Sampling | None = None,
     max_kv_size: int | None = None,
@@ -87,7 +87,7 @@ def generate(
     *,
     images: Sequence[Source] = (),
     system: str | None = None,
-    template: Literal["chat", "plain"] = "chat",
+    template: Template = "chat",
     max_tokens: int = MAX_TOKENS,
     sampling: Sampling | None = None,
     max_kv_size: int | None = None,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import Packed, can_pack
-from mm1_mlx.data.records import Records
+from mm1_mlx.data.records import Records, Split
 from mm1_mlx.data.row_forms import Record, Turn
 from mm1_mlx.errors import DataError, TrainingError
 from mm1_mlx.inputs.processor import Processor
@@ -34,7 +34,7 @@ LARGE_MAC = 36  # GB; with at least as much, macOS lets the GPU have three quart
 def dry_run(
     model: MM1,
     processor: Processor,
-    rows: Mapping[str, Records],
+    rows: Mapping[Split, Records],
     settings: Recipe,
     tuning: Tuning,
     *,

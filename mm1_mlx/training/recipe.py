@@ -10,6 +10,12 @@ from typing import Literal, get_args
 
 from mm1_mlx.data.settings import DataSettings
 
+Part = Literal["encoder", "connector", "decoder"]  # how files and flags name the parts of a model
+PART_NAMES: dict[Part, str] = {  # the attributes of the model that they stand for
+    "encoder": "image_encoder",
+    "connector": "connector",
+    "decoder": "decoder",
+}
 Optimizer = Literal["adamw", "adam", "adafactor", "lion", "muon", "sgd"]
 Schedule = Literal["constant", "cosine_decay", "linear_decay"]
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)

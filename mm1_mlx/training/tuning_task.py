@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import Packed, can_pack
-from mm1_mlx.data.records import Records
+from mm1_mlx.data.records import Records, Split
 from mm1_mlx.data.sampler import Sampler
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.machine import machine_memory
@@ -39,7 +39,7 @@ class TuningTask(LanguageTask):
         self,
         model: MM1,
         processor: Processor,
-        rows: Mapping[str, Records],
+        rows: Mapping[Split, Records],
         recipe: Recipe,
         tuning: Tuning,
         *,

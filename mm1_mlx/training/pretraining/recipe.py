@@ -15,11 +15,10 @@ from mm1_mlx.files.yaml_files import read_mapping, use_underscores
 from mm1_mlx.settings import EMBEDDED_MODEL
 from mm1_mlx.strict import Config, shown
 from mm1_mlx.training.options import RunOptions
-from mm1_mlx.training.recipe import Recipe
+from mm1_mlx.training.recipe import PART_NAMES, Part, Recipe
 
 Kind = Literal["contrastive", "pretraining", "sft"]
-Part = Literal["encoder", "connector", "decoder"]
-PARTS: dict[str, str] = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
+
 LONGEST_NAME = 255  # bytes of a folder's name
 CAPTIONS = "captions"  # the one source of the recipe that a contrastive stage uses
 SECTIONS = ("vision_config", "connector_config", "text_config", "image_config")
@@ -172,7 +171,7 @@ class Stage(Config):
         """The parts of the model that learn, by the names of their attributes."""
         if self.kind == "contrastive":
             return ("image_encoder",)
-        return tuple(part for name, part in PARTS.items() if self.train is None or name in self.train)
+        return tuple(part for name, part in PART_NAMES.items() if self.train is None or name in self.train)
 
     def identity(self) -> Values:
         """Return what identifies the stage besides its settings and rows; with another identity it cannot be resumed."""
