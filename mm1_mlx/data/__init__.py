@@ -1,1 +1,1 @@
-"""Rows to packed sequences."""
+"""Read training rows and turn them into packed sequences."""

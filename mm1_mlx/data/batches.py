@@ -1,4 +1,4 @@
-"""What every update computes, made ready in threads while the update before is computed: packed sequences, mostly."""
+"""Prepare the rows of every update in threads while the update before is computed; mostly as packed sequences."""
 
 from __future__ import annotations
 
@@ -21,83 +21,87 @@ from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.processor import Processor
 
 WORKERS = 4  # threads that open pictures
-NAMED = 5  # rows left out that are named, of all
+NAMED = 5  # at most so many of the rows left out are named
 
 Item = TypeVar("Item")  # a row
-Made = TypeVar("Made")  # some rows, as they are computed together
+Made = TypeVar("Made")  # some rows, combined to be computed together
 
 
 class RowBatches(Generic[Item, Made]):
-    """Turns the rows that a sampler names into what is computed. A kind of it makes rows ready, and puts them together.
+    """Turns the rows that a sampler chooses into what is computed; a subclass prepares rows and combines them.
 
     Args:
-        rows: the data. A mixture says itself which rows come when, counts them, and leaves damaged ones out.
-        settings: of the data.
-        sampler: which rows come when; None: all of them, in a process alone.
+        rows: the data. A mixture itself chooses the rows of an update, counts them, and leaves damaged ones out.
+        settings: settings of the data.
+        sampler: chooses the rows of an update; None chooses among all rows, for one process.
     """
 
     def __init__(self, rows: Records | Mixture, settings: DataSettings, sampler: Sampler | None = None):
         self.rows, self.settings = rows, settings
-        self._mixture = rows if isinstance(rows, Mixture) else None
-        self._sampler = self._mixture or sampler or Sampler(len(rows), settings)
+        if isinstance(rows, Mixture):
+            self._mixture, self._sampler = rows, rows
+        else:
+            self._mixture, self._sampler = None, sampler or Sampler(len(rows), settings)
         self.left_out: list[str] = []  # why rows could not be used
-        self.waited = 0.0  # seconds that updates stood still for data
+        self.waited = 0.0  # seconds that updates waited for data
 
     def item(self, number: Any) -> Item:
-        """Return a row made ready, but for its pictures.
+        """Prepare a row, except for decoding its pictures.
 
         Raises:
-            DataError: it cannot be used.
+            DataError: the row cannot be used.
         """
         raise NotImplementedError
 
-    def opened(self, item: Item) -> Item:
-        """Return the same, its pictures decoded, resized and cut."""
+    def open_pictures(self, item: Item) -> Item:
+        """Return the same row with its pictures decoded, resized and cut."""
         raise NotImplementedError
 
-    def packed(self, items: Sequence[Item]) -> list[Made]:
-        """Put rows together."""
+    def combine(self, items: Sequence[Item]) -> list[Made]:
+        """Combine rows."""
         raise NotImplementedError
 
     def updates(self, first: int, stop: int) -> Generator[list[Made], None, None]:
-        """Yield the rows of each update from ``first``, together; the next one's are made ready meanwhile.
+        """Yield the combined rows of each update from ``first`` on; those of the next one are prepared meanwhile.
 
         Raises:
             DataError: a row cannot be used, and ``skip_bad`` is off.
         """
-        return self._together(map(self._sampler.rows_of, range(first, stop)))
+        return self._prepare_groups(map(self._sampler.rows_of, range(first, stop)))
 
-    def in_order(self, num_rows: int) -> Generator[list[Made], None, None]:
-        """Yield the first rows as they stand in the data, a batch at a time: for validation."""
+    def read_in_order(self, num_rows: int) -> Generator[list[Made], None, None]:
+        """Yield the first rows in the order of the data, a batch at a time, for validation."""
+        if isinstance(self._sampler, Mixture):
+            raise ValueError("a mixture has no first rows; give rows with a number.")
         mine, step = self._sampler.first(num_rows), self.settings.batch_size
-        return self._together(mine[start : start + step] for start in range(0, len(mine), step))
+        return self._prepare_groups(mine[start : start + step] for start in range(0, len(mine), step))
 
-    def unopened(self, update: int) -> list[Made]:
-        """Return the rows of an update, to ask for their sizes: no picture is opened.
+    def peek(self, update: int) -> list[Made]:
+        """Return the combined rows of an update without opening a picture, for questions about their sizes.
 
-        What cannot be used is passed over.
+        Rows that cannot be used are skipped.
         """
         items = []
         for number in self._sampler.rows_of(update):
-            with suppress(DataError):  # it is told when its update comes
+            with suppress(DataError):  # it is reported when its update comes
                 items.append(self.item(number))
-        return self.packed(items)
+        return self.combine(items)
 
-    def _together(self, groups: Iterable[Sequence[Any]]) -> Generator[list[Made], None, None]:
-        """Yield what becomes of each group of rows; the threads end when no more are asked for."""
+    def _prepare_groups(self, groups: Iterable[Sequence[Any]]) -> Generator[list[Made], None, None]:
+        """Yield the combination of each group of rows; the threads end when no more groups are taken."""
         pool, begun = ThreadPoolExecutor(WORKERS), deque()
         try:
             for numbers in groups:
                 begun.append([(number, pool.submit(self._prepare, number)) for number in numbers])
                 if len(begun) > 1:
-                    yield self.packed(self._finish(begun.popleft()))
+                    yield self.combine(self._finish(begun.popleft()))
             if begun:
-                yield self.packed(self._finish(begun.popleft()))
+                yield self.combine(self._finish(begun.popleft()))
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _finish(self, begun: Sequence[tuple[Any, Future[Item]]]) -> list[Item]:
-        """Wait for rows; those that cannot be used are left out where that is asked for."""
+        """Wait for rows to be prepared; those that cannot be used are left out if the settings ask for that."""
         start, items = time.perf_counter(), []
         for number, future in begun:
             try:
@@ -123,7 +127,7 @@ class RowBatches(Generic[Item, Made]):
             print(f"mm1: left out: {error}", file=sys.stderr)
 
     def _prepare(self, number: Any) -> Item:
-        return self.opened(self.item(number))
+        return self.open_pictures(self.item(number))
 
 
 class Batches(RowBatches[Example, Packed]):
@@ -132,10 +136,10 @@ class Batches(RowBatches[Example, Packed]):
     Args:
         rows: the data, as in ``RowBatches``.
         processor: from ``load``.
-        settings: of the data.
-        sampler: which rows come when; None: all of them, in a process alone.
-        packing: rows may share a sequence.
-        known: whether the visual tokens of a picture with this digest are there already, so that it is not opened.
+        settings: settings of the data.
+        sampler: as in ``RowBatches``.
+        packing: let rows share a sequence.
+        known: says whether the visual tokens of a picture with this digest are known, so that it is not opened.
     """
 
     def __init__(
@@ -152,7 +156,7 @@ class Batches(RowBatches[Example, Packed]):
         self._processor, self._packing, self._known = processor, packing, known
 
     def item(self, number: Any) -> Example:
-        """Return a row with its ids."""
+        """Tokenise a row and find its pictures."""
         settings = self.settings
         return make_example(
             self.rows[number],
@@ -163,16 +167,16 @@ class Batches(RowBatches[Example, Packed]):
             truncate=settings.truncate,
         )
 
-    def opened(self, item: Example) -> Example:
-        """Return the same with its pictures open, but for those that are known."""
+    def open_pictures(self, item: Example) -> Example:
+        """Return the same row with its pictures open, except for those that are known."""
         try:
             pictures = tuple(p if self._known(p.digest) else p.open_views() for p in item.pictures)
         except Exception as error:
             raise DataError(f"{item.name}: {error}") from None
         return replace(item, pictures=pictures)
 
-    def packed(self, items: Sequence[Example]) -> list[Packed]:
-        """Put rows into as few sequences as fit, or each into its own."""
+    def combine(self, items: Sequence[Example]) -> list[Packed]:
+        """Put rows into as few sequences as they fit in, or each into its own."""
         if self._packing:
             width = self._processor.config.text_config.hidden_dims
             apart = not self.settings.across_examples

@@ -1,4 +1,4 @@
-"""Read all rows of a data set as training would, and tell what is in them and which cannot be used."""
+"""Read all rows of a data set as training would, and report what is in them and which cannot be used."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mm1_mlx.inputs.inputs import PreparedPicture
 from mm1_mlx.inputs.picture import find_picture
 from mm1_mlx.inputs.processor import Processor
 
-NAMED = 50  # rows of a split that cannot be used and are named
-LENGTHS = 12  # bars of a histogram, or so
-BAR = 40  # letters of the longest
+NAMED = 50  # at most so many unusable rows of a split are named
+LENGTHS = 12  # bars of a histogram, roughly
+BAR = 40  # characters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used."""
+    """A row that cannot be used, with the reason."""
 
     name: str  # "data/train.jsonl, line 3"
     reason: str  # its field, what was found there, and what to do
@@ -34,31 +34,31 @@ class BadRow:
 
 @dataclass
 class SplitReport:
-    """What a split holds; forms, sizes and lengths are of the rows that can be read, too long ones included."""
+    """The contents of a split; forms, sizes and lengths are those of all readable rows, even if they are too long."""
 
     name: str
     num_rows: int
     forms: Counter[str] = field(default_factory=Counter)
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # of pictures: width and height in pixels
-    lengths: list[int] = field(default_factory=list)  # of rows, in tokens
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # width and height of each picture in pixels
+    lengths: list[int] = field(default_factory=list)  # tokens of each row
     bad: list[BadRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a data set holds."""
+    """The contents of a data set."""
 
     splits: dict[Split, SplitReport]
 
     @property
     def bad(self) -> list[BadRow]:
-        """The rows that cannot be used, of all splits."""
+        """The rows of all splits that cannot be used."""
         return [row for split in self.splits.values() for row in split.bad]
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What is known of one row."""
+    """What checking one row found."""
 
     form: str | None = None  # None: it cannot be read
     sizes: tuple[tuple[int, int], ...] = ()
@@ -66,18 +66,18 @@ class _Row:
     bad: BadRow | None = None
 
 
-class _Opened:
-    """Opens each picture once, whichever of its rows comes first."""
+class _CheckedPictures:
+    """Checks each picture once, whichever of its rows comes first."""
 
     def __init__(self) -> None:
         self._sound: set[str] = set()  # digests
         self._locks: dict[str, threading.Lock] = {}
 
     def require_sound(self, picture: PreparedPicture) -> None:
-        """Decode, resize and cut it.
+        """Decode, resize and cut a picture, unless that was done before.
 
         Raises:
-            PictureError: it is damaged, or too long and thin.
+            PictureError: the picture is damaged, or too long and thin.
         """
         with self._locks.setdefault(picture.digest, threading.Lock()):
             if picture.digest not in self._sound:
@@ -92,18 +92,18 @@ def check_data(
     max_seq_length: int | None = None,
     tick: Callable[[], Any] = lambda: None,
 ) -> DataReport:
-    """Parse, tokenise and count every row; open, resize and cut every picture, one that comes again only once.
+    """Parse, tokenise and count every row; open, resize and cut every picture, but none twice.
 
     Few rows and pictures are in memory at once, whatever the size of the data.
 
     Args:
         records: the splits, from ``open_data``.
-        processor: of the model that is to be trained.
-        max_seq_length: in tokens; a longer row is bad. None: only the model's context counts.
+        processor: the processor of the model that is to be trained.
+        max_seq_length: in tokens; a longer row is bad. None allows as many as the model's context has.
         tick: called after each row.
     """
     workers = min(os.cpu_count() or 1, 8)
-    opened = _Opened()
+    opened = _CheckedPictures()
     found: dict[Split, SplitReport] = {}
     with ThreadPoolExecutor(workers) as pool:
         for split, rows in records.items():
@@ -112,7 +112,7 @@ def check_data(
             def check(index: int, rows: NamedRecords = rows) -> _Row:
                 return _check_row(rows, index, processor, max_seq_length, opened)
 
-            for row in _in_order(pool, check, range(len(rows)), ahead=4 * workers):
+            for row in _run_in_order(pool, check, range(len(rows)), ahead=4 * workers):
                 if row.form is not None:
                     report.forms[row.form] += 1
                     report.sizes += row.sizes
@@ -124,12 +124,16 @@ def check_data(
 
 
 def render(report: DataReport) -> str:
-    """Return the report as a terminal shows it."""
+    """Return the report as text for a terminal."""
     return "\n\n".join("\n".join(_lines(split)) for split in report.splits.values())
 
 
 def _check_row(
-    records: NamedRecords, index: int, processor: Processor, max_seq_length: int | None, opened: _Opened
+    records: NamedRecords,
+    index: int,
+    processor: Processor,
+    max_seq_length: int | None,
+    opened: _CheckedPictures,
 ) -> _Row:
     name = records.row_name(index)
 
@@ -140,12 +144,12 @@ def _check_row(
         record = records[index]
         total, images = len(record.images), []
         for number, image in enumerate(record.images, 1):
-            with _numbered(number, total):
+            with _number_errors(number, total):
                 alpha = processor.config.image_config.alpha
                 images.append(find_picture(image, alpha=alpha, max_pixels=processor.max_pixels))
         example = make_example(replace(record, images=tuple(images)), processor)
         for number, picture in enumerate(example.pictures, 1):
-            with _numbered(number, total):
+            with _number_errors(number, total):
                 opened.require_sound(picture)
     except MM1Error as error:
         return _Row(bad=bad(str(error)))
@@ -161,18 +165,20 @@ def _check_row(
 
 
 @contextmanager
-def _numbered(number: int, total: int) -> Iterator[None]:
-    """Have what is said of a picture tell which of the row's it is."""
+def _number_errors(number: int, total: int) -> Iterator[None]:
+    """Add to errors about a picture inside the block which of the row's pictures it is."""
     try:
         yield
     except PictureError as error:
         raise PictureError(f"picture {number} of {total}: {error}") from None
 
 
-def _in_order(
+def _run_in_order(
     pool: ThreadPoolExecutor, function: Callable[[int], _Row], numbers: Iterable[int], *, ahead: int
 ) -> Iterator[_Row]:
-    """Yield what ``function`` makes of each number, in their order; no more than ``ahead`` are begun before their turn."""
+    """Yield the results of ``function`` in the order of ``numbers``; at most ``ahead`` calls are started before their
+    turn.
+    """
     begun: deque[Future[_Row]] = deque()
     for number in numbers:
         begun.append(pool.submit(function, number))
@@ -203,12 +209,12 @@ def _lines(split: SplitReport) -> Iterator[str]:
 
 
 def _least_middle_most(values: list[Any]) -> tuple[Any, Any, Any]:
-    """Return three of sorted values."""
+    """Return the first, middle and last of sorted values."""
     return values[0], values[len(values) // 2], values[-1]
 
 
 def histogram(lengths: list[int]) -> Iterator[str]:
-    """Yield lines with a bar for each range of lengths, a power of two wide; the longest 2 % share the last."""
+    """Yield lines with a bar for each range of lengths, a power of two wide; the longest 2 % share the last range."""
     ordered = sorted(lengths)
     least, common, longest = ordered[0], ordered[(len(ordered) - 1) * 98 // 100], ordered[-1]
     width = 1

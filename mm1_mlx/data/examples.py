@@ -1,4 +1,4 @@
-"""A row as the model reads it: token ids, pictures, and which tokens it has to learn."""
+"""Turn a row into what the model reads: token ids, pictures, and which tokens it has to learn."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mm1_mlx.inputs.prompt import num_places, unescape
 
 @dataclass(frozen=True)
 class Example:
-    """One row, ready to be packed."""
+    """One row, tokenised and ready to be packed."""
 
     name: str  # of the row, for messages
-    ids: Integer[np.ndarray, "L"]  # image_token_id once for every visual token
-    learned: Bool[np.ndarray, "L"]  # tokens that the loss is about; never those of a picture, never the first
+    ids: Integer[np.ndarray, "L"]  # with image_token_id once for every visual token
+    learned: Bool[np.ndarray, "L"]  # tokens that count in the loss; never those of a picture, never the first
     pictures: tuple[PreparedPicture, ...]
 
     def __len__(self) -> int:
@@ -43,15 +43,15 @@ def make_example(
 ) -> Example:
     """Tokenise a row and find its pictures; they are not decoded.
 
-    Of a conversation the assistant's turns are learned, the token that ends each included. Of a document (a
-    caption, interleaved or plain text) all text is, and that it ends.
+    In a conversation the assistant's turns are learned, each with the token that ends it. In a document (a
+    caption, interleaved or plain text) all text is learned, and the token that ends it.
 
     Args:
         record: the row.
         processor: from ``load``.
         train_on_prompt: learn all text of a conversation.
         max_length: tokens; a longer row is refused, or cut.
-        max_pictures: a row with more is refused, or cut before the first that is too many.
+        max_pictures: a row with more is refused, or cut before the first picture that is too many.
         truncate: cut a row that is longer, or longer than the model's context, never inside a picture.
 
     Raises:
@@ -59,9 +59,9 @@ def make_example(
     """
     try:
         if record.document is not None:
-            ids, learned = _document(record, processor)
+            ids, learned = _tokenize_document(record.document, len(record.images), processor)
         else:
-            ids, learned = _conversation(record, processor, train_on_prompt)
+            ids, learned = _tokenize_conversation(record, processor, train_on_prompt)
         inputs = processor.assemble(ids, record.images, to_be_cut=truncate)
     except MM1Error as error:
         raise DataError(f"{record.name}: {error}") from None
@@ -87,18 +87,19 @@ def make_example(
     return example
 
 
-def _document(record: Record, processor: Processor) -> tuple[list[int], list[bool]]:
-    ids = processor.prompt_ids(record.document, len(record.images), template="plain")
+def _tokenize_document(text: str, num_images: int, processor: Processor) -> tuple[list[int], list[bool]]:
+    """Return the ids of a document, and whether each of them is learned."""
+    ids = processor.prompt_ids(text, num_images, template="plain")
     begin, end = processor.tokenizer.bos_token_id, processor.tokenizer.eos_token_id
     if end is not None and ids[-1] != end:
         ids = [*ids, end]
     return ids, [id != begin for id in ids]
 
 
-def _conversation(
+def _tokenize_conversation(
     record: Record, processor: Processor, train_on_prompt: bool
 ) -> tuple[list[int], list[bool]]:
-    """Ids of the whole conversation; learned is what the model itself would have to write."""
+    """Return the ids of the whole conversation, and whether the model itself would have to write each of them."""
     messages = record.messages(processor.config.prompt_config.after_image)
 
     def ids_of(number: int, *, answer_next: bool) -> list[int]:
@@ -133,7 +134,7 @@ def _conversation(
 
 
 def _spread(ids: list[int], learned: list[bool], inputs: Inputs, token: int) -> Bool[np.ndarray, "L"]:
-    """The flags of ids before pictures were put in, for those after; of a picture's stretch all are off."""
+    """Extend the flags of ids without pictures to the ids with pictures; all flags of a picture's positions are off."""
     flags: list[bool] = []
     lengths = iter(len(places) for places in inputs.image_places)
     for id, flag in zip(ids, learned, strict=True):
@@ -142,7 +143,7 @@ def _spread(ids: list[int], learned: list[bool], inputs: Inputs, token: int) -> 
 
 
 def _cut(example: Example, inputs: Inputs, max_length: int | None, max_pictures: int | None) -> Example:
-    """Keep as many tokens and pictures as may be, no picture in part."""
+    """Keep as many tokens and pictures as allowed, and no picture in part."""
     stop = len(example) if max_length is None else min(max_length, len(example))
     for number, places in enumerate(inputs.image_places):
         if places.stop > stop or number == max_pictures:

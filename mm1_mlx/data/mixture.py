@@ -1,8 +1,8 @@
-"""Several sources read at fixed shares: MM1's mix of captions, interleaved documents and text.
+"""Read several sources at fixed shares: MM1's mix of captions, interleaved documents and text.
 
-The rows of a run are one endless sequence of slots, of which an update takes the next ones. Slots come in blocks that
-hold every source at its exact share, shuffled. A source's n-th slot is its n-th draw. So the seed and an update's
-number alone decide its rows, whatever was read before, and by whom.
+The rows of a run are one endless sequence of slots, and each update takes the next ones. Slots come in shuffled blocks
+that hold every source at its exact share. A source's n-th slot is its n-th draw. So only the seed and the number of an
+update decide its rows, whatever this or another process read before.
 
 Source: MM1, "Pre-training Data Ablation" (45 % captions, 45 % interleaved, 10 % text); MM1.5 (arXiv:2409.20566).
 """
@@ -26,13 +26,13 @@ MIXES = {
     "mm1.5": {"captions": 0.50, "interleaved": 0.10, "text": 0.40},
 }
 LARGEST_BLOCK = 1000  # slots; shares are exact in it, or at most 0.1 % off
-FORGIVEN = 10  # damaged rows of a source, before their share counts
-NAMED = 5  # damaged rows of a source that are told, of all
-BLOCKS = 1 << 20  # stands in the key of a block's order where a source's number stands in that of an epoch
+FORGIVEN = 10  # damaged rows of a source are allowed, before their share counts
+NAMED = 5  # at most so many damaged rows of a source are reported
+BLOCKS = 1 << 20  # in the key of a block's order, where the key of an epoch's order has the source's number
 
 
 class Slot(NamedTuple):
-    """A place in the sequence of rows."""
+    """A place in the sequence of rows: a source, and the number of the draw from it."""
 
     source: str
     draw: int
@@ -40,7 +40,7 @@ class Slot(NamedTuple):
 
 @runtime_checkable
 class Counted(Protocol):
-    """A row made ready, as long as it has tokens."""
+    """A prepared row; its length is its number of tokens."""
 
     @property
     def pictures(self) -> Sequence[Any]: ...
@@ -50,7 +50,7 @@ class Counted(Protocol):
 
 @dataclass
 class Counts:
-    """What of a source was read so far."""
+    """How much of a source was read so far."""
 
     rows: int = 0
     tokens: int = 0
@@ -59,15 +59,15 @@ class Counts:
 
 
 class Mixture:
-    """Rows by slot, which slots an update gets, and what was read: rows, sampler and tally of ``Batches``.
+    """Several sources read at fixed shares; it serves as rows, sampler and counter of ``Batches``.
 
     Args:
-        sources: by name.
-        settings: of the sources.
-        weights: of the sources; they sum to 1.
+        sources: the sources by name.
+        settings: settings of each source.
+        weights: share of each source; the shares sum to 1.
         data: settings of the run.
-        rank: this process.
-        size: of so many.
+        rank: number of this process.
+        size: number of processes.
     """
 
     def __init__(
@@ -81,17 +81,17 @@ class Mixture:
     ):
         self.sources, self.weights = sources, weights
         self.count_anew()
-        self._named = dict.fromkeys(sources, 0)  # damaged rows that were told
+        self._named = dict.fromkeys(sources, 0)  # damaged rows that were reported
         self._settings, self._data, self._rank, self._size = settings, data, rank, size
         self._shares = dict(zip(weights, _shares(list(weights.values())), strict=True))
         self._arranged = lru_cache(maxsize=8)(self._arrange)
 
     def count_anew(self) -> None:
-        """Count what is read from now on, by this process."""
+        """Reset the counts of what this process reads."""
         self.counts = {name: Counts() for name in self.sources}
 
     def _arrange(self, number: int) -> list[Slot]:
-        """Return the slots of a block."""
+        """Return the slots of a block in their order."""
         following = {name: number * share for name, share in self._shares.items()}
         names = [name for name, share in self._shares.items() for _ in range(share)]
         slots = []
@@ -110,19 +110,19 @@ class Mixture:
         return [self.slot(update * rows + place) for place in range(self._rank, rows, self._size)]
 
     def slot(self, number: int) -> Slot:
-        """Return a slot of the endless sequence."""
+        """Return the slot at a place of the endless sequence."""
         block, place = divmod(number, sum(self._shares.values()))
         return self._arranged(block)[place]
 
     def count(self, slot: Slot, row: Counted) -> None:
-        """Add a row that goes into an update."""
+        """Count a row that is used in an update."""
         counts = self.counts[slot.source]
         counts.rows += 1
         counts.tokens += len(row)
         counts.pictures += len(row.pictures)
 
     def leave_out(self, slot: Slot, error: DataError) -> None:
-        """Add a damaged row.
+        """Count a damaged row, and report the first few of them.
 
         Raises:
             DataError: the source has too many of them.
@@ -140,7 +140,7 @@ class Mixture:
             )
 
     def epochs(self, num_updates: int) -> dict[str, float]:
-        """Return how often so many updates read each source through; sources without an end are not told."""
+        """Return how often ``num_updates`` updates read each source through; sources without an end are left out."""
         slots = num_updates * self._data.rows_per_update
         return {
             name: round(slots * weight / source.num_rows, 4)
@@ -162,13 +162,13 @@ def open_mixture(
     """Open all sources of a mixture.
 
     Args:
-        sources: by name.
+        sources: settings of each source, by name.
         data: settings of the run.
-        mix: shares where sources give no weight, by the sources' names: a key of ``MIXES``.
-        generators: those that sources can name.
-        rank: this process.
-        size: of so many.
-        say: told of shards that are left out.
+        mix: key of ``MIXES`` whose shares are used where sources give no weight.
+        generators: the generators that sources can name.
+        rank: number of this process.
+        size: number of processes.
+        say: called with a line about each shard that is left out.
 
     Raises:
         ConfigError: the weights do not sum to 1.
@@ -203,13 +203,14 @@ def weights_of(sources: Mapping[str, SourceSettings], mix: str) -> dict[str, flo
         raise ConfigError(
             f"there is no mix {mix!r}; there are {', '.join(MIXES)}. Or give every source a weight, and no mix."
         )
-    without = [name for name, weight in given.items() if weight is None]
+    weights = {name: weight for name, weight in given.items() if weight is not None}
+    without = [name for name in given if name not in weights]
     if not without:
-        total = sum(given.values())
+        total = sum(weights.values())
         if abs(total - 1) > 1e-6:
-            told = " + ".join(f"{name} {weight:g}" for name, weight in given.items())
-            raise ConfigError(f"the weights of the sources sum to {total:g}, expected 1: {told}.")
-        return given
+            terms = " + ".join(f"{name} {weight:g}" for name, weight in weights.items())
+            raise ConfigError(f"the weights of the sources sum to {total:g}, expected 1: {terms}.")
+        return weights
     if len(without) < len(given):
         raise ConfigError(
             f"{', '.join(without)} has no weight, but other sources have; give all of them one, or none."
@@ -226,7 +227,7 @@ def weights_of(sources: Mapping[str, SourceSettings], mix: str) -> dict[str, flo
 
 
 def _shares(weights: list[float]) -> list[int]:
-    """Return slots of a block for each weight: of the smallest block in which they are exact, if there is one."""
+    """Return the slots of a block for each weight, in the smallest block that holds exact shares, if there is one."""
     for size in range(1, LARGEST_BLOCK + 1):
         shares = [round(weight * size) for weight in weights]
         if all(

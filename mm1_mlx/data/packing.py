@@ -1,4 +1,4 @@
-"""Rows of different length in one sequence, each read as if it were alone.
+"""Pack rows of different length into one sequence, in which each is read as if it were alone.
 
 Source: MM1, "Pre-training Details" (sequences of 4096 tokens, up to 16 pictures each).
 """
@@ -24,11 +24,11 @@ PAD_TO = 16  # lengths are multiples of it, so that few shapes occur
 
 @dataclass(frozen=True)
 class Packed:
-    """One sequence of rows, one behind the other, then padding."""
+    """One sequence of several rows, one after the other, then padding."""
 
     names: tuple[str, ...]  # of the rows
     ids: Integer[mx.array, "L"]
-    learned: Bool[mx.array, "L"]  # tokens that the loss is about
+    learned: Bool[mx.array, "L"]  # tokens that count in the loss
     rows: Integer[mx.array, "L"]  # the row that each position belongs to; -1 is padding
     pictures: tuple[PreparedPicture, ...]
     num_learned: int
@@ -36,7 +36,7 @@ class Packed:
 
     @property
     def num_places(self) -> int:
-        """Tokens and padding."""
+        """Positions of the sequence, tokens and padding together."""
         return len(self.ids)
 
     @property
@@ -45,16 +45,16 @@ class Packed:
 
 
 def pack(examples: Sequence[Example], *, width: int, most: int, apart: bool = True) -> list[Packed]:
-    """Put rows into as few sequences as best fit finds, the longest first.
+    """Put rows into as few sequences as best fit finds, the longest rows first.
 
-    Attention is computed over all of a sequence, of which a row needs its own part alone. That costs little beside
-    the decoder's linears up to about as many tokens as it is wide, so that is the room of a sequence.
+    Attention is computed over a whole sequence, although a row needs only its own part. Up to about as many tokens
+    as the decoder is wide, that costs little compared with the linears, so a sequence holds at most so many tokens.
 
     Args:
-        examples: rows, of any length.
-        width: of the decoder.
-        most: tokens of a sequence. A row that is longer than the room there is has a sequence of its own.
-        apart: attention stays inside a row.
+        examples: rows of any length.
+        width: width of the decoder.
+        most: limit for the tokens of a sequence. A row longer than a sequence may be gets one of its own.
+        apart: keep attention inside each row.
     """
     capacity = min(most, width)
     bins: list[list[Example]] = []
@@ -72,7 +72,7 @@ def pack(examples: Sequence[Example], *, width: int, most: int, apart: bool = Tr
 
 
 def join(examples: Sequence[Example], *, pad_to: int = PAD_TO, apart: bool = True) -> Packed:
-    """Put rows into one sequence, in order; unless they stay apart, attention takes it for one row."""
+    """Put rows into one sequence, in order; unless ``apart``, attention treats them as one row."""
     num_tokens = sum(map(len, examples))
     padding = -num_tokens % pad_to
     ids = np.concatenate([*(example.ids for example in examples), np.zeros(padding, np.int32)])
@@ -91,13 +91,13 @@ def join(examples: Sequence[Example], *, pad_to: int = PAD_TO, apart: bool = Tru
 
 
 def idle_sequence() -> Packed:
-    """Return padding alone: what a process computes when it has nothing to learn, and others have."""
+    """Return a sequence of padding alone, which a process computes when it has nothing to learn but others have."""
     ids = mx.zeros(PAD_TO, dtype=mx.int32)
     return Packed((), ids, ids != 0, ids - 1, (), num_learned=0, num_tokens=0)
 
 
 class RowsApart:
-    """In the place of a layer's KV cache: a position attends to earlier ones of its own row alone.
+    """A stand-in for a layer's KV cache that lets a position attend only to earlier positions of its own row.
 
     Decoders, ours and mlx-lm's, ask their cache for the mask. RoPE is relative, so rows need no positions of
     their own.
@@ -111,24 +111,24 @@ class RowsApart:
     def make_mask(
         self, length: int, window_size: int | None = None, return_array: bool = False, **_: Any
     ) -> Bool[mx.array, "L L"]:
-        """Return the mask; ``window_size`` is that of a sliding window, where a layer has one."""
+        """Return the attention mask; ``window_size`` is that of a sliding window, where a layer has one."""
         places = mx.arange(length)
         distance = places[:, None] - places[None]
         seen = (distance >= 0) & (self._rows[:, None] == self._rows[None])
         return seen if window_size is None else seen & (distance < window_size)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Keep nothing."""
+        """Return keys and values unchanged; nothing is kept."""
         return keys, values
 
 
 def can_pack(model: MM1) -> bool:
-    """Say whether every layer of the decoder attends; one that keeps a running state would mix rows."""
+    """Say whether every layer of the decoder is attention; a layer with a running state would mix rows."""
     return all(type(entry) in (KVCache, RotatingKVCache) for entry in make_prompt_cache(model.decoder))
 
 
 def row_caches(model: MM1, packed: Packed) -> list[RowsApart]:
-    """Return what the decoder takes for caches: one for each that it would make itself."""
+    """Return the stand-ins for the decoder's caches, as many as it would make itself."""
     return [RowsApart(packed.rows)] * len(make_prompt_cache(model.decoder))
 
 
@@ -138,6 +138,6 @@ def logits_of(
     embeddings: Float[mx.array, "L D"],
     routings: list[Routing] | None = None,
 ) -> Float[mx.array, "L V"]:
-    """Compute what the decoder makes of a packed sequence; ``routings`` collects what its routers decide."""
+    """Compute the decoder's logits of a packed sequence; ``routings`` collects what its routers decide."""
     cache = row_caches(model, packed)
     return model(packed.ids[None], cache=cache, input_embeddings=embeddings[None], routings=routings)[0]

@@ -1,4 +1,4 @@
-"""Pictures and their captions side by side, as contrastive learning reads them: no visual tokens, no packing."""
+"""Prepare pictures and captions as pairs for contrastive learning, without visual tokens and packing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from mm1_mlx.inputs.prompt import IMAGE
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its caption."""
+    """A picture and its caption, tokenised."""
 
     name: str  # of the row, for messages
-    ids: tuple[int, ...]  # of the caption, the token that ends it included
+    ids: tuple[int, ...]  # of the caption, with the token that ends it
     picture: PreparedPicture  # one view
 
     def __len__(self) -> int:
@@ -40,17 +40,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Some pairs that are computed together."""
+    """Some pairs that are computed together, with their captions padded to one length."""
 
     names: tuple[str, ...]
-    ids: Integer[mx.array, "N L"]  # padded behind
+    ids: Integer[mx.array, "N L"]  # padded at the end
     lengths: Integer[mx.array, "N"]  # tokens of each caption
     pictures: tuple[PreparedPicture, ...]
     num_tokens: int
 
     @property
     def num_learned(self) -> int:
-        """Pairs: the loss is a sum over them."""
+        """The number of pairs, because the loss is a sum over them."""
         return len(self.names)
 
     @property
@@ -67,13 +67,13 @@ def make_pair(record: Record, processor: Processor, *, max_length: int) -> Pair:
 
     Args:
         record: a row with image and caption.
-        processor: of the model; it makes one view of each picture.
-        max_length: tokens of the caption; a longer one is cut before its end.
+        processor: the model's processor; it must make one view of each picture.
+        max_length: tokens of the caption; a longer one is cut before the token that ends it.
 
     Raises:
         DataError: the row is of another form, or cannot be read.
     """
-    if record.form != "caption":
+    if record.form != "caption" or record.document is None:
         raise DataError(
             f"{record.name}: it is a row of the form {record.form}, but a contrastive stage takes image and caption."
         )
@@ -90,12 +90,13 @@ def make_pair(record: Record, processor: Processor, *, max_length: int) -> Pair:
 
 
 def chunks(pairs: Sequence[Pair], size: int) -> Iterator[Pairs]:
-    """Yield pairs, in order, at most ``size`` together."""
+    """Yield pairs in order, at most ``size`` together."""
     for start in range(0, len(pairs), size):
-        yield _together(pairs[start : start + size])
+        yield _join_pairs(pairs[start : start + size])
 
 
-def _together(pairs: Sequence[Pair]) -> Pairs:
+def _join_pairs(pairs: Sequence[Pair]) -> Pairs:
+    """Put pairs into padded arrays."""
     lengths = [len(pair.ids) for pair in pairs]
     ids = np.zeros((len(pairs), -max(lengths) // PAD_TO * -PAD_TO), np.int32)
     for row, pair in zip(ids, pairs, strict=True):
@@ -110,13 +111,13 @@ def _together(pairs: Sequence[Pair]) -> Pairs:
 
 
 class PairBatches(RowBatches[Pair, Pairs]):
-    """The pairs of every update, in chunks; as other batches in all else.
+    """The pairs of every update, in chunks; it differs from other batches only in that.
 
     Args:
-        rows: captions.
-        processor: of the model.
-        settings: of the data.
-        max_length: tokens of a caption.
+        rows: rows of image and caption.
+        processor: the model's processor.
+        settings: settings of the data.
+        max_length: limit for the tokens of a caption.
         chunk_size: pairs computed together.
     """
 
@@ -133,16 +134,16 @@ class PairBatches(RowBatches[Pair, Pairs]):
         self._processor, self._max_length, self._chunk_size = processor, max_length, chunk_size
 
     def item(self, number: Any) -> Pair:
-        """Return a row as a pair."""
+        """Tokenise a row's caption and find its picture."""
         return make_pair(self.rows[number], self._processor, max_length=self._max_length)
 
-    def opened(self, item: Pair) -> Pair:
-        """Return the same with its picture open."""
+    def open_pictures(self, item: Pair) -> Pair:
+        """Return the same pair with its picture open."""
         try:
             return replace(item, picture=item.picture.open_views())
         except Exception as error:
             raise DataError(f"{item.name}: {error}") from None
 
-    def packed(self, items: Sequence[Pair]) -> list[Pairs]:
+    def combine(self, items: Sequence[Pair]) -> list[Pairs]:
         """Put pairs into chunks."""
         return list(chunks(items, self._chunk_size))

@@ -1,7 +1,7 @@
-"""Parquet shards: image and caption, or OBELICS' columns ``images`` and ``texts``.
+"""Read Parquet shards: image and caption, or OBELICS' columns ``images`` and ``texts``.
 
-A row group is decoded as a whole, and few are in memory at once. So an epoch takes the rows of a few groups at a time
-(``sampler.in_groups``).
+A row group is decoded as a whole, and few groups are in memory at once. So an epoch takes the rows of a few groups at a
+time (``sampler.order_by_groups``).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ WANTED = (*FORMS, "image", "images", "answer", "answers", "rationale")
 
 
 class ParquetShard:
-    """The rows of a shard.
+    """The rows of a Parquet file.
 
     Args:
         path: the file.
-        columns: its name for each key of a row.
+        columns: the file's column for each key of a row, where it has another name.
 
     Raises:
-        DataError: it cannot be read, holds no rows, or lacks a column.
+        DataError: the file cannot be read, holds no rows, or lacks a column.
     """
 
     _decoded: OrderedDict[tuple[Path, int], Any] = OrderedDict()  # row groups, of all shards together
@@ -39,7 +39,7 @@ class ParquetShard:
         import pyarrow.parquet
 
         self.path = path
-        with _clear_errors(f"{path} cannot be read as Parquet"):
+        with _explain_damage(f"{path} cannot be read as Parquet"):
             self._file = pyarrow.parquet.ParquetFile(path)
             there = self._file.schema_arrow.names
         self._columns = {key: columns.get(key, key) for key in WANTED if columns.get(key, key) in there}
@@ -64,18 +64,18 @@ class ParquetShard:
     def __getitem__(self, index: int) -> Record:
         name = f"{self.path}, row {index}"
         group = next(number for number, stop in enumerate(self._stops) if index < stop)
-        table = self._group(group, name)
+        table = self._read_group(group, name)
         place = index - self._stops[group] + self.groups[group]
-        with _clear_errors(f"{name} cannot be read"):
+        with _explain_damage(f"{name} cannot be read"):
             values = {key: table.column(column)[place].as_py() for key, column in self._columns.items()}
         return read_row(values, name=name, folder=self.path.parent)
 
-    def _group(self, number: int, name: str) -> Any:
-        """Return a row group; of all shards those are kept that were asked for last."""
+    def _read_group(self, number: int, name: str) -> Any:
+        """Return a row group; the groups of all shards that were asked for last stay in memory."""
         key = (self.path, number)
         with self._lock:
             if key not in self._decoded:
-                with _clear_errors(f"{name} cannot be read"):
+                with _explain_damage(f"{name} cannot be read"):
                     table = self._file.read_row_group(number, columns=sorted(set(self._columns.values())))
                 self._decoded[key] = table
                 while len(self._decoded) > 2 * WINDOW:
@@ -85,8 +85,8 @@ class ParquetShard:
 
 
 @contextmanager
-def _clear_errors(what: str) -> Iterator[None]:
-    """Whatever is raised inside by damage, such as text that is not UTF-8, as a DataError."""
+def _explain_damage(what: str) -> Iterator[None]:
+    """Raise errors that damage causes inside the block, such as text that is not UTF-8, as a DataError."""
     import pyarrow
 
     try:

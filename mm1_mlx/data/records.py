@@ -1,4 +1,4 @@
-"""Training rows, from a folder or the Hugging Face hub; each is read and parsed only when it is asked for.
+"""Open training rows from a folder or the Hugging Face hub; each is read and parsed only when it is asked for.
 
 A folder has ``train.jsonl`` and, where wanted, ``valid.jsonl`` and ``test.jsonl``: one row a line, in any of the
 forms of ``row_forms``.
@@ -12,7 +12,7 @@ import os
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -25,27 +25,32 @@ from mm1_mlx.strict import shown
 
 Split = Literal["train", "valid", "test"]
 
-OTHER_NAMES = {"valid": ("validation", "val", "dev"), "test": ()}  # that people give to splits
+OTHER_NAMES = {"valid": ("validation", "val", "dev"), "test": ()}  # other common names of splits
 BLANK = b" \t\r\n\v\f\xef\xbb\xbf"  # the last three are a byte order mark
 
 
 @runtime_checkable
 class Records(Protocol):
-    """Rows by number, each parsed when any thread asks for it; a list of them is one too."""
+    """Rows by number, each parsed when any thread asks for it; a list of records is also one."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Record:
-        """Raises: DataError: the row is at fault; the message names it, its field and what to do."""
+        """Return a row, parsed.
+
+        Raises:
+            DataError: the row cannot be used; the message names it, its field and what to do.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class RecordFile:
-    """The rows of a JSON-lines file. Of each line there is only its start in memory."""
+    """The rows of a JSON-lines file; only the start of each line is in memory."""
 
     path: Path
-    starts: Int64[np.ndarray, "R"]  # of the lines that hold a row, in bytes
-    lines: Int64[np.ndarray, "R"]  # their numbers, from 1
+    starts: Int64[np.ndarray, "R"]  # positions in bytes of the lines that hold a row
+    lines: Int64[np.ndarray, "R"]  # numbers of these lines, from 1
     stamp: tuple[int, int]  # the file's size and time when it was opened
 
     @property
@@ -65,7 +70,7 @@ class RecordFile:
                 line = file.readline()
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror}; put the file back.") from None
-        return read_row(_parse(line, name), name=name, folder=self.path.parent)
+        return read_row(_parse_line(line, name), name=name, folder=self.path.parent)
 
     def row_name(self, index: int) -> str:
         return f"{self.path}, line {self.lines[index]}"
@@ -77,7 +82,7 @@ class HubRecords:
 
     name: str
     rows: Any  # a ``datasets.Dataset`` that gives Arrow tables
-    features: Any  # what decodes a row of it, all but its pictures
+    features: Any  # the ``datasets.Features`` that decode all of a row but its pictures
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,14 +95,14 @@ class HubRecords:
         return f"{self.name}[{index}]"
 
 
-NamedRecords = RecordFile | HubRecords  # they have a name, and one for each row
+NamedRecords = RecordFile | HubRecords  # records that have a name, and one for each row
 
 
 def open_data(source: str) -> dict[Split, NamedRecords]:
     """Open the splits of a folder, or of a data set on the Hugging Face hub.
 
     Args:
-        source: a folder; or a hub id, owner/name, and its configuration behind a colon where it has several.
+        source: a folder; or a hub id, owner/name, with a colon and its configuration where it has several.
 
     Raises:
         DataError: there is no such data set, or it has no rows to train on.
@@ -113,13 +118,13 @@ def open_data(source: str) -> dict[Split, NamedRecords]:
 
 
 def open_folder(folder: Path) -> dict[Split, NamedRecords]:
-    """Open the splits of a folder; ``train.jsonl`` must be there.
+    """Open the splits of a folder, of which ``train.jsonl`` must exist.
 
     Raises:
         DataError: a file is missing, misnamed, empty or no JSON lines.
     """
     found: dict[Split, NamedRecords] = {}
-    for split in ("train", "valid", "test"):
+    for split in get_args(Split):
         path = folder / f"{split}.jsonl"
         if path.exists():
             found[split] = open_records(path)
@@ -137,7 +142,7 @@ def open_folder(folder: Path) -> dict[Split, NamedRecords]:
 
 
 def open_records(path: Path) -> RecordFile:
-    """Open the rows of one file: blank lines are passed over, what is in the others shows when they are asked for.
+    """Open the rows of one file; blank lines are skipped, and other lines are parsed only when they are asked for.
 
     Raises:
         DataError: it cannot be read, is empty, or is one JSON list.
@@ -169,7 +174,7 @@ def _stamp(file: io.BufferedReader) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _parse(line: bytes, name: str) -> dict[str, Any]:
+def _parse_line(line: bytes, name: str) -> dict[str, Any]:
     try:
         return parse_object(line.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
@@ -195,21 +200,24 @@ def _open_hub(source: str) -> dict[Split, NamedRecords]:
             "name: owner/name:configuration.)"
         ) from None
     found: dict[Split, NamedRecords] = {}
-    for split in ("train", "valid", "test"):
+    for split in get_args(Split):
         key = next((key for key in (split, *OTHER_NAMES.get(split, ())) if key in splits), None)
         if key is not None and len(splits[key]):
             features = copy.deepcopy(splits[key].features)
             _leave_encoded(features)
             found[split] = HubRecords(f"{source}, {key}", splits[key].with_format("arrow"), features)
     if "train" not in found:
-        raise DataError(f"{source} has no rows to train on (its splits: {', '.join(splits)}); give another.")
+        raise DataError(
+            f"{source} has no rows to train on (its splits: {', '.join(map(str, splits))}); give another."
+        )
     return found
 
 
 def _leave_encoded(feature: Any) -> None:
-    """Have pictures anywhere in a row stay files, to be opened in their turn; JSON inside a row is decoded."""
+    """Set pictures anywhere in a row to stay encoded, to be opened later; JSON inside a row is decoded."""
     if hasattr(feature, "decode") and type(feature).__name__ != "Json":
         feature.decode = False
+    nested = [feature.feature] if hasattr(feature, "feature") else []
     inner = feature.values() if isinstance(feature, dict) else feature if isinstance(feature, list) else ()
-    for part in (*inner, *([feature.feature] if hasattr(feature, "feature") else [])):
+    for part in (*inner, *nested):
         _leave_encoded(part)

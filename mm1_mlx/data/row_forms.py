@@ -1,7 +1,7 @@
-r"""The forms of a training row, one function each, and the record that every one of them becomes.
+r"""Read the forms of a training row, with one function for each; every form becomes the same record.
 
-A row has the first of these forms whose telling key it has. A key that is ``null`` is as good as none, and keys
-that mean nothing here (ids, sources) are passed over.
+A row has the first of these forms whose main key it has. A key that is ``null`` counts as absent, and unknown keys
+(ids, sources) are ignored.
 
     chat         {"images": ["cat.png"], "messages": [
                      {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
@@ -25,17 +25,16 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.picture import Source
-from mm1_mlx.inputs.prompt import IMAGE, Message, join_texts, num_places, remove_places
+from mm1_mlx.inputs.prompt import IMAGE, Message, Role, join_texts, num_places, remove_places
 from mm1_mlx.strict import shown
 
 Form = Literal["chat", "LLaVA", "question", "interleaved", "caption", "text"]
-Role = Literal["system", "user", "assistant"]
 Values = dict[str, Any]
 
 OF_LLAVA: dict[Any, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
@@ -44,7 +43,7 @@ OTHER_KEYS = ("answer", "answers", "rationale", "image", "images")
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says in a conversation."""
+    """One turn of a conversation."""
 
     role: Role
     text: str  # ``<image>`` where a picture goes
@@ -58,14 +57,14 @@ class Record:
     turns: tuple[Turn, ...]  # empty for a document
     document: str | None  # text with ``<image>`` in the places of its pictures; None for a conversation
     images: tuple[Source, ...]  # in reading order, one for each ``<image>``
-    form: Form | None = None  # None: it was no row
-    num_unplaced: int = 0  # pictures that the row gave no place: they begin the first user turn
+    form: Form | None = None  # None: the record was not made from a row
+    num_unplaced: int = 0  # pictures without a place in the row: they begin the first user turn
 
     def messages(self, after_image: str = "") -> list[Message]:
-        """The turns as chat messages.
+        """Return the turns as chat messages.
 
         Args:
-            after_image: what the model is used to behind a picture without a place, as in ``prompt.messages_of``.
+            after_image: text after a picture without a place, as in ``prompt.messages_of``.
         """
         messages = [{"role": turn.role, "content": turn.text} for turn in self.turns]
         if self.num_unplaced:
@@ -77,28 +76,28 @@ class Record:
 
 @dataclass(frozen=True)
 class Content:
-    """What a row holds, by the names of its fields."""
+    """The content of a row, by the names of its fields."""
 
     text: dict[str, Turn] | str  # a conversation or a document
-    pictures: Values  # not looked at yet
+    pictures: Values  # not checked yet
 
 
 def read_row(values: Values, *, name: str, folder: Path | None) -> Record:
-    """The record of one row.
+    """Turn one row into a record.
 
     Args:
         values: the row, from JSON or from a Hugging Face data set.
         name: what to call it in messages.
-        folder: where paths of pictures start; None: the row came without files, so a path leads nowhere.
+        folder: the folder that paths of pictures are relative to; None where the row came without files.
 
     Raises:
         DataError: the row fits no form, or a field of it is missing or wrong.
     """
     try:
-        values = _without_null(values)
+        values = _drop_null(values)
         form, read = _form_of(values)
         content = read(values)
-        images = tuple(_source(value, field, folder) for field, value in content.pictures.items())
+        images = tuple(_find_picture(value, field, folder) for field, value in content.pictures.items())
         if isinstance(content.text, str):
             _require_places(num_places(content.text), len(images), values)
             if not remove_places(content.text).strip():
@@ -117,12 +116,12 @@ def read_row(values: Values, *, name: str, folder: Path | None) -> Record:
 
 
 def read_chat(values: Values) -> Content:
-    """Hugging Face's messages, their pictures in ``images`` or in the parts: ``{"type": "image", "path": …}``."""
+    """Read Hugging Face's messages, with pictures in ``images`` or in the parts: ``{"type": "image", "path": …}``."""
     turns: dict[str, Turn] = {}
     own: Values = {}  # pictures in the parts
     for field, message in _objects(values["messages"], "messages"):
         role, content = message.get("role"), message.get("content")
-        if role not in ("system", "user", "assistant"):
+        if role is None or role not in get_args(Role):
             raise DataError(f"{field}.role is {shown(role)}, expected system, user or assistant.")
         if not isinstance(content, str):
             parts = _objects(content, f"{field}.content")
@@ -130,7 +129,7 @@ def read_chat(values: Values) -> Content:
             content = ""
             for part_field, part in parts:
                 content = join_texts(content, _part(part, part_field))
-                own |= _own_picture(part, part_field, places + num_places(content) - 1)
+                own |= _picture_of_part(part, part_field, places + num_places(content) - 1)
         turns[field] = Turn(role, content)
     pictures = _pictures(values)
     if own and pictures:
@@ -139,7 +138,7 @@ def read_chat(values: Values) -> Content:
 
 
 def read_llava(values: Values) -> Content:
-    """LLaVA's conversations, from "human" and "gpt"."""
+    """Read LLaVA's conversations, whose turns are from "human" and "gpt"."""
     turns = {}
     for field, message in _objects(values["conversations"], "conversations"):
         role = message.get("from")
@@ -150,24 +149,26 @@ def read_llava(values: Values) -> Content:
 
 
 def read_question(values: Values) -> Content:
-    """A question and its answer. Of several ``answers`` the first is taught; a ``rationale`` goes before it."""
-    answers = {"answer": values["answer"]} if "answer" in values else _many(values, "answers")
+    """Read a question and its answer: the first of several ``answers``, after the ``rationale`` if there is one."""
+    answers = {"answer": values["answer"]} if "answer" in values else _list_fields(values, "answers")
     if not answers:
-        raise DataError(f"there is a question but no answer{_like(('answer', 'answers'), values)}; add it.")
+        raise DataError(
+            f"there is a question but no answer{_suggest_key(('answer', 'answers'), values)}; add it."
+        )
     for key, value in answers.items():
-        _require_said(_text(value, key), key)
+        _require_words(_text(value, key), key)
     field, answer = next(iter(answers.items()))
     if "rationale" in values:
-        answer = f"{_require_said(_text(values['rationale'], 'rationale'), 'rationale')} {answer}"
-    asked = _require_said(_text(values["question"], "question"), "question")
+        answer = f"{_require_words(_text(values['rationale'], 'rationale'), 'rationale')} {answer}"
+    asked = _require_words(_text(values["question"], "question"), "question")
     return Content({"question": Turn("user", asked), field: Turn("assistant", answer)}, _pictures(values))
 
 
 def read_interleaved(values: Values) -> Content:
-    """A document as OBELICS has it: ``images`` and ``texts`` side by side, at each place one of the two."""
+    """Read a document in the form of OBELICS: lists ``images`` and ``texts``, of which each place has one of the two."""
     if "images" not in values:
         raise DataError(
-            f"there are texts but no images{_like(('images',), values)}; add them, null for a text."
+            f"there are texts but no images{_suggest_key(('images',), values)}; add them, null for a text."
         )
     images, texts = values["images"], values["texts"]
     for key, value in (("images", images), ("texts", texts)):
@@ -191,16 +192,16 @@ def read_interleaved(values: Values) -> Content:
 
 
 def read_caption(values: Values) -> Content:
-    """A picture and then its caption."""
+    """Read a picture followed by its caption."""
     pictures = _pictures(values)
     if len(pictures) != 1:
-        found = f"{len(pictures)} pictures" if pictures else f"no image{_like(('image',), values)}"
+        found = f"{len(pictures)} pictures" if pictures else f"no image{_suggest_key(('image',), values)}"
         raise DataError(f"there is a caption but {found}; give one image.")
     return Content(IMAGE + _text(values["caption"], "caption"), pictures)
 
 
 def read_text(values: Values) -> Content:
-    """A document without pictures."""
+    """Read a document without pictures."""
     pictures = _pictures(values)
     if pictures:
         raise DataError(
@@ -209,7 +210,7 @@ def read_text(values: Values) -> Content:
     return Content(_text(values["text"], "text"), {})
 
 
-FORMS: dict[str, tuple[Form, Callable[[Values], Content]]] = {  # by the telling key
+FORMS: dict[str, tuple[Form, Callable[[Values], Content]]] = {  # by the main key
     "messages": ("chat", read_chat),
     "conversations": ("LLaVA", read_llava),
     "question": ("question", read_question),
@@ -224,13 +225,13 @@ def _form_of(values: Values) -> tuple[Form, Callable[[Values], Content]]:
         if key in values:
             return form
     raise DataError(
-        f"its keys ({', '.join(map(shown, values)) or 'none'}) fit no form{_like(tuple(FORMS), values)}; give messages, "
+        f"its keys ({', '.join(map(shown, values)) or 'none'}) fit no form{_suggest_key(tuple(FORMS), values)}; give messages, "
         "conversations, question and answer, images and texts, image and caption, or text."
     )
 
 
-def _like(wanted: tuple[str, ...], values: Values) -> str:
-    """ " (is 'awnser' meant to be answer?)", where a key that means nothing comes near."""
+def _suggest_key(wanted: tuple[str, ...], values: Values) -> str:
+    """Return a hint such as " (is 'awnser' meant to be answer?)" if an unknown key resembles a wanted one, else ""."""
     for key in values:
         near = difflib.get_close_matches(key.lower(), wanted, n=1, cutoff=0.7)
         if near and key not in (*FORMS, *OTHER_KEYS):
@@ -238,8 +239,8 @@ def _like(wanted: tuple[str, ...], values: Values) -> str:
     return ""
 
 
-def _without_null(values: Values) -> Values:
-    """Without the keys that are null: Arrow gives every row all keys of its data set."""
+def _drop_null(values: Values) -> Values:
+    """Drop the keys that are null, because Arrow gives every row all keys of its data set."""
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -249,25 +250,25 @@ def _text(value: Any, field: str) -> str:
     return value
 
 
-def _require_said(text: str, field: str) -> str:
+def _require_words(text: str, field: str) -> str:
     if not text.strip():
         raise DataError(f"{field} is empty; write it, or take the row out.")
     return text
 
 
 def _objects(value: Any, field: str) -> Iterator[tuple[str, Values]]:
-    """The objects of a list with the names of their fields, null keys left out."""
+    """Yield the objects of a list with the names of their fields, without keys that are null."""
     if not isinstance(value, list) or not value:
         or_text = "text or " * field.endswith(".content")
         raise DataError(f"{field} is {shown(value)}, expected {or_text}a list with something in it.")
     for number, item in enumerate(value):
         if not isinstance(item, dict):
             raise DataError(f"{field}[{number}] is {shown(item)}, expected a JSON object.")
-        yield f"{field}[{number}]", _without_null(item)
+        yield f"{field}[{number}]", _drop_null(item)
 
 
-def _many(values: Values, key: str) -> Values:
-    """One thing or a list of them, by the names of their fields; nothing where there is no such key."""
+def _list_fields(values: Values, key: str) -> Values:
+    """Return the value of ``key``, one or a list, by the names of its fields; nothing if there is no such key."""
     found = values.get(key, [])
     if not isinstance(found, list):
         return {key: found}
@@ -277,7 +278,7 @@ def _many(values: Values, key: str) -> Values:
 def _pictures(values: Values) -> Values:
     if "image" in values and "images" in values:
         raise DataError("image and images are both given; keep one of them.")
-    return _many(values, "image") | _many(values, "images")
+    return _list_fields(values, "image") | _list_fields(values, "images")
 
 
 def _part(part: Values, field: str) -> str:
@@ -292,8 +293,8 @@ def _part(part: Values, field: str) -> str:
     )
 
 
-def _own_picture(part: Values, field: str, place: int) -> Values:
-    """The picture in a part of a message. A part without one is the place of the next of ``images``."""
+def _picture_of_part(part: Values, field: str, place: int) -> Values:
+    """Return the picture in a part of a message; a part without one is the place of the next of ``images``."""
     if part["type"] != "image":
         return {}
     for key in ("image", "path", "url"):
@@ -306,8 +307,8 @@ def _own_picture(part: Values, field: str, place: int) -> Values:
     return {}
 
 
-def _source(value: Any, field: str, folder: Path | None) -> Source:
-    """Where a picture is. A file must be there; what it holds shows when it is opened."""
+def _find_picture(value: Any, field: str, folder: Path | None) -> Source:
+    """Return where a picture is; a file must exist, but is opened only later."""
     found = value
     if isinstance(value, dict):
         data = value.get("bytes")
@@ -328,7 +329,7 @@ def _source(value: Any, field: str, folder: Path | None) -> Source:
             "write a folder with train.jsonl beside them."
         )
     path = folder / os.path.expanduser(found)
-    if not os.path.isfile(path):  # which takes any text; Path.is_file raises for some
+    if not os.path.isfile(path):  # os.path.isfile takes any text, while Path.is_file raises errors for some
         raise DataError(
             f"{field} is {shown(found)}, but there is no such file in {folder}; give a path from there."
         )
@@ -338,7 +339,7 @@ def _source(value: Any, field: str, folder: Path | None) -> Source:
 def _require_places(places: int, num_images: int, values: Values) -> None:
     if places == num_images:
         return
-    near = _like(("image", "images"), values) if not num_images else ""
+    near = _suggest_key(("image", "images"), values) if not num_images else ""
     raise DataError(
         f"the text has {places} {IMAGE} but the row has {num_images} picture{'s' * (num_images != 1)}{near}; "
         f"write {IMAGE} once for each picture."
@@ -346,7 +347,7 @@ def _require_places(places: int, num_images: int, values: Values) -> None:
 
 
 def _require_turns(turns: dict[str, Turn], num_unplaced: int) -> None:
-    """System first if at all, then user and assistant by turns; assistant, in text alone, has the last word."""
+    """Check that a system turn comes first if at all, then user and assistant alternate, and assistant is last."""
     spoken = list(turns.items())
     if spoken[0][1].role == "system":
         spoken = spoken[1:]
@@ -358,7 +359,7 @@ def _require_turns(turns: dict[str, Turn], num_unplaced: int) -> None:
                 "assistant by turns; join turns of one side, or take some out."
             )
         if number or not num_unplaced:
-            _require_said(turn.text, field)
+            _require_words(turn.text, field)
         if turn.role == "assistant" and num_places(turn.text):
             raise DataError(
                 f"{field} is assistant's and holds {IMAGE}, but the model writes text alone; put pictures in user "

@@ -1,4 +1,4 @@
-"""What decides which rows an update gets, and how they become sequences. Light: ``--help`` reads it."""
+"""Settings for which rows an update gets, and how they become sequences. It imports little, because ``--help`` reads it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mm1_mlx.strict import Config
 
 @dataclass(frozen=True)
 class DataSettings(Config):
-    """The way from rows to sequences, checked once."""
+    """The settings of turning rows into sequences, checked once."""
 
-    batch_size: int = 4  # rows at once, all machines together
+    batch_size: int = 4  # rows at once, on all machines together
     grad_accumulation_steps: int = 1  # batches for one update
     max_seq_length: int = 2048  # tokens of a packed sequence
     pack: bool = True  # rows of different length share a sequence
@@ -20,7 +20,7 @@ class DataSettings(Config):
     across_examples: bool = False  # attention reaches over all rows of a sequence: for the ablation
     skip_bad: bool = False  # go on without rows that cannot be read
     train_on_prompt: bool = False  # learn the user's turns too
-    seed: int = 0  # of the order of rows, and of all else that is drawn
+    seed: int = 0  # of the order of rows and of all other random choices
 
     def __post_init__(self) -> None:
         self._require_positive("batch_size", "grad_accumulation_steps", "max_seq_length")

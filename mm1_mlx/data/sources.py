@@ -1,7 +1,7 @@
-"""Where rows come from: JSON lines, tar shards, Parquet shards, a stream of the hub, or a generator.
+"""Open sources of rows: JSON lines, tar shards, Parquet shards, a stream of the hub, or a generator.
 
-A source gives a row for every draw, 0, 1, 2 and so on without end: one that has a number of rows is read epoch after
-epoch, each in an order of its own. So a draw's number and the seed alone say which row it is.
+A source gives a row for every draw, 0, 1, 2 and so on without end. One that has a number of rows is read epoch after
+epoch, each in its own order. So only the draw's number and the seed decide which row it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxtyping import Int64
 from mm1_mlx.data.parquet_shards import WANTED, open_parquet
 from mm1_mlx.data.records import Records, open_records
 from mm1_mlx.data.row_forms import Record, read_row
-from mm1_mlx.data.sampler import in_groups, order
+from mm1_mlx.data.sampler import order, order_by_groups
 from mm1_mlx.data.streams import open_stream
 from mm1_mlx.data.tar_shards import open_tar
 from mm1_mlx.errors import DataError
@@ -41,14 +41,13 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")  # WebDataset's way to name shards
 
 @dataclass(frozen=True)
 class SourceSettings(Config):
-    """One source of a mixture, as a recipe writes it: a ``path``, a ``hub`` id or a ``generator``."""
+    """One source of a mixture, as a recipe gives it: a ``path``, a ``hub`` id or a ``generator``."""
 
     called: ClassVar[str] = "source"
 
     weight: float | None = None  # share of the rows; None: as the mixture's preset says
-    path: str | None = (
-        None  # a file, a folder with train.jsonl, or a pattern: shards/{000..099}.tar, data/*.parquet
-    )
+    # A file, a folder with train.jsonl, or a pattern: shards/{000..099}.tar, data/*.parquet.
+    path: str | None = None
     hub: str | None = None  # owner/name, or owner/name:configuration, which is streamed
     generator: str | None = None  # makes rows from a seed: tiny:captions
     split: str = "train"  # of a hub data set
@@ -80,7 +79,7 @@ class SourceSettings(Config):
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return what it reads, wherever that lies; files may move, and mended rows may stand in them."""
+        """Return which rows the source reads, but not where they lie: files may be moved, and damaged rows mended."""
         return {name: getattr(self, name) for name in ("generator", "hub", "split", "columns")}
 
 
@@ -88,17 +87,25 @@ class SourceSettings(Config):
 class Source(Protocol):
     """Rows by the number of the draw, for any thread that asks."""
 
-    num_rows: int | None  # of an epoch; None: there is no end
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of an epoch; None where there is no end."""
+        ...
 
     def draw(self, number: int) -> Record:
-        """Raises: DataError: the row is damaged."""
+        """Return the row of a draw.
+
+        Raises:
+            DataError: the row is damaged.
+        """
+        ...
 
 
 class Shards:
     """Rows of several files, one file after the other.
 
     Args:
-        files: their rows; at least one.
+        files: the rows of each file; at least one file.
     """
 
     def __init__(self, files: Sequence[Records]):
@@ -113,7 +120,7 @@ class Shards:
 
     @property
     def groups(self) -> list[int]:
-        """Sizes of stretches of rows that are read together, in order."""
+        """Numbers of consecutive rows that are read together, in order."""
         return [size for file in self._files for size in getattr(file, "groups", [len(file)])]
 
 
@@ -121,9 +128,9 @@ class Epochs:
     """A source with a number of rows, read epoch after epoch.
 
     Args:
-        rows: all of them.
-        seed: of the orders.
-        number: the source's place in the mixture: sources have orders of their own.
+        rows: all rows.
+        seed: seed of the orders.
+        number: the source's place in the mixture, so that each source has its own orders.
     """
 
     def __init__(self, rows: Shards, seed: int, number: int):
@@ -131,11 +138,11 @@ class Epochs:
         together = any(hasattr(file, "groups") for file in rows._files)
 
         @lru_cache(maxsize=2)
-        def of_epoch(epoch: int) -> Int64[np.ndarray, "R"]:
+        def choose_order(epoch: int) -> Int64[np.ndarray, "R"]:
             key = (epoch, number)
-            return in_groups(rows.groups, seed, *key) if together else order(len(rows), seed, *key)
+            return order_by_groups(rows.groups, seed, *key) if together else order(len(rows), seed, *key)
 
-        self._order = of_epoch
+        self._order = choose_order
 
     def draw(self, number: int) -> Record:
         epoch, place = divmod(number, self.num_rows)
@@ -144,7 +151,7 @@ class Epochs:
 
 @dataclass(frozen=True)
 class Generated:
-    """Rows that a function makes; they never come again, and nothing of them is on disk."""
+    """Rows that a function makes; they never repeat, and nothing is on disk."""
 
     name: str
     make: Generator
@@ -166,11 +173,11 @@ def open_source(
     """Open a source.
 
     Args:
-        settings: of the source.
-        seed: of the run.
+        settings: settings of the source.
+        seed: seed of the run.
         number: the source's place in the mixture.
-        generators: those that can be named.
-        say: told of shards that are left out.
+        generators: the generators that it can name.
+        say: called with a line about each shard that is left out.
 
     Raises:
         DataError: there is no such source, it has no rows, or too many of its shards are damaged.
@@ -187,12 +194,14 @@ def open_source(
 
 
 def open_shards(settings: SourceSettings, *, say: Callable[[str], Any]) -> Shards:
-    """Open the files that a source's path names; damaged ones are left out, up to a share of all.
+    """Open the files that a source's path names; a limited share of them may be damaged, and is left out.
 
     Raises:
         DataError: there is no such file, none has rows, or too many are damaged.
     """
-    paths = files_of(settings.path)
+    if settings.path is None:
+        raise ValueError("the source has no path.")
+    paths = find_files(settings.path)
     found, damaged = [], []
     for path in paths:
         reader = READERS.get(path.suffix)
@@ -216,7 +225,7 @@ def open_shards(settings: SourceSettings, *, say: Callable[[str], Any]) -> Shard
     return Shards(found)
 
 
-def files_of(path: str) -> list[Path]:
+def find_files(path: str) -> list[Path]:
     """Return the files that a path or a pattern names, in order.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub, streamed: read in its order, shuffled in a window, never all on disk."""
+"""Stream a data set of the Hugging Face hub: read it in order, shuffle within a window, never store all of it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mm1_mlx.data.row_forms import Record, read_row
 from mm1_mlx.errors import DataError
 
 SHUFFLED = 1000  # rows in the window from which the next one is taken
-KEPT = 4096  # rows that were passed and may still be asked for, by threads and processes that are behind
+KEPT = 4096  # earlier rows that slower threads and processes may still ask for
 
 
 class Stream:
-    """Rows by the number of the draw. Asking for one that has long been passed begins again at the start.
+    """Rows by the number of the draw; asking for one that is no longer kept reads the stream from its start again.
 
     Args:
-        name: for messages.
+        name: what to call it in messages.
         rows: a ``datasets.IterableDataset``.
-        columns: its name for each key of a row.
+        columns: its column for each key of a row, where it has another name.
     """
 
-    num_rows = None  # it tells none
+    num_rows = None  # unknown
 
     def __init__(self, name: str, rows: Any, columns: Mapping[str, str]):
         self.name, self._data, self._columns = name, rows, columns
@@ -34,7 +34,7 @@ class Stream:
         self._end: str | None = None  # why nothing more comes
 
     def _endless(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows, epoch after epoch, each shuffled otherwise."""
+        """Yield the rows epoch after epoch, each time shuffled differently."""
         epoch = 0
         while True:
             self._data.set_epoch(epoch)
@@ -60,7 +60,7 @@ class Stream:
         return read_row(values, name=f"{self.name}, row {number}", folder=None)
 
     def _next(self) -> dict[str, Any]:
-        if self._end is None:  # once it has raised an error, a generator tells nothing more
+        if self._end is None:  # after an error, a generator gives nothing more
             try:
                 return next(self._rows)
             except DataError as error:
@@ -72,10 +72,10 @@ class Stream:
 
 
 def open_stream(name: str, split: str, columns: Mapping[str, str], seed: int) -> Stream:
-    """Begin a stream.
+    """Open a stream.
 
     Raises:
-        DataError: the hub does not give it, or ``datasets`` is not installed.
+        DataError: the hub does not give the data set, or ``datasets`` is not installed.
     """
     try:
         import datasets
@@ -89,5 +89,5 @@ def open_stream(name: str, split: str, columns: Mapping[str, str], seed: int) ->
     except Exception as error:  # the hub's client raises many kinds; every one means no data
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"the hub did not give {name}, split {split}: {reason}") from None
-    rows = rows.decode(False)  # pictures stay files, to be opened in their turn
+    rows = rows.decode(False)  # pictures stay encoded, to be opened later
     return Stream(name, rows.shuffle(seed=seed, buffer_size=SHUFFLED), columns)

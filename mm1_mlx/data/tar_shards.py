@@ -1,8 +1,8 @@
-"""WebDataset's tar shards: members that share a name up to the first dot are one row.
+"""Read WebDataset's tar shards, in which members that share a name up to the first dot are one row.
 
-A shard is read through once, for where its members are; a row is then read from its place. ``a.jpg`` with ``a.txt``
-is a picture and its caption. ``a.json`` holds a row of any form; in it the rest of a member's name, such as
-``"jpg"`` or ``"0.jpg"``, stands for that member's picture.
+A shard is read through once, to find its members; a row is then read from its position. ``a.jpg`` with ``a.txt`` is a
+picture and its caption. ``a.json`` holds a row of any form; in it the rest of a member's name, such as ``"jpg"`` or
+``"0.jpg"``, stands for that member's picture.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mm1_mlx.files.json_lines import parse_object
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 TEXTS = ("txt", "caption")
 
-Members = dict[str, tuple[int, int]]  # rest of the name: place and size in bytes
+Members = dict[str, tuple[int, int]]  # position and size in bytes, by the rest of the name
 
 
 @dataclass(frozen=True)
 class TarShard:
-    """The rows of a shard."""
+    """The rows of a tar shard."""
 
     path: Path
     rows: list[tuple[str, Members]]  # key and members, in the shard's order
@@ -36,12 +36,12 @@ class TarShard:
         key, members = self.rows[index]
         name = f"{self.path}, {key}"
         try:
-            values = self._values(members, name)
+            values = self._read_values(members, name)
             return read_row(values, name=name, folder=None)
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror}; put the file back.") from None
 
-    def _values(self, members: Members, name: str) -> dict[str, Any]:
+    def _read_values(self, members: Members, name: str) -> dict[str, Any]:
         """Return a row as its members give it."""
         with self.path.open("rb") as file:
 
@@ -56,24 +56,28 @@ class TarShard:
             pictures = {suffix: {"bytes": read(suffix)} for suffix in members if _kind(suffix) in PICTURES}
             text = next((suffix for suffix in members if _kind(suffix) in TEXTS), None)
             if "json" in members:
-                values = _with_members(_object(read("json"), name), pictures)
+                values = _insert_members(_parse_member(read("json"), name), pictures)
                 if text is None or {"caption", "texts", "messages", "conversations", "question"} & set(
                     values
                 ):
-                    return values if "image" in values or "images" in values else values | _alone(pictures)
+                    return (
+                        values
+                        if "image" in values or "images" in values
+                        else values | _list_pictures(pictures)
+                    )
             elif text is None or not pictures:
                 lacking = "caption (.txt) or row (.json)" if text is None else "picture"
                 raise DataError(
                     f"{name} has no {lacking} beside {', '.join(members)}; add it, or leave it out."
                 )
-            return {"caption": _decoded(read(text), name)} | _alone(pictures)
+            return {"caption": _decode_text(read(text), name)} | _list_pictures(pictures)
 
 
 def open_tar(path: Path) -> TarShard:
     """Find the rows of a shard.
 
     Raises:
-        DataError: it is no uncompressed tar file, is cut off, or holds no rows.
+        DataError: the file is not an uncompressed tar file, is cut off, or holds no rows.
     """
     rows: dict[str, Members] = {}
     try:
@@ -85,7 +89,7 @@ def open_tar(path: Path) -> TarShard:
                     key = f"{folder}/{stem}" if folder else stem
                     rows.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
             end = tar.offset
-        with path.open("rb") as file:  # tarfile takes a shard that is cut off for one that has ended
+        with path.open("rb") as file:  # tarfile does not notice that a shard is cut off
             file.seek(end)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("unexpected end of data")
@@ -103,13 +107,13 @@ def _kind(suffix: str) -> str:
     return suffix.rpartition(".")[2]
 
 
-def _alone(pictures: dict[str, Any]) -> dict[str, Any]:
+def _list_pictures(pictures: dict[str, Any]) -> dict[str, Any]:
     """Return pictures that no text names, in the order of the shard."""
     return {"images": list(pictures.values())} if pictures else {}
 
 
-def _with_members(values: dict[str, Any], pictures: dict[str, Any]) -> dict[str, Any]:
-    """Put members in the places of their names."""
+def _insert_members(values: dict[str, Any], pictures: dict[str, Any]) -> dict[str, Any]:
+    """Replace the names of members by the members."""
 
     def picture(value: Any) -> Any:
         return pictures.get(value.lower(), value) if isinstance(value, str) else value
@@ -121,15 +125,15 @@ def _with_members(values: dict[str, Any], pictures: dict[str, Any]) -> dict[str,
     return values
 
 
-def _object(data: bytes, name: str) -> dict[str, Any]:
+def _parse_member(data: bytes, name: str) -> dict[str, Any]:
     try:
-        values = parse_object(_decoded(data, name))
+        values = parse_object(_decode_text(data, name))
     except PromptError as error:
         raise DataError(f"{name}.json: {error}") from None
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _decoded(data: bytes, name: str) -> str:
+def _decode_text(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:

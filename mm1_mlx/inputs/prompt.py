@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mm1_mlx.errors import PromptError
 
@@ -14,6 +14,7 @@ IN_TEXT = re.compile(
     rf"(\\*){IMAGE}"
 )  # after an odd number of backslashes it is the word, not a picture's place
 
+Role = Literal["system", "user", "assistant"]
 Message = dict[str, Any]  # {"role": …, "content": text, or a list of {"type": "text" | "image", …}}
 Prompt = str | list[Message]
 
@@ -121,7 +122,7 @@ def check_places(places: int, num_images: int) -> None:
 
 def _role(message: Message) -> str:
     role = message.get("role") if isinstance(message, dict) else None
-    if role not in ("system", "user", "assistant"):
+    if role is None or role not in get_args(Role):
         raise PromptError(f"a message has role {role!r}, expected system, user or assistant.")
     return role
 

@@ -67,7 +67,7 @@ def dry_run(
         )
     yield from describe_learning(model)
     batches = Batches(train, processor, settings, packing=settings.pack and can_pack(model))
-    sequences = batches.unopened(0)
+    sequences = batches.peek(0)
     if not sequences:
         raise DataError("no row of the first update can be used; --check-data DIR says why.")
     longest = max(len(packed.ids) for packed in sequences)

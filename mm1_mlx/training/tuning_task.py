@@ -78,7 +78,7 @@ class TuningTask(LanguageTask):
     def held_out(self, num_rows: int) -> Generator[list[Packed], None, None]:
         """Yield the packed sequences of the first rows of "valid"."""
         if self._held_out is not None:
-            yield from self.together(self._held_out.in_order(num_rows))
+            yield from self.together(self._held_out.read_in_order(num_rows))
 
     def require_memory(self) -> None:
         """Refuse, before it begins, a run that does not fit into memory. Runs that use shards are not checked.
@@ -86,7 +86,7 @@ class TuningTask(LanguageTask):
         Raises:
             TrainingError: the memory is too small; the message says what to lower.
         """
-        sequences = self.batches.unopened(0)
+        sequences = self.batches.peek(0)
         if sequences and not self.recipe.shard:
             keep = 0 if self.vision_cache is None else self.vision_cache.max_bytes
             need = estimate_need(self.model, sequences, self.recipe, keep=keep, num_rows=self._num_rows)

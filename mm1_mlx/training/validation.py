@@ -44,5 +44,5 @@ def mean_loss(model: MM1, processor: Processor, rows: Records, recipe: Recipe) -
         return loss_sum(model, packed, seen)
 
     model.eval()
-    total, learned = sum_losses(batches.in_order(len(rows)), lambda group: map(loss, group))
+    total, learned = sum_losses(batches.read_in_order(len(rows)), lambda group: map(loss, group))
     return total / max(learned, 1), learned

@@ -48,7 +48,7 @@ def test_an_update_is_the_same_whenever_reading_begins(mm1_tiny):
 
 
 def test_validation_reads_the_first_rows_once(mm1_tiny):
-    found = names(Batches(ROWS, mm1_tiny[1], SETTINGS).in_order(5))
+    found = names(Batches(ROWS, mm1_tiny[1], SETTINGS).read_in_order(5))
     assert [len(group) for group in found] == [2, 2, 1]
     assert sorted(name for group in found for name in group) == [f"row {number}" for number in range(5)]
 

@@ -79,4 +79,4 @@ def test_batches_open_their_pictures(processor, scene):
     (update,) = batches.updates(0, 1)
     assert [made.num_learned for made in update] == [2, 2, 1]
     assert all(picture.made_views is not None for made in update for picture in made.pictures)
-    assert all(picture.made_views is None for made in batches.unopened(0) for picture in made.pictures)
+    assert all(picture.made_views is None for made in batches.peek(0) for picture in made.pictures)

@@ -154,7 +154,7 @@ def test_a_run_that_validates_and_saves_takes_about_what_was_foreseen(
     model, processor = make_small(config_of(decoder))
     splits = {"train": rows(4, num_pictures), "valid": rows(1, num_pictures)}
     task = TuningTask(model, processor, splits, recipe, tuning)
-    need = estimate_need(model, task.batches.unopened(0), recipe)
+    need = estimate_need(model, task.batches.peek(0), recipe)
     Trainer(task, watched, tmp_path).train()
     taken = mx.get_peak_memory() - before
     is_near(need.total(grad_checkpoint=twice), taken)

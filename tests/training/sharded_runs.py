@@ -147,7 +147,7 @@ def gradients_of(model, packed):
 def sequences(number):
     """One with two pictures, then some of other lengths with one or none."""
     batches = Batches(rows(number, 3), processor_of(SMALL), RECIPE, packing=False)
-    return [packed for group in batches.in_order(number) for packed in group]
+    return [packed for group in batches.read_in_order(number) for packed in group]
 
 
 def sharded_gradients(folder):

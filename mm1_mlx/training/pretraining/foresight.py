@@ -34,7 +34,7 @@ def foresee(decided: Decided, beginning: Beginning, rows: Rows) -> tuple[tuple[s
     prepare(model, train_fully(stage.parts))
     learned = describe_learning(model)
     batches = StageBatches(stage, beginning, rows, recipe).train
-    update = batches.unopened(0) or _refuse(batches, rows, stage)
+    update = batches.peek(0) or _refuse(batches, rows, stage)
     if stage.contrastive is None:
         longest = max(len(packed.ids) for packed in update)
         about = [f"sequences of an update: {len(update):,}, of at most {longest:,} tokens"]
