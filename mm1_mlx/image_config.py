@@ -78,7 +78,7 @@ class ImageConfig(Config):
             )
 
     def changed(self, **changes: Any) -> ImageConfig:
-        """Return a copy with ``changes``, in which settings that the new ``sub_images`` does not use have their default.
+        """Return a copy with ``changes``; settings that the new ``sub_images`` does not use get their defaults.
 
         Raises:
             ConfigError: a change is unknown, has the wrong type, or does not fit the other settings.

@@ -1,4 +1,7 @@
-"""What a user can set at run time, with defaults and ranges. ``--help`` imports this file, so it imports nothing slow."""
+"""What a user can set at run time, with defaults and ranges.
+
+``--help`` imports this file, so it imports nothing slow.
+"""
 
 from __future__ import annotations
 

@@ -84,7 +84,9 @@ def typed(owner: str, key: str, value: Any, hint: Any) -> Any:
             if get_args(option)[-1] is Ellipsis or len(get_args(option)) == len(value):
                 return tuple(typed(owner, key, v, inner) for v in value)
         if option is float:
-            if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN, not infinite
+            if (type(value) is int or type(value) is float) and abs(
+                value
+            ) <= sys.float_info.max:  # excludes NaN
                 return float(value)
         elif isinstance(option, type) and type(value) is option:
             return value

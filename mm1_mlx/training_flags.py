@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Config)
 
 ADAPTERS: tuple[How, ...] = ("lora", "dora")
-HOW = tuple(how for how in get_args(How) if how != "frozen")
+HOW: tuple[How, ...] = tuple(how for how in get_args(How) if how != "frozen")
 BY_PART = "; for one part alone as PART=VALUE, such as encoder=4"
 
 
@@ -151,7 +151,7 @@ def _add_switch(group: Any, flag: str, about: str) -> None:
 
 
 def _help_with_default(about: str, default: Any) -> str:
-    """Return the help of a flag whose default is shown here, because it is None, so that a resumed run keeps its value."""
+    """Return the help of a flag with ``default``, while the flag's own default is None, so a resumed run keeps its value."""
     return f"{about} (default: {default})"
 
 
@@ -215,16 +215,17 @@ def _choose_hows(args: argparse.Namespace, before: Tuning) -> dict[str, How]:
         if args.fine_tune_type in (None, *hows.values()):
             return hows
         return {name: how if how == "frozen" else args.fine_tune_type for name, how in hows.items()}
+    known: dict[str, How] = {how: how for how in HOW}
     chosen: dict[str, How] = dict.fromkeys(PART_NAMES, "frozen")
     for word in _list_words(args.train):
         name, _, how = word.partition("=")
         name = {"image_encoder": "encoder"}.get(name, name)
-        if name not in PART_NAMES or (how and how not in HOW):
+        if name not in PART_NAMES or (how and how not in known):
             raise UsageError(
                 f"--train {word}: expected {', '.join(PART_NAMES)}, each alone or with ={', ='.join(HOW)}."
             )
         by_default = ADAPTERS[0] if hows[name] == "frozen" else hows[name]
-        chosen[name] = next((known for known in HOW if known == how), args.fine_tune_type or by_default)
+        chosen[name] = known.get(how) or args.fine_tune_type or by_default
     return chosen
 
 

@@ -201,7 +201,7 @@ class Engine:
         self._generator.close()
 
     def _line_up(self) -> Iterator[Event]:
-        """Prepare the oldest requests, ordered so that neighbours share the most, and yield the errors of the others."""
+        """Prepare the oldest requests, order them so that neighbours share the most, and yield errors as events."""
         found = {}
         for id in list(self._waiting)[: self.window]:
             try:

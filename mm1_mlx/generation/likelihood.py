@@ -148,7 +148,7 @@ def _require_context(model: MM1, num_prompt: int, longest: int) -> None:
 
 
 def _select_tokens(own: tuple[int, ...], tokens: Sequence[tuple[int, ...]]) -> set[_Token]:
-    """Return the tokens that the pass over ``own`` scores: those of all continuations that equal it but for the last."""
+    """Return the tokens that the pass over ``own`` scores: those of every continuation that adds one token to it."""
     return {_Token(place, id) for other in tokens if other[:-1] == own for place, id in enumerate(other)}
 
 

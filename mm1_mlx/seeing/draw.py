@@ -67,7 +67,7 @@ class Panel:
                 self.draw.rectangle((x, y, x + line - 1, min(y + dash, bottom) - 1), fill=color)
 
     def label(self, box: Box, words: Sequence[str], color: str, *, at_end: bool = False) -> None:
-        """Draw the first of ``words`` that fits, or else the last, on a plate at the top left or bottom right of ``box``."""
+        """Draw the first of ``words`` that fits, or else the last, at the top left or the bottom right of ``box``."""
         left, top, right, bottom = self.pixels(box)
         inset, size = 2 * self.line + 2, 17 + 3 * self.line
         room = (right - left - 2 * inset, bottom - top - 2 * inset)

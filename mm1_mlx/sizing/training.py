@@ -32,7 +32,7 @@ Loss = Callable[..., mx.array]  # takes a model, and the arrays of a sequence's 
 Function = Callable[..., Any]
 
 
-def training_need(
+def estimate_training(
     model: nn.Module,
     loss: Loss,
     seen: Any,

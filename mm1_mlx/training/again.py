@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from mm1_mlx.arrays import flatten, to_list
+from mm1_mlx.arrays import to_list
 
 ARRAY = object()  # marks the places of arrays in the form of a result
 
@@ -63,6 +63,6 @@ def _carries_gradient(leaf: Any) -> TypeGuard[mx.array]:
 
 def _random_seed() -> int:
     """Return the seed that would give the random numbers which come next."""
-    (state,) = flatten(mx.random.state).values()
-    high, low = to_list(state)
+    state: Any = mx.random.state  # MLX annotates it as an object; it is indexed like a list
+    high, low = to_list(state[0])
     return high << 32 | low

@@ -17,7 +17,7 @@ from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.sizing.need import Need
-from mm1_mlx.sizing.training import training_need
+from mm1_mlx.sizing.training import estimate_training
 from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.optimizer import clip_gradients, make_optimizer
 from mm1_mlx.training.placeholders import encoding_bytes, make_placeholders
@@ -120,7 +120,7 @@ def estimate_need(
         TrainingError: the decoder has an operation that MLX does not show.
     """
     largest = max(sequences, key=lambda packed: len(packed.ids))
-    need = training_need(
+    need = estimate_training(
         model,
         lambda model, pictures: loss_sum(model, largest, FrozenOutput(**pictures)),
         vars(make_placeholders(model, largest, settings.vision_batch_size)),

@@ -37,7 +37,7 @@ class Update:
         return math.isfinite(self.loss) and math.isfinite(to_float(self.norm))
 
 
-def update_of(
+def compute_update(
     task: Task,
     batches: Sequence[MicroBatch],
     gradients_of: Callable[..., Any],

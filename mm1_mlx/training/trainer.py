@@ -24,7 +24,7 @@ from mm1_mlx.training.optimizer import evaluate_update, make_optimizer
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.run import Run
 from mm1_mlx.training.run_folder import Progress, RunFolder, gather_weights, load_checkpoint
-from mm1_mlx.training.step import update_of
+from mm1_mlx.training.step import compute_update
 from mm1_mlx.training.task import MicroBatch, Task
 from mm1_mlx.training.validation import sum_losses
 
@@ -164,7 +164,7 @@ class Trainer:
         self.model.train()
         origin = (self.recipe.seed, self.progress.update, self.processes.rank)
         mx.random.seed(int(np.random.SeedSequence(origin).generate_state(1, np.uint64)[0]))
-        update, gradients = update_of(
+        update, gradients = compute_update(
             self.task, batches, gradients_of, self._shards, look=self._look, sum_numbers=self._sum_numbers
         )
         if update.learned:  # 0 where all rows were left out
@@ -188,7 +188,7 @@ class Trainer:
             return
         self.model.eval()
         with closing(self.task.held_out(rows)) as groups:
-            total, learned = sum_losses(groups, self._losses_of)
+            total, learned = sum_losses(groups, self._compute_losses)
         total, learned = self._sum_numbers(total, learned)
         if not learned:
             raise TrainingError(f"none of {rows:,} held-out rows could be used; why stands above.")
@@ -198,9 +198,9 @@ class Trainer:
         if better:
             progress.best_val_loss, progress.best_update = loss, progress.update
             if progress.update:
-                self._keep(self.folder.best, self._learned())
+                self._keep(self.folder.best, self._gather_learned())
 
-    def _losses_of(self, group: Sequence[MicroBatch]) -> Iterator[mx.array]:
+    def _compute_losses(self, group: Sequence[MicroBatch]) -> Iterator[mx.array]:
         looks = self.task.looks(group, self._look)
         for batch in group:
             _, (loss, *_) = self.task.loss(self.model, batch, next(looks))
@@ -237,11 +237,11 @@ class Trainer:
                 f"nothing was learned in {self.progress.update:,} updates, since none of their rows could be used; why "
                 "stands above."
             )
-        learned = self._learned()
+        learned = self._gather_learned()
         self._keep(self.folder.path, learned)  # first, so that a checkpoint never lacks its saved weights
         self.folder.save(learned, self.optimizer, self.progress, shards=self._shards, run=self.run)
 
-    def _learned(self) -> dict[str, mx.array]:
+    def _gather_learned(self) -> dict[str, mx.array]:
         return gather_weights(flatten(self.model.trainable_parameters()), self._shards)
 
     def _keep(self, folder: Path, weights: dict[str, mx.array]) -> None:

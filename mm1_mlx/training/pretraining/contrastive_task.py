@@ -84,7 +84,7 @@ class ContrastiveTask(Task[Contrastive, Pairs]):
         return mx.array(pixels)
 
     def looks(self, update: Sequence[Pairs], look: Look) -> Iterator[tuple[mx.array, Pull]]:
-        """Yield the pixels and the ``Pull`` of each chunk; all pairs, of all processes, are embedded before the first."""
+        """Yield the pixels and the ``Pull`` of each chunk, after embedding the pairs of all processes."""
         self.model.clip_scale()  # after the previous update, as CLIP does it
         own = []
         for pairs in update:

@@ -13,7 +13,7 @@ from mm1_mlx.training.pretraining.batches import Rows, StageBatches
 from mm1_mlx.training.pretraining.beginning import Beginning
 from mm1_mlx.training.pretraining.decisions import Decided
 from mm1_mlx.training.pretraining.recipe import Stage
-from mm1_mlx.training.pretraining.towers import contrastive_need, make_towers
+from mm1_mlx.training.pretraining.towers import estimate_contrastive, make_towers
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import train_fully
 
@@ -47,7 +47,7 @@ def foresee(decided: Decided, beginning: Beginning, rows: Rows) -> tuple[tuple[s
         f"text tower and readouts, let go of at the end: {beside:,} parameters learn",
         f"pairs of an update: {recipe.rows_per_update:,}, computed {size:,} at a time",
     ]
-    return (*learned, *about), contrastive_need(joint, update, recipe)
+    return (*learned, *about), estimate_contrastive(joint, update, recipe)
 
 
 def _refuse(batches: RowBatches, rows: Rows, stage: Stage) -> NoReturn:

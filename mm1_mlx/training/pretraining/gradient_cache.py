@@ -38,7 +38,7 @@ class Pull:
     def of(
         self, images: Float[mx.array, "n E"], texts: Float[mx.array, "n E"], others: Sequence[mx.array]
     ) -> Float[mx.array, ""]:
-        """Return a value, linear in the chunk's embeddings, whose gradient is the chunk's part of the whole gradient."""
+        """Return a value whose gradient is the chunk's part of the whole gradient; it is linear in the embeddings."""
         parts = zip((images, texts, *others), (self.images, self.texts, *self.others), strict=True)
         return reduce(mx.add, (mx.sum(found * gradient) for found, gradient in parts))
 

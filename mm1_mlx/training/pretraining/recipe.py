@@ -174,7 +174,7 @@ class Stage(Config):
         return tuple(part for name, part in PART_NAMES.items() if self.train is None or name in self.train)
 
     def identity(self) -> Values:
-        """Return what identifies the stage besides its settings and rows; with another identity it cannot be resumed."""
+        """Return what identifies the stage besides its settings and rows; if it changes, the stage cannot be resumed."""
         contrastive = None if self.contrastive is None else self.contrastive.to_dict()
         return {"kind": self.kind, "parts": list(self.parts), "image": self.image, "contrastive": contrastive}
 

@@ -12,7 +12,7 @@ from mm1_mlx.errors import ConfigError
 from mm1_mlx.model.contrastive import Contrastive
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.sizing.need import Need
-from mm1_mlx.sizing.training import training_need
+from mm1_mlx.sizing.training import estimate_training
 from mm1_mlx.training.optimizer import clip_gradients, make_optimizer
 from mm1_mlx.training.pretraining.gradient_cache import Embedded, Pull
 from mm1_mlx.training.pretraining.recipe import ContrastiveSettings
@@ -51,7 +51,7 @@ def list_loss_parameters(model: Contrastive) -> list[mx.array]:
     return [model.log_scale, *([model.bias] if "bias" in model else [])]
 
 
-def contrastive_need(model: Contrastive, update: Sequence[Pairs], recipe: Recipe) -> Need:
+def estimate_contrastive(model: Contrastive, update: Sequence[Pairs], recipe: Recipe) -> Need:
     """Estimate the memory that training two towers needs, from the largest chunk of an update.
 
     Args:
@@ -72,7 +72,7 @@ def contrastive_need(model: Contrastive, update: Sequence[Pairs], recipe: Recipe
     def loss(model: Contrastive, pixels: mx.array) -> mx.array:
         return pull.of(*embed_pairs(model, largest, pixels), list_loss_parameters(model))
 
-    return training_need(
+    return estimate_training(
         model,
         loss,
         mx.zeros((number, side, side, 3)),
