@@ -10,9 +10,10 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
 from mm1_mlx.command import exit_process, find_command_name, run_command
-from mm1_mlx.settings import BITS, DTYPES
+from mm1_mlx.settings import BITS, DTYPES, PackingMode
 
 CONVERT = """Turn a PyTorch checkpoint of MM1's architecture into a model folder.
 
@@ -21,11 +22,11 @@ SOURCE is a folder or a hub id; its layout is found out from its config.json. Wi
 SOURCE: `check --help` and `export --help` tell of them."""
 
 SOURCE_NAMES = ("honeybee", "hyperclovax", "qh360vl", "kanana", "mm1")
-CONNECTORS = ("c_abstractor", "average_pool", "attention_pool")
-MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    from .choices import NewConnector
+
     parser.add_argument("source", nargs="?", help="folder or hub id of the checkpoint")
     parser.add_argument("--output", required=True, metavar="DIR", help="model folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
@@ -37,7 +38,9 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     new = parser.add_argument_group("a new model")
     new.add_argument("--encoder", help="image encoder: folder or hub id; also where 360VL's stands apart")
     new.add_argument("--decoder", help="decoder: any that mlx-lm loads and that takes embeddings")
-    new.add_argument("--connector", choices=CONNECTORS, default="c_abstractor", help="fresh, to be trained")
+    new.add_argument(
+        "--connector", choices=get_args(NewConnector), default="c_abstractor", help="fresh, to be trained"
+    )
     new.add_argument("--num-visual-tokens", type=int, default=144, help="per view, a perfect square")
     new.add_argument("--feature-layer", type=int, help="hidden state of the encoder; the last by default")
     new.add_argument("--seed", type=int, default=0, help="of the fresh connector")
@@ -46,7 +49,9 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     stored.add_argument("-q", "--quantize", action="store_true", help="pack the decoder's weights")
     stored.add_argument("--q-bits", type=int, choices=BITS, help="4, or what the mode has")
     stored.add_argument("--q-group-size", type=int, help="64, or what the mode has")
-    stored.add_argument("--q-mode", choices=MODES, default="affine", help="how numbers are packed")
+    stored.add_argument(
+        "--q-mode", choices=get_args(PackingMode), default="affine", help="how numbers are packed"
+    )
     stored.add_argument("--q-mixed", action="store_true", help="more bits for the head and the outer layers")
     stored.add_argument("--q-encoder", action="store_true", help="pack the image encoder too")
     stored.add_argument("--q-connector", action="store_true", help="pack the connector too")
@@ -124,7 +129,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(args: argparse.Namespace) -> None:
-    from .check import check, keep
+    from .check import check, write_report
 
     report = check(
         args.folder,
@@ -135,8 +140,8 @@ def run_check(args: argparse.Namespace) -> None:
         dtype=args.dtype,
     )
     print(report.table())
-    if Path(args.folder).is_dir():  # not the package's own model, nor the hub's cache
-        keep(report, Path(args.folder))
+    if Path(args.folder).is_dir():  # the package's own model and the hub's cache stay as they are
+        write_report(report, Path(args.folder))
     report.require_passed()
 
 
@@ -160,14 +165,16 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half-written goes, as with Ctrl-C
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # half-written files are deleted, as with Ctrl-C
     if argv[:1] and argv[0] in COMMANDS and not Path(argv[0]).is_dir():
         return run_command(*COMMANDS[argv[0]], argv[1:], prog=f"{find_command_name()} {argv[0]}")
     return run_command(CONVERT, add_convert_arguments, run_convert, argv)
 
 
 def script() -> None:
-    """The console script."""
+    """Run the console script and exit with its code."""
     exit_process(main())
 
 

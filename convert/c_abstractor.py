@@ -1,4 +1,4 @@
-"""The C-Abstractor as Honeybee stores it, and HyperCLOVAX, 360VL and Kanana after it.
+"""Convert the C-Abstractor in Honeybee's layout, which HyperCLOVAX, 360VL and Kanana share.
 
 Everything but the number of visual tokens is read from the shapes of the tensors.
 """
@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from mm1_mlx.config import ConnectorConfig
+from mm1_mlx.config import ConnectorConfig, ConnectorType
 from mm1_mlx.errors import CheckpointError
 
 from .key_table import (
@@ -19,7 +19,8 @@ from .key_table import (
     SAME,
     KeyTable,
     Move,
-    after_first_row,
+    drop_first_row,
+    keep_layer,
 )
 from .source_config import SourceConfig
 
@@ -30,14 +31,14 @@ def connector_config(
     shapes: Shapes,
     *,
     num_visual_tokens: int | None,
-    type: str = "c_abstractor",
+    type: ConnectorType = "c_abstractor",
     merge_size: int = 0,
     row_end: bool = False,
     position_antialias: bool = False,
 ) -> ConnectorConfig:
-    """Return the sizes of a C-Abstractor, from its tensors' ``shapes`` by their names below the prefix.
+    """Return the sizes of a C-Abstractor, from the ``shapes`` of its tensors by their names without the prefix.
 
-    What the tensors do not tell is given as ``ConnectorConfig`` has it.
+    Settings that the tensors do not show are given as fields of ``ConnectorConfig``.
 
     Raises:
         CheckpointError: the tensors are not those of a C-Abstractor.
@@ -104,7 +105,7 @@ def check_declared(declared: SourceConfig, config: ConnectorConfig) -> None:
 
 
 def _position_grid(rows: int) -> int:
-    """The side of the learned positions; legacy checkpoints hold one more row, for a class token."""
+    """Return the side of the learned positions; older checkpoints hold one more row, for a class token."""
     for count in (rows, rows - 1):
         if math.isqrt(count) ** 2 == count:
             return math.isqrt(count)
@@ -112,37 +113,33 @@ def _position_grid(rows: int) -> int:
 
 
 def connector_keys(config: ConnectorConfig, shapes: Shapes) -> KeyTable:
-    """Honeybee's names to ours, below the connector's prefix on both sides."""
+    """Return the table from Honeybee's names to ours, both without the connector's prefix."""
     moves = {}
     if config.position_grid:
         class_row = shapes["pos_emb"][1] != config.position_grid**2
-        moves["pos_emb"] = Move(("position_embedding",), after_first_row() if class_row else BATCH_OF_ONE)
+        moves["pos_emb"] = Move(("position_embedding",), drop_first_row() if class_row else BATCH_OF_ONE)
     if config.pre_norm:
-        moves |= _same("prenorm", "pre_norm")
+        moves |= keep_layer("prenorm", "pre_norm")
     if config.num_extra_tokens:
         moves["eos_tokens"] = Move(("extra_tokens",), BATCH_OF_ONE)
     for stage, side in ((0, "before"), (2, "after")):
         for i in range(config.num_blocks):
             moves |= _block(f"net.{stage}.b{i + 1}", f"{side}.{i}", shapes)
     for i in range(config.num_readout_layers):
-        moves |= _same(f"readout.{2 * i}", f"readout.{i}")
+        moves |= keep_layer(f"readout.{2 * i}", f"readout.{i}")
     return KeyTable(moves)
 
 
 def _block(source: str, target: str, shapes: Shapes) -> dict[str, Move]:
+    """Return the moves of one RegStage block."""
     moves = {}
     for conv, transform in ((1, POINTWISE), (2, DEPTHWISE), (3, POINTWISE)):
         moves[f"{source}.conv{conv}.conv.weight"] = Move((f"{target}.conv{conv}.weight",), transform)
-        moves |= _same(f"{source}.conv{conv}.bn", f"{target}.norm{conv}")
+        moves |= keep_layer(f"{source}.conv{conv}.bn", f"{target}.norm{conv}")
     for fc in ("fc1", "fc2"):
         moves[f"{source}.se.{fc}.weight"] = Move((f"{target}.squeeze_excite.{fc}.weight",), POINTWISE)
         moves[f"{source}.se.{fc}.bias"] = Move((f"{target}.squeeze_excite.{fc}.bias",), SAME)
     if f"{source}.downsample.conv.weight" in shapes:
         moves[f"{source}.downsample.conv.weight"] = Move((f"{target}.shortcut.weight",), POINTWISE)
-        moves |= _same(f"{source}.downsample.bn", f"{target}.shortcut_norm")
+        moves |= keep_layer(f"{source}.downsample.bn", f"{target}.shortcut_norm")
     return moves
-
-
-def _same(source: str, target: str) -> dict[str, Move]:
-    """A layer's weight and bias, as they are."""
-    return {f"{source}.{name}": Move((f"{target}.{name}",), SAME) for name in ("weight", "bias")}

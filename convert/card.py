@@ -1,4 +1,4 @@
-"""The README.md of a converted folder: what the model is, whose licence it is under, how it was checked."""
+"""Write the README.md of a converted folder: what the model is, its licence, and how it was checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUESTION = "What is in the picture?"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells of a converted model."""
+    """The facts about a converted model that its card states."""
 
     name: str  # what --model takes: a hub id or a folder
     source: str  # what was converted, as the user named it
@@ -33,7 +33,7 @@ class CardFacts:
 
 
 def source_license(folder: Path) -> dict[str, str | list[str]]:
-    """The licence that the front matter of the source's README.md states; empty where it states none."""
+    """Return the licence that the front matter of the source's README.md states; empty where it states none."""
     import yaml
     from huggingface_hub import metadata_load
 
@@ -45,7 +45,7 @@ def source_license(folder: Path) -> dict[str, str | list[str]]:
 
 
 def model_card(facts: CardFacts) -> str:
-    """The text of README.md: front matter for the hub, then sizes, an example, licence and parity."""
+    """Return the text of README.md: front matter for the hub, then sizes, an example, licence and parity."""
     sections = (_front_matter(facts), _summary(facts), _example(facts), _license(facts), _parity(facts))
     return "\n\n".join(sections) + "\n"
 
@@ -119,7 +119,7 @@ HEADING = "## Parity"
 
 
 def replace_parity(path: Path, parity: dict[str, Any]) -> None:
-    """Put a check's result in the place of the last section of a card that ``model_card`` made."""
+    """Replace the last section of a card that ``model_card`` made by a check's result."""
     if not path.exists():
         return
     text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Whether a model folder is right: stage by stage against a reference run, and what is kept of the answer."""
+"""Check a model folder stage by stage against a reference run, and write_report the report in the folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mm1_mlx.arrays import to_number
 from mm1_mlx.checkpoint.load import load
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.inputs.layout import layout
@@ -42,7 +43,7 @@ TOLERANCES = {  # float32, largest absolute difference
     "lm": 2e-4,
     "greedy": 0.0,
 }
-SIGLIP_TOLERANCE = 5e-5  # tells its GELU from CLIP's
+SIGLIP_TOLERANCE = 5e-5  # small enough to distinguish its GELU from CLIP's
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Row:
 
     stage: str
     max_abs: float
-    max_rel: float | None  # of the largest value of the reference
+    max_rel: float | None  # relative to the largest value of the reference
     tolerance: float | None  # None: reported, not judged
 
     @property
@@ -70,21 +71,22 @@ class Report:
 
     @property
     def passed(self) -> bool | None:
-        """Whether all stages are within their tolerances; None where none has one."""
+        """Whether all stages are within their tolerances; None where none has a tolerance."""
         if all(row.tolerance is None for row in self.rows):
             return None
         return all(row.passed for row in self.rows)
 
     def add(self, stage: str, ours: mx.array, theirs: mx.array, tolerance: float | None) -> None:
-        ours, theirs = np.array(ours.astype(mx.float32)), np.array(theirs.astype(mx.float32))
-        difference = float(np.abs(ours - theirs).max(initial=0.0))
-        if not np.isfinite(ours).all():
+        """Add the differences between two arrays."""
+        found, expected = np.array(ours.astype(mx.float32)), np.array(theirs.astype(mx.float32))
+        difference = float(np.abs(found - expected).max(initial=0.0))
+        if not np.isfinite(found).all():
             difference = float("inf")
-        largest = float(np.abs(theirs).max(initial=0.0))
+        largest = float(np.abs(expected).max(initial=0.0))
         self.rows.append(Row(stage, difference, difference / largest if largest else difference, tolerance))
 
     def tell(self, name: str, value: float, tolerance: float | None = None) -> None:
-        """A number of its own, which is no difference between two arrays."""
+        """Add a number that is not a difference between two arrays."""
         self.rows.append(Row(name, value, None, tolerance))
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +98,7 @@ class Report:
         return {"reference": self.reference, "dtype": self.dtype, "stages": stages, "passed": self.passed}
 
     def table(self) -> str:
-        """One line a stage, for people."""
+        """Return a table with one line for each stage."""
         width = max((len(row.stage) for row in self.rows), default=5)
         lines = [f"{'stage':<{width}}  largest difference  relative    tolerance"]
         for row in self.rows:
@@ -109,10 +111,10 @@ class Report:
         return "\n".join(lines)
 
     def require_passed(self) -> None:
-        """Raise where a stage is past its tolerance.
+        """Raise an error if a stage is outside its tolerance.
 
         Raises:
-            CheckpointError: it is.
+            CheckpointError: a stage is, or none was compared.
         """
         if not self.rows:
             raise CheckpointError("the reference holds no stage that this model has.")
@@ -143,8 +145,8 @@ def check(
         reference: a safetensors file of a reference run.
         torch_source: the PyTorch checkpoint, whose encoder and decoder are run for comparison.
         original: a folder of the same model: Kullback-Leibler divergence and top-1 agreement on questions.
-        num_questions: of the tiny world, for ``original``.
-        dtype: to compute in.
+        num_questions: number of questions of the tiny world, for ``original``.
+        dtype: the type to compute in.
 
     Raises:
         MM1Error: the folder or the reference cannot be read, or they are not of one model.
@@ -163,17 +165,19 @@ def check(
                 torch_reference(find_source(torch_source), model),
                 f"PyTorch, {public_name(torch_source)}",
             )
-        else:
+        elif reference is not None:
             path = Path(reference)
             run, name = read_reference(path, model), path.name
+        else:
+            raise ValueError("give reference, torch_source or original.")
         report = Report(name, dtype)
         judged = dtype == "float32" and model.config.quantization is None
         _compare(report, model, run, judged)
     return report
 
 
-def keep(report: Report, folder: Path) -> None:
-    """Write the answer into the folder: ``parity.json``, and the last section of its card.
+def write_report(report: Report, folder: Path) -> None:
+    """Write the report into the folder: ``parity.json``, and the last section of its card.
 
     Raises:
         CheckpointError: the folder cannot be written to.
@@ -187,14 +191,14 @@ def keep(report: Report, folder: Path) -> None:
 
 
 def _compare(report: Report, model: MM1, run: Reference, judged: bool) -> None:
-    """Every stage that both have. Past float32 only the decoder's answers tell something."""
+    """Compare every stage that both have; in other types than float32, only the decoder's answers are informative."""
     for stage, ours, theirs in _pairs(model, run, report):
         if ours.shape != theirs.shape:
             raise CheckpointError(
                 f"{stage} is {ours.shape} here and {theirs.shape} in the reference: it was made for another model."
             )
         if stage.startswith("lm.logits"):
-            _answers(report, stage, ours, theirs, judged)
+            _compare_answers(report, stage, ours, theirs, judged)
         if judged:
             report.add(stage, ours, theirs, _tolerance(stage, model))
 
@@ -205,17 +209,17 @@ def _tolerance(stage: str, model: MM1) -> float:
     return SIGLIP_TOLERANCE if siglip else TOLERANCES[part]
 
 
-def _answers(report: Report, stage: str, ours: mx.array, theirs: mx.array, judged: bool) -> None:
-    """Whether the likeliest token is the same everywhere, and how far the distributions are apart."""
-    differ = mx.mean(mx.argmax(ours, -1) != mx.argmax(theirs, -1)).item()
+def _compare_answers(report: Report, stage: str, ours: mx.array, theirs: mx.array, judged: bool) -> None:
+    """Report how often the likeliest token differs, and how far the distributions are apart."""
+    differ = to_number(mx.mean(mx.argmax(ours, -1) != mx.argmax(theirs, -1)))
     report.tell(f"{stage.replace('logits', 'top1')} disagreement (share)", differ, 0.0 if judged else None)
     if not judged:
         kl = kl_divergence(theirs, ours)
-        report.tell(f"{stage.replace('logits', 'kl')}, mean (nats)", mx.mean(kl).item())
+        report.tell(f"{stage.replace('logits', 'kl')}, mean (nats)", to_number(mx.mean(kl)))
 
 
 def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx.array, mx.array]]:
-    """Stage, our value, the reference's: pixels, image encoder and connector, then the decoder."""
+    """Yield stage, our value and the reference's: pixels, image encoder and connector, then the decoder."""
     waiting = dict(run.stages)
 
     def paired(stage: str, ours: mx.array) -> Iterator[tuple[str, mx.array, mx.array]]:
@@ -256,20 +260,20 @@ def _pairs(model: MM1, run: Reference, report: Report) -> Iterator[tuple[str, mx
 
 
 def _orders(model: MM1, run: Reference) -> list[list[int] | None]:
-    """How the visual tokens of each picture are arranged, from its size where that matters."""
+    """Return the order of each picture's visual tokens, computed from its size where that matters."""
     if run.sizes is None:
         return [None] * len(run.pictures)
-    return [layout(tuple(size), model.config).order for size in run.sizes]
+    return [layout(size, model.config).order for size in run.sizes]
 
 
 def _first_layer(model: MM1, embeddings: mx.array) -> mx.array:
-    """What mlx-lm's Llama makes of a prompt in its first layer."""
+    """Return the output of the first layer of mlx-lm's Llama for a prompt."""
     x = embeddings[None]
     return model.layers[0](x, create_attention_mask(x, None))[0]
 
 
 def _greedy(model: MM1, ids: list[int], embeddings: mx.array, length: int) -> mx.array:
-    """The likeliest tokens, one by one, through the KV cache."""
+    """Return the likeliest tokens, generated one by one with the KV cache."""
     from mlx_lm.generate import generate_step
 
     mx.eval(embeddings)

@@ -1,4 +1,4 @@
-"""One conversion from start to end: read the source, check it, write the model folder."""
+"""Convert from start to end: read the source, check it, write the model folder."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .recipe import ORIGIN, PREPROCESSOR, Options, Recipe, shapes_of
 from .source_config import SourceConfig, read_json
 from .sources import SOURCES
 from .sources.assemble import assemble
-from .tokenizers import FILES, load_tokenizer
-from .writer import Plan, make_plan, require_room, write_weights
+from .tokenizers import TOKENIZER_FILES, load_tokenizer
+from .writer import Plan, make_plan, require_disk_space, write_weights
 
 FOR_A_NEW_MODEL = ("decoder", "connector", "num_visual_tokens", "feature_layer", "seed")
 UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}
@@ -33,7 +33,7 @@ UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of a conversion."""
+    """The result of a conversion."""
 
     folder: Path
     plan: Plan
@@ -57,14 +57,14 @@ def convert(
     """Turn a public PyTorch checkpoint into a model folder.
 
     Args:
-        source: a folder, hub id or "mm1-tiny"; None puts a new model together from ``options``.
-        output: the folder to make; it appears whole or not at all.
-        kind: the source module's name; found out from the folder by default.
-        options: what the source folder does not say.
+        source: a folder, hub id or "mm1-tiny"; None assembles a new model from ``options``.
+        output: the folder to make; it appears complete or not at all.
+        kind: name of the source's module; by default it is found from the folder.
+        options: facts that the source folder does not state.
         dtype: "float16", "bfloat16" or "float32"; None keeps the stored type.
         packing: quantize while writing.
         overwrite: replace ``output`` where it exists.
-        name: what the model card calls the result; the output folder's name by default.
+        name: name of the result in the model card; by default that of the output folder.
 
     Raises:
         MM1Error: the source is not one of those known, is incomplete or damaged, or there is no room.
@@ -74,7 +74,9 @@ def convert(
         if kind is not None:
             raise CheckpointError("`kind` names the layout of SOURCE, and there is none; drop it.")
         recipe = assemble(options)
-        label = f"{public_name(options.encoder)} + {public_name(options.decoder)}"
+        label = " + ".join(
+            public_name(name) for name in (options.encoder, options.decoder) if name is not None
+        )
     else:
         _require_used(options, FOR_A_NEW_MODEL)
         recipe = read_source(EMBEDDED.get(source) or find_source(source), kind, options)
@@ -86,14 +88,14 @@ def convert(
 
 
 def _require_used(options: Options, unused: tuple[str, ...]) -> None:
-    """Refuse what has no say in this conversion."""
+    """Refuse options that do not apply to this conversion."""
     for name in unused:
         if getattr(options, name) != getattr(Options, name):
             raise CheckpointError(f"`{name}` has no say in the conversion of this SOURCE; drop it.")
 
 
 def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:
-    """What the folder holds, by the module of its layout.
+    """Read the folder with the module of its layout.
 
     Raises:
         CheckpointError: no module knows it.
@@ -139,13 +141,13 @@ def write(
         MM1Error: a tensor does not fit, the output exists, or there is no room.
     """
     for folder in {*recipe.origins, *recipe.companions}:
-        keep_apart(folder, output)
-    recipe = replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))  # types are checked there
+        require_other_folder(folder, output)
+    recipe = replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))  # which checks types
     try:
         plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
     except ConfigError as error:
         raise ConfigError(f"{recipe.origins[-1]}: {error}") from None
-    require_room(output.absolute().parent, plan.nbytes)
+    require_disk_space(output.absolute().parent, plan.nbytes)
     with new_folder(output, overwrite=overwrite) as folder:
         _write_tokenizer(recipe, folder)
         config = recipe.config
@@ -159,8 +161,8 @@ def write(
     return Converted(output, plan)
 
 
-def keep_apart(source: Path, output: Path) -> None:
-    """Refuse an output that would replace what it is made of.
+def require_other_folder(source: Path, output: Path) -> None:
+    """Refuse an output that would replace its own source.
 
     Raises:
         CheckpointError: ``output`` is ``source``, or holds it.
@@ -173,8 +175,8 @@ def keep_apart(source: Path, output: Path) -> None:
 
 
 def _write_origin(recipe: Recipe, folder: Path) -> None:
-    """What the way back needs: the source's name, its configurations and its tensors' shapes."""
-    if recipe.source == "mm1":  # its own way back stays
+    """Write what the conversion back needs: the source's name, its configurations and its tensors' shapes."""
+    if recipe.source == "mm1":  # its own source stays recorded
         if (recipe.companions[0] / ORIGIN).exists():
             shutil.copyfile(recipe.companions[0] / ORIGIN, folder / ORIGIN)
         return
@@ -212,7 +214,7 @@ def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
 
 
 def _license(recipe: Recipe) -> dict[str, str | list[str]]:
-    """The licence of all that went in; where there are several, their names."""
+    """Return the licence of all sources; where they differ, their names."""
     stated = [source_license(folder) for folder in recipe.origins]
     if all(one == stated[0] for one in stated):
         return stated[0]
@@ -222,21 +224,21 @@ def _license(recipe: Recipe) -> dict[str, str | list[str]]:
 
 
 def _stored_dtype(plan: Plan) -> mx.Dtype:
-    """The type that most numbers are stored in."""
+    """Return the type in which most numbers are stored."""
     sizes: dict[mx.Dtype, int] = {}
     for form in plan.forms.values():
         if mx.issubdtype(form.dtype, mx.floating):
             sizes[form.dtype] = sizes.get(form.dtype, 0) + form.nbytes
-    return max(sizes, key=sizes.get)
+    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
-    """Tokenizer files of the first companion; generation settings and licences of any."""
+    """Write the first companion's tokenizer files, and the generation settings and licences of any companion."""
     first = recipe.companions[0]
     for name in COMPANIONS:
         if name not in ("README.md", "generation_config.json") and (first / name).exists():
             shutil.copyfile(first / name, folder / name)
-    if not (folder / FILES[0]).exists():
+    if not (folder / TOKENIZER_FILES[0]).exists():
         load_tokenizer(first).save_pretrained(folder)  # so that reading it needs no SentencePiece
     if recipe.chat_template is not None:
         (folder / "chat_template.jinja").write_text(recipe.chat_template, encoding="utf-8")
@@ -245,7 +247,7 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
             if path.is_file():
                 shutil.copyfile(path, folder / (f"{path.name}-{number + 1}" if number else path.name))
     for companion in recipe.companions:
-        if (companion / PREPROCESSOR).exists():  # `load` does not need it, the way back does
+        if (companion / PREPROCESSOR).exists():  # the conversion back needs it, `load` does not
             shutil.copyfile(companion / PREPROCESSOR, folder / PREPROCESSOR)
         settings = companion / "generation_config.json"
         if settings.exists() and not (folder / settings.name).exists():
@@ -256,7 +258,7 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
 
 
 def progress_bar(shard: str, names: list[str]) -> Iterator[str]:
-    """A bar on stderr for the tensors of one shard."""
+    """Show a bar on stderr while the tensors of one shard are taken."""
     from tqdm import tqdm
 
     return iter(tqdm(names, desc=shard, unit=" tensors", leave=True))

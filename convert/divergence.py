@@ -1,4 +1,4 @@
-"""What quantization costs: how far a model's answers are from the original's, on the tiny world's questions."""
+"""Measure what quantization costs: how far a model's answers are from the original's, on the tiny world's questions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mm1_mlx import tiny
+from mm1_mlx.arrays import to_number
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.inputs.processor import Inputs, Processor
 from mm1_mlx.model.mm1 import MM1
@@ -15,7 +16,7 @@ from mm1_mlx.model.mm1 import MM1
 
 @dataclass(frozen=True)
 class Divergence:
-    """Over all tokens of all answers."""
+    """How far two models are apart, over all tokens of all answers."""
 
     mean: float  # Kullback-Leibler divergence from the original, nats
     largest: float
@@ -24,7 +25,7 @@ class Divergence:
 
 
 def divergence(model: MM1, original: MM1, processor: Processor, num_questions: int) -> Divergence:
-    """Compare next-token distributions where the answers to ``num_questions`` questions stand.
+    """Compare the next-token distributions of two models at the answers to ``num_questions`` questions.
 
     Each question is about a rendered scene of its own, and both models read the true answer.
 
@@ -41,7 +42,7 @@ def divergence(model: MM1, original: MM1, processor: Processor, num_questions: i
     divergences, differ = [], []
     for number in range(num_questions):
         scene = tiny.make_scene(tiny.TESTING_SEEDS + number)
-        question = _question(scene, random.Random(number))
+        question = _make_question(scene, random.Random(number))
         inputs = processor(question.text, [tiny.render(scene)])
         answer = processor.tokenizer.encode(question.answer, add_special_tokens=False)
         ids = mx.concatenate([inputs.input_ids, mx.array(answer, dtype=mx.int32)])[None]
@@ -50,12 +51,12 @@ def divergence(model: MM1, original: MM1, processor: Processor, num_questions: i
         differ.append(mx.argmax(theirs, axis=-1) != mx.argmax(ours, axis=-1))
         mx.eval(divergences[-1], differ[-1])
     every = mx.concatenate(divergences)
-    share = mx.mean(mx.concatenate(differ)).item()
-    return Divergence(mx.mean(every).item(), mx.max(every).item(), share, len(every))
+    share = to_number(mx.mean(mx.concatenate(differ)))
+    return Divergence(to_number(mx.mean(every)), to_number(mx.max(every)), share, len(every))
 
 
-def _question(scene: tiny.Scene, rng: random.Random) -> tiny.Question:
-    """Any question that the scene allows."""
+def _make_question(scene: tiny.Scene, rng: random.Random) -> tiny.Question:
+    """Return a random question that the scene allows."""
     while True:
         question = tiny.make_question(scene, rng.choice(list(tiny.KINDS)), rng)
         if question is not None:
@@ -63,12 +64,14 @@ def _question(scene: tiny.Scene, rng: random.Random) -> tiny.Question:
 
 
 def _answer_logits(model: MM1, ids: mx.array, inputs: Inputs, length: int) -> mx.array:
-    """Logits of the tokens of the answer and of what follows it."""
+    """Return the logits of the answer's tokens and of the token after them."""
     return model(ids, inputs.pixel_values, token_order=inputs.token_order)[0, -length - 1 :]
 
 
 def kl_divergence(theirs: mx.array, ours: mx.array) -> mx.array:
-    """Kullback-Leibler divergence of two models' next tokens, from ``theirs``, nats, from their logits."""
+    """Return the Kullback-Leibler divergence of two models' next tokens from ``theirs``, in nats; both are given as
+    logits.
+    """
     theirs, ours = theirs.astype(mx.float32), ours.astype(mx.float32)
     p, q = (logits - mx.logsumexp(logits, axis=-1, keepdims=True) for logits in (theirs, ours))
     return mx.sum(mx.exp(p) * (p - q), axis=-1)

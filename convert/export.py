@@ -20,21 +20,21 @@ from mm1_mlx.files.tensor_files import Form
 from mm1_mlx.files.weights import list_some
 from mm1_mlx.files.writing import new_folder
 
-from .conversion import keep_apart, progress_bar, require_room
+from .conversion import progress_bar, require_disk_space, require_other_folder
 from .key_table import KeyTable
 from .recipe import ORIGIN, PREPROCESSOR
 from .source_config import read_json
 from .sources import SOURCES, honeybee
 from .tensors import Tensors, open_tensors
 
-TAKEN_ALONG = {*COMPANIONS, PREPROCESSOR} - {"README.md"}  # the card speaks of the model folder
+TAKEN_ALONG = {*COMPANIONS, PREPROCESSOR} - {"README.md"}  # the card describes the model folder
 
 
 def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -> str:
-    """Write ``folder``'s weights as PyTorch-layout safetensors; returns what was written, in words.
+    """Write ``folder``'s weights as safetensors in PyTorch's layout, and return in words what was written.
 
-    A folder that came from a public checkpoint goes back to its layout, bit for bit but for what conversion
-    dropped on purpose. A new model takes Honeybee's, where its parts are CLIP, a C-Abstractor and Llama.
+    A folder that came from a public checkpoint gets its layout back, bit for bit except for tensors that conversion
+    dropped on purpose. A new model gets Honeybee's layout if its parts are CLIP, a C-Abstractor and Llama.
 
     Raises:
         CheckpointError: the folder is quantized, or its parts have no place in a public layout.
@@ -45,10 +45,10 @@ def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -
         raise CheckpointError(
             f"{folder} is quantized; PyTorch has no place for packed weights: export the original."
         )
-    keep_apart(folder, output)
+    require_other_folder(folder, output)
     with open_tensors(folder) as tensors:
         name, parts = _layout(folder, config, tensors)
-        require_room(output.parent, sum(info.nbytes for info in tensors.infos.values()))
+        require_disk_space(output.parent, sum(info.nbytes for info in tensors.infos.values()))
         with new_folder(output, overwrite=overwrite) as temporary:
             for values, subfolder, table, names in parts:
                 place = temporary / subfolder
@@ -64,9 +64,9 @@ def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -
 def _layout(
     folder: Path, config: MM1Config, tensors: Tensors
 ) -> tuple[str, list[tuple[Mapping[str, Any], str, KeyTable, list[str]]]]:
-    """The layout in words; for each of its folders the configuration, name, key table and tensors' names."""
+    """Return the layout in words, and for each of its folders the configuration, name, key table and tensors' names."""
     origin = read_json(folder / ORIGIN).values if (folder / ORIGIN).exists() else {}
-    module = SOURCES.get(origin.get("source"))
+    module = SOURCES.get(origin.get("source", ""))
     if module is None or not hasattr(module, "tables"):
         values, table = honeybee.describe(config, tensors)
         kept = "honeybee's layout, with Honeybee's prompts and pictures stretched to a square: the model's own are lost"
@@ -81,7 +81,7 @@ def _layout(
 
 
 def _write(table: KeyTable, names: list[str], tensors: Tensors, folder: Path, *, label: str) -> None:
-    """Each of the source's tensors, made again from ours."""
+    """Write the source's tensors, made again from ours."""
     missing = [t for name in names for t in table.moves[name].targets if t not in tensors.infos]
     if missing:
         raise CheckpointError(f"the model folder lacks {list_some(missing)}.")

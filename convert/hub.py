@@ -1,4 +1,4 @@
-"""From the Hugging Face hub: fetch what a conversion needs of a checkpoint."""
+"""Fetch what a conversion needs of a checkpoint from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ INDEX = ".index.json"  # ends the name of a file that names the shard of each te
 
 
 def find_source(name: str, *, weights: bool = True) -> Path:
-    """The folder or file that ``name`` is here, or the hub's copy of it, downloaded once, then cached.
+    """Return the folder or file called ``name``, or the hub's copy of it, downloaded once, then cached.
 
-    Of a hub repository only configurations, tokenizer, card and licence are fetched, and the weights that
-    ``tensors.py`` would read there: one format, never two. Folders inside it are left alone, but for the
-    image encoder of an exported 360VL.
+    Only configurations, tokenizer, card, licence and the weights that ``tensors.py`` would read are downloaded, in
+    one format, never two. Folders inside a repository are not downloaded, except for the image encoder of an
+    exported 360VL.
 
     Args:
         name: a path, or a hub id, ``owner/name`` or ``owner/name@revision``.
-        weights: whether they are wanted; a tokenizer has none.
+        weights: download weights too; a tokenizer has none.
 
     Raises:
         CheckpointError: there is no such checkpoint, it has no weights, or it cannot be fetched.
@@ -47,12 +47,12 @@ def find_source(name: str, *, weights: bool = True) -> Path:
 
 
 def public_name(name: str | Path) -> str:
-    """A source as others may read of it: a hub id, or a folder's own name without where it lies."""
+    """Return a source's name without private paths: a hub id, or only the last part of a folder's path."""
     return Path(name).name if Path(name).exists() else str(name)
 
 
 def hub_ids(*names: object) -> tuple[str, ...]:
-    """Those of ``names`` that are hub ids and no folders here, without their revisions: what a card may name."""
+    """Return those of ``names`` that are hub ids and not folders here, without revisions; a card may name them."""
     ids = (name.partition("@")[0] for name in names if isinstance(name, str))
     return tuple(id for id in ids if is_hub_id(id) and not os.path.exists(os.path.expanduser(id)))
 
@@ -84,14 +84,14 @@ def _download(repo_id: str, revision: str | None, with_weights: bool) -> Path:
 
 
 def _list_files(repo_id: str, revision: str | None) -> dict[str, int]:
-    """The files at the top of a repository and in ``INNER``, each with how many bytes of it are not in the cache."""
+    """Return the files at the top of a repository and in ``INNER``, each with its number of bytes that are not cached."""
     from huggingface_hub import HfApi, get_cached_repo_tree, try_to_load_from_cache
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     try:
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
     except Exception:
-        with suppress(CachedRepoTreeNotFoundError):  # what was fetched before needs no hub
+        with suppress(CachedRepoTreeNotFoundError):  # files in the cache need no hub
             tree = get_cached_repo_tree(repo_id, revision=revision)
             return {file.path: 0 for file in tree if _is_near(file.path)}
         raise
@@ -107,7 +107,7 @@ def _is_near(file: str) -> bool:
 
 
 def _choose_weights(repo_id: str, files: list[str]) -> list[str]:
-    """The files that ``tensors.py`` would read: those of the first pattern that matches any."""
+    """Return the files that ``tensors.py`` would read: those of the first pattern that matches any."""
     for pattern in PATTERNS:
         found = [file for file in files if fnmatchcase(file, pattern) and not _matches(file, NOT_WEIGHTS)]
         if len(found) > 1 and pattern.startswith("*"):
@@ -122,7 +122,7 @@ def _choose_weights(repo_id: str, files: list[str]) -> list[str]:
 
 
 def _read_shards(repo_id: str, index: Path, files: list[str]) -> list[str]:
-    """The shards that an index names, all of which the repository has."""
+    """Return the shards that an index names, all of which the repository must have."""
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):

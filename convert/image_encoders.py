@@ -1,19 +1,19 @@
-"""Public image encoders: CLIP and SigLIP as transformers store them, CLIP as open_clip does, Qwen2-VL's ViT.
+"""Convert public image encoders: transformers' CLIP and SigLIP, open_clip's CLIP, and Qwen2-VL's ViT.
 
-For each the sizes, from its own configuration, and the key table.
+For each there are the sizes, from its own configuration, and the key table.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mm1_mlx.config import ImageEncoderConfig
+from mm1_mlx.config import Activation, ImageEncoderConfig
 from mm1_mlx.errors import CheckpointError
 
-from .key_table import SAME, KeyTable, Move, patches, rows, thirds
+from .key_table import SAME, KeyTable, Move, flatten_patches, keep_layer, split_rows, split_thirds
 from .source_config import SourceConfig
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -21,7 +21,7 @@ ACTIVATIONS = {
 }
 
 
-def _activation(config: SourceConfig, default: str) -> str:
+def _activation(config: SourceConfig, default: str) -> Activation:
     name = config.get("hidden_act", str, default)
     if name not in ACTIVATIONS:
         raise CheckpointError(
@@ -33,7 +33,10 @@ def _activation(config: SourceConfig, default: str) -> str:
 def clip_config(
     config: SourceConfig, *, feature_layer: int = -1, patch_size: int | None = None
 ) -> ImageEncoderConfig:
-    """Return the sizes of transformers' CLIP vision encoder. ``patch_size``, from its tensors, serves where the file has none."""
+    """Return the sizes of transformers' CLIP vision encoder.
+
+    ``patch_size``, from its tensors, is used where the file states none.
+    """
     return ImageEncoderConfig(
         image_size=config.need("image_size", int),
         patch_size=config.get("patch_size", int, patch_size)
@@ -54,7 +57,7 @@ def clip_config(
 
 
 def clip_values(config: ImageEncoderConfig) -> dict[str, Any]:
-    """The way back: transformers' names of a CLIP's sizes."""
+    """Return transformers' names and values of a CLIP's sizes, for the conversion back."""
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return {
         "model_type": "clip_vision_model",
@@ -72,7 +75,7 @@ def clip_values(config: ImageEncoderConfig) -> dict[str, Any]:
 def siglip_config(
     config: SourceConfig, *, feature_layer: int = -1, final_norm: bool = True
 ) -> ImageEncoderConfig:
-    """Return the sizes of transformers' SigLIP vision encoder; unlike CLIP's its last hidden state is normalised."""
+    """Return the sizes of transformers' SigLIP vision encoder, whose last hidden state is normalised, unlike CLIP's."""
     return ImageEncoderConfig(
         image_size=config.need("image_size", int),
         patch_size=config.need("patch_size", int),
@@ -141,9 +144,11 @@ def qwen2_vl_config(config: SourceConfig, *, image_size: int, feature_layer: int
 
 
 def transformers_keys(config: ImageEncoderConfig) -> KeyTable:
-    """CLIP and SigLIP vision models of transformers, below ``vision_model.``."""
+    """Return the table of transformers' CLIP and SigLIP vision models, without the prefix ``vision_model.``."""
     moves = {
-        "embeddings.patch_embedding.weight": Move(("patch_embedding.weight",), patches(config.patch_size)),
+        "embeddings.patch_embedding.weight": Move(
+            ("patch_embedding.weight",), flatten_patches(config.patch_size)
+        ),
         "embeddings.position_embedding.weight": _positions(config),
     }
     if config.patch_bias:
@@ -151,66 +156,61 @@ def transformers_keys(config: ImageEncoderConfig) -> KeyTable:
     if config.class_token:
         moves["embeddings.class_embedding"] = Move(("class_embedding",), SAME)
     if config.pre_norm:
-        moves |= _layer("pre_layrnorm", "pre_norm")
-    moves |= _layer("post_layernorm", "post_norm")
+        moves |= keep_layer("pre_layrnorm", "pre_norm")
+    moves |= keep_layer("post_layernorm", "post_norm")
     for i in range(config.num_layers):
         source, target = f"encoder.layers.{i}", f"layers.{i}"
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            moves |= _layer(f"{source}.self_attn.{name}", f"{target}.attention.{name}")
+            moves |= keep_layer(f"{source}.self_attn.{name}", f"{target}.attention.{name}")
         for name in ("fc1", "fc2"):
-            moves |= _layer(f"{source}.mlp.{name}", f"{target}.feed_forward.{name}")
+            moves |= keep_layer(f"{source}.mlp.{name}", f"{target}.feed_forward.{name}")
         for number in (1, 2):
-            moves |= _layer(f"{source}.layer_norm{number}", f"{target}.norm{number}")
+            moves |= keep_layer(f"{source}.layer_norm{number}", f"{target}.norm{number}")
     # Where the last layer's features are taken, HyperCLOVAX puts an identity in place of the last norm.
     absent = {} if config.final_norm else {"post_layernorm.weight": 1.0, "post_layernorm.bias": 0.0}
     return KeyTable(moves, ("embeddings.position_ids", "head.*"), absent)
 
 
 def open_clip_keys(config: ImageEncoderConfig) -> KeyTable:
-    """The image half of an open_clip model, below ``visual.``."""
+    """Return the table of the image half of an open_clip model, without the prefix ``visual.``."""
     moves = {
-        "conv1.weight": Move(("patch_embedding.weight",), patches(config.patch_size)),
+        "conv1.weight": Move(("patch_embedding.weight",), flatten_patches(config.patch_size)),
         "positional_embedding": _positions(config),
         "class_embedding": Move(("class_embedding",), SAME),
     }
-    moves |= _layer("ln_pre", "pre_norm") | _layer("ln_post", "post_norm")
+    moves |= keep_layer("ln_pre", "pre_norm") | keep_layer("ln_post", "post_norm")
     for i in range(config.num_layers):
         source, target = f"transformer.resblocks.{i}", f"layers.{i}"
         for name in ("weight", "bias"):
             targets = tuple(f"{target}.attention.{x}_proj.{name}" for x in "qkv")
-            moves[f"{source}.attn.in_proj_{name}"] = Move(targets, thirds(config.hidden_dims))
-        moves |= _layer(f"{source}.attn.out_proj", f"{target}.attention.out_proj")
-        moves |= _layer(f"{source}.mlp.c_fc", f"{target}.feed_forward.fc1")
-        moves |= _layer(f"{source}.mlp.c_proj", f"{target}.feed_forward.fc2")
+            moves[f"{source}.attn.in_proj_{name}"] = Move(targets, split_thirds(config.hidden_dims))
+        moves |= keep_layer(f"{source}.attn.out_proj", f"{target}.attention.out_proj")
+        moves |= keep_layer(f"{source}.mlp.c_fc", f"{target}.feed_forward.fc1")
+        moves |= keep_layer(f"{source}.mlp.c_proj", f"{target}.feed_forward.fc2")
         for number in (1, 2):
-            moves |= _layer(f"{source}.ln_{number}", f"{target}.norm{number}")
+            moves |= keep_layer(f"{source}.ln_{number}", f"{target}.norm{number}")
     return KeyTable(moves, ("proj",))
 
 
 def qwen2_vl_keys(config: ImageEncoderConfig) -> KeyTable:
-    """Qwen2-VL's vision encoder without its merger."""
-    patch = patches(config.patch_size, frames=config.temporal_patch_size)
+    """Return the table of Qwen2-VL's vision encoder, without its merger."""
+    patch = flatten_patches(config.patch_size, frames=config.temporal_patch_size)
     moves = {"patch_embed.proj.weight": Move(("patch_embedding.weight",), patch)}
     for i in range(config.num_layers):
         source, target = f"blocks.{i}", f"layers.{i}"
         for name in ("weight", "bias"):
             targets = tuple(f"{target}.attention.{x}_proj.{name}" for x in "qkv")
-            moves[f"{source}.attn.qkv.{name}"] = Move(targets, thirds(config.hidden_dims))
-        moves |= _layer(f"{source}.attn.proj", f"{target}.attention.out_proj")
+            moves[f"{source}.attn.qkv.{name}"] = Move(targets, split_thirds(config.hidden_dims))
+        moves |= keep_layer(f"{source}.attn.proj", f"{target}.attention.out_proj")
         for name in ("fc1", "fc2"):
-            moves |= _layer(f"{source}.mlp.{name}", f"{target}.feed_forward.{name}")
+            moves |= keep_layer(f"{source}.mlp.{name}", f"{target}.feed_forward.{name}")
         for number in (1, 2):
-            moves |= _layer(f"{source}.norm{number}", f"{target}.norm{number}")
+            moves |= keep_layer(f"{source}.norm{number}", f"{target}.norm{number}")
     return KeyTable(moves, ("rotary_pos_emb.inv_freq",))
 
 
 def _positions(config: ImageEncoderConfig) -> Move:
-    """One row for each patch, before them one for the class token where there is one."""
+    """Return the move of the positions: one row for each patch, after a row for the class token if there is one."""
     patches_only = Move(("position_embedding",), SAME)
-    split = rows(0, config.grid_side**2)
+    split = split_rows(0, config.grid_side**2)
     return Move(("class_position", "position_embedding"), split) if config.class_token else patches_only
-
-
-def _layer(source: str, target: str) -> dict[str, Move]:
-    """A layer's weight and bias, as they are."""
-    return {f"{source}.{name}": Move((f"{target}.{name}",), SAME) for name in ("weight", "bias")}

@@ -1,7 +1,7 @@
 """Key tables: where each tensor of a PyTorch checkpoint goes in a model folder, and back.
 
-A table names every key of a checkpoint: it moves to one or more of our keys, its values laid out as MLX
-wants them, or it is dropped on purpose. A key that stands in no table is an error, never a guess.
+A table names every key of a checkpoint: its tensor is moved to one or more of our keys, in the layout that MLX needs,
+or dropped on purpose. A key that is in no table is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Transform:
 
     there: Callable[[mx.array], Arrays]
     back: Callable[[Arrays], mx.array]
-    axes: int | None = None  # that the tensor must have
-    unused: Callable[[Shape], int] = lambda shape: 0  # numbers of it that are dropped on purpose
+    axes: int | None = None  # number of axes that the tensor must have
+    unused: Callable[[Shape], int] = lambda shape: 0  # how many of its numbers are dropped on purpose
 
     def fits(self, shape: Shape) -> bool:
-        """Whether all of a tensor of this shape, but for what is dropped on purpose, has a place."""
+        """Say whether every number of a tensor of this shape has a place, except those dropped on purpose."""
         if self.axes is not None and len(shape) != self.axes:
             return False
         try:
@@ -43,7 +43,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Move:
-    """One source tensor's keys in a model folder."""
+    """The keys in a model folder that one source tensor is moved to, and how it is transformed."""
 
     targets: tuple[str, ...]
     transform: Transform
@@ -55,15 +55,13 @@ class KeyTable:
 
     moves: Mapping[str, Move]
     dropped: tuple[str, ...] = ()
-    absent: Mapping[str, float] = field(
-        default_factory=dict
-    )  # keys that may be absent, and what then fills them
+    absent: Mapping[str, float] = field(default_factory=dict)  # what fills keys that may be absent
 
     def check(self, found: Iterable[str], folder: object) -> None:
         """Refuse keys that the table does not know, and missing ones, by name.
 
         Raises:
-            CheckpointError: a key stands in no table, or one that the model needs is absent.
+            CheckpointError: a key is not in the table, or one that the model needs is absent.
         """
         found = set(found)
         unknown = [key for key in found if key not in self.moves and not self.drops(key)]
@@ -87,8 +85,8 @@ class KeyTable:
             {**self.moves, **other.moves}, self.dropped + other.dropped, {**self.absent, **other.absent}
         )
 
-    def under(self, source: str, target: str) -> KeyTable:
-        """The same table for keys that start with ``source`` there and ``target`` here."""
+    def add_prefixes(self, source: str, target: str) -> KeyTable:
+        """Return the same table with the prefix ``source`` before its source keys and ``target`` before ours."""
         moves = {
             source + key: Move(tuple(target + t for t in move.targets), move.transform)
             for key, move in self.moves.items()
@@ -97,36 +95,37 @@ class KeyTable:
         return KeyTable(moves, dropped, {source + key: value for key, value in self.absent.items()})
 
 
-def one(
+def make_transform(
     there: Callable[[mx.array], mx.array], back: Callable[[mx.array], mx.array], axes: int | None = None
 ) -> Transform:
-    """A transform with one target."""
+    """Return a transform with one target, made of its two directions."""
     return Transform(lambda x: (there(x),), lambda xs: back(xs[0]), axes)
 
 
-SAME = one(lambda x: x, lambda x: x)
-POINTWISE = one(
+SAME = make_transform(lambda x: x, lambda x: x)
+POINTWISE = make_transform(
     lambda x: x[..., 0, 0], lambda x: x[..., None, None], axes=4
 )  # a 1 x 1 convolution is a linear layer
-DEPTHWISE = one(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2), axes=4)
-BATCH_OF_ONE = one(lambda x: x[0], lambda x: x[None])
+DEPTHWISE = make_transform(lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2), axes=4)
+BATCH_OF_ONE = make_transform(lambda x: x[0], lambda x: x[None])
 
 
-def patches(patch_size: int, *, frames: int = 0) -> Transform:
-    """A patch convolution ``(E, 3, p, p)``, or ``(E, 3, frames, p, p)``, as a linear layer's weight.
+def flatten_patches(patch_size: int, *, frames: int = 0) -> Transform:
+    """Return a transform of a patch convolution ``(E, 3, p, p)`` or ``(E, 3, frames, p, p)`` to a linear layer's
+    weight.
 
-    Ours flattens a patch in the order of pixels: (frame,) row, column, channel.
+    Our weight flattens a patch in the order of its pixels: (frame,) row, column, channel.
     """
     shape = (*((frames,) if frames else ()), patch_size, patch_size, 3)
-    return one(
+    return make_transform(
         lambda x: mx.moveaxis(x, 1, -1).reshape(x.shape[0], -1),
         lambda x: mx.moveaxis(x.reshape(x.shape[0], *shape), -1, 1),
         axes=len(shape) + 1,
     )
 
 
-def rows(*lengths: int) -> Transform:
-    """Consecutive rows of one tensor as several tensors; a length of 0 keeps a single row without its axis."""
+def split_rows(*lengths: int) -> Transform:
+    """Return a transform that splits a tensor by consecutive rows; a length of 0 takes a single row without its axis."""
 
     def there(x: mx.array) -> Arrays:
         parts, start = [], 0
@@ -143,13 +142,20 @@ def rows(*lengths: int) -> Transform:
     return Transform(there, back)
 
 
-def thirds(width: int) -> Transform:
-    """Query, key and value, stored as one."""
-    return rows(width, width, width)
+def split_thirds(width: int) -> Transform:
+    """Return a transform that splits query, key and value, which are stored as one tensor."""
+    return split_rows(width, width, width)
 
 
-def after_first_row() -> Transform:
-    """``(1, 1 + L, E)`` without its row for the class token, which nothing reads; zeros on the way back."""
+def keep_layer(source: str, target: str) -> dict[str, Move]:
+    """Return the moves of a layer's weight and bias, which stay unchanged."""
+    return {f"{source}.{name}": Move((f"{target}.{name}",), SAME) for name in ("weight", "bias")}
+
+
+def drop_first_row() -> Transform:
+    """Return a transform that drops the unused row for the class token from ``(1, 1 + L, E)``; the way back writes
+    zeros.
+    """
     return Transform(
         lambda x: (x[0, 1:],),
         lambda xs: mx.concatenate([mx.zeros_like(xs[0][:1]), xs[0]])[None],
@@ -158,8 +164,10 @@ def after_first_row() -> Transform:
     )
 
 
-def first_rows(count: int, stored: int) -> Transform:
-    """The first ``count`` rows of ``stored``: the rest only fills up to a round number; zeros on the way back."""
+def keep_first_rows(count: int, stored: int) -> Transform:
+    """Return a transform that keeps the first ``count`` of ``stored`` rows, the rest being padding; the way back
+    writes zeros.
+    """
 
     def back(x: mx.array) -> mx.array:
         return mx.concatenate([x, mx.zeros((stored - count, *x.shape[1:]), x.dtype)])

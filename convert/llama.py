@@ -1,13 +1,13 @@
-"""The Llama decoder that every public C-Abstractor model has; mlx-lm's runs it under the same names."""
+"""Convert the Llama decoder that every public C-Abstractor model has; mlx-lm's Llama has the same names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mm1_mlx.config import MlxLmDecoderConfig
+from mm1_mlx.config import DecoderConfig, MlxLmDecoderConfig
 from mm1_mlx.errors import CheckpointError
 
-from .key_table import SAME, KeyTable, Move, first_rows
+from .key_table import SAME, KeyTable, Move, keep_first_rows
 from .source_config import SourceConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -16,12 +16,12 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def llama_config(config: SourceConfig, shapes: Shapes) -> MlxLmDecoderConfig:
-    """The sizes of a Llama decoder. What the file leaves out is transformers' default for Llama.
+    """Return the sizes of a Llama decoder; values that the file leaves out are transformers' defaults for Llama.
 
-    ``shapes`` are its tensors' below the prefix: an ``lm_head`` there means that the head is untied.
+    ``shapes`` are those of its tensors, without the prefix; an ``lm_head`` among them means that the head is untied.
 
     Raises:
-        CheckpointError: the decoder is no Llama, or a size is absent.
+        CheckpointError: the decoder is not a Llama, or a size is absent.
     """
     kind = config.get("model_type", str, "llama")
     if kind not in ("llama", "vicuna"):
@@ -70,8 +70,12 @@ def llama_config(config: SourceConfig, shapes: Shapes) -> MlxLmDecoderConfig:
     return MlxLmDecoderConfig(values)
 
 
-def llama_keys(config: MlxLmDecoderConfig, shapes: Shapes) -> KeyTable:
-    """The same names on both sides. A head that is taller than the embedding loses its padding."""
+def llama_keys(config: DecoderConfig | MlxLmDecoderConfig, shapes: Shapes) -> KeyTable:
+    """Return the table of a Llama, whose names stay the same; a head with more rows than the embedding loses its
+    padding.
+    """
+    if isinstance(config, DecoderConfig):
+        raise ValueError("a Llama decoder is one of mlx-lm's.")
     values = config.values
     names = [EMBEDDING, "model.norm.weight"]
     attention = [f"self_attn.{x}_proj" for x in "qkvo"]
@@ -85,5 +89,5 @@ def llama_keys(config: MlxLmDecoderConfig, shapes: Shapes) -> KeyTable:
     moves = {name: Move((name,), SAME) for name in names}
     if not values.get("tie_word_embeddings", True):  # mlx-lm's default
         stored, used = shapes[HEAD][0], values["vocab_size"]
-        moves[HEAD] = Move((HEAD,), SAME if stored == used else first_rows(used, stored))
+        moves[HEAD] = Move((HEAD,), SAME if stored == used else keep_first_rows(used, stored))
     return KeyTable(moves, ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"))

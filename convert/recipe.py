@@ -1,4 +1,4 @@
-"""What a source module finds out: the model's configuration, and where each of its tensors goes."""
+"""The result of reading a source: the model's configuration, and where each of its tensors goes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import mlx.core as mx
 
 from mm1_mlx.config import MM1Config
 
+from .choices import NewConnector
 from .key_table import KeyTable
 from .tensors import TensorInfo, Tensors
 
 PREPROCESSOR = "preprocessor_config.json"  # in a source: how pictures become pixels
-ORIGIN = "conversion.json"  # in a model folder: what leads back to its source's layout
+ORIGIN = "conversion.json"  # in a model folder: what the conversion back to its source's layout needs
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may add to a source folder."""
+    """Facts that a user may add to a source folder."""
 
     encoder: str | None = None  # a folder or hub id, where the image encoder is stored apart
     decoder: str | None = None
     tokenizer: str | None = None  # a folder or hub id, where the source has no tokenizer
-    image_token: str | None = None  # the token that shall stand for a picture
-    connector: str = "c_abstractor"  # of a new model, as are the next three
+    image_token: str | None = None  # the token to stand for a picture
+    connector: NewConnector = "c_abstractor"  # for a new model, like the next three
     num_visual_tokens: int = 144
     feature_layer: int | None = None
     seed: int = 0
@@ -36,30 +37,30 @@ class Options:
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a model's tensors, the table that says where they go, and what leads back to their layout."""
+    """Some of a model's tensors, the table that says where they go, and what the conversion back needs."""
 
     tensors: Tensors | LoadedTensors
     table: KeyTable
     source_config: Mapping[str, Any] = field(default_factory=dict)  # the config.json beside them
-    subfolder: str = ""  # of the source, where they are stored apart from the rest
+    subfolder: str = ""  # folder in the source, where they are stored apart from the rest
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole conversion, read and checked; no weight has been touched yet."""
+    """A whole conversion, read and checked; no weight has been read yet."""
 
     source: str  # the source module's name
     config: MM1Config
     parts: tuple[Part, ...]
-    companions: tuple[Path, ...]  # folders with tokenizer files; what the first has, the others need not
-    origins: tuple[Path, ...]  # folders whose weights went in: their licences hold for the result
+    companions: tuple[Path, ...]  # folders with tokenizer files; the first ones take precedence
+    origins: tuple[Path, ...]  # folders of the weights, whose licences apply to the result
     chat_template: str | None = None  # in place of the tokenizer's own
     base_models: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know
 
 
 class LoadedTensors:
-    """Arrays that MLX has opened but not read yet, given as ``Tensors`` gives them; each can be read once."""
+    """Arrays that MLX has opened but not read yet, with the interface of ``Tensors``; each can be read once."""
 
     def __init__(self, arrays: dict[str, mx.array], folder: Path, name: str):
         self._arrays = arrays
@@ -73,10 +74,10 @@ class LoadedTensors:
 
 
 def shapes_of(tensors: Tensors | LoadedTensors) -> Shapes:
-    """Every tensor's shape by its name."""
+    """Return every tensor's shape by its name."""
     return {name: info.shape for name, info in tensors.infos.items()}
 
 
-def below(shapes: Shapes, prefix: str) -> Shapes:
-    """Those whose names start with ``prefix``, by the rest of their names."""
+def select_prefix(shapes: Shapes, prefix: str) -> Shapes:
+    """Return the shapes whose names start with ``prefix``, by the rest of their names."""
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}

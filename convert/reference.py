@@ -1,9 +1,9 @@
-"""A reference run as a safetensors file: which pictures and prompts it had, and what it got.
+"""Read a reference run from a safetensors file: its pictures, its prompts and its results.
 
 ``pixel_values`` holds all pictures' views in order (``windows_pixel_values`` for 360VL), or one tensor for each
 picture, ``pixel_values_0``, ``pixel_values_1``, … (views, channels, height, width). ``input_ids``, or
 ``input_ids_0``, …, hold the prompts, where a visual token, or a whole picture, is a negative number or the
-model's image token. Every other tensor is what a stage gave.
+model's image token. Every other tensor is the result of a stage.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mm1_mlx.arrays import to_list, to_number
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.tensor_files import read_tensors
 from mm1_mlx.model.mm1 import MM1
@@ -24,10 +25,10 @@ NO_STAGE = re.compile(r"(windows_)?pixel_values(_\d+)?|input_ids(_\d+)?|image_si
 
 @dataclass(frozen=True)
 class Reference:
-    """What a reference run was given, and what it got."""
+    """The inputs and results of a reference run."""
 
     pictures: list[mx.array]  # for each picture its views, (n, H, W, 3)
-    prompts: dict[str, list[int]]  # by the suffix of the names of its stages
+    prompts: dict[str, list[int]]  # by the suffix of its stages' names
     stages: dict[str, mx.array]
     sizes: list[tuple[int, int]] | None = None  # (width, height) of the pictures, where their layout needs it
     folder: Path | None = None  # where image_0.png, … may lie
@@ -44,15 +45,16 @@ def read_reference(path: Path, model: MM1) -> Reference:
     tensors = read_tensors(path, again="give the safetensors file of a reference run.")
     stages = {name: value for name, value in tensors.items() if not NO_STAGE.fullmatch(name)}
     if not any(name.startswith(("vision.", "lm.", "connector.", "ctt.")) for name in stages):
-        stages = {f"vision.{name}": value for name, value in stages.items()}  # of an image encoder alone
+        # The reference is of an image encoder alone.
+        stages = {f"vision.{name}": value for name, value in stages.items()}
     pictures = _pictures(tensors, model, path)
     sizes = _sizes(tensors, model, len(pictures), path)
     return Reference(pictures, _prompts(tensors, model, path), stages, sizes, path.parent)
 
 
 def _pictures(tensors: dict[str, mx.array], model: MM1, path: Path) -> list[mx.array]:
-    """Each picture's views, channels last."""
-    names = _numbered(tensors, "pixel_values") or [name for name in PIXELS if name in tensors][:1]
+    """Return each picture's views, channels last."""
+    names = _find_numbered(tensors, "pixel_values") or [name for name in PIXELS if name in tensors][:1]
     if not names:
         seen = ", ".join(list(tensors)[:8])
         raise CheckpointError(f"{path} holds no {' or '.join(PIXELS)}; its tensors are {seen}.")
@@ -77,7 +79,7 @@ def _pictures(tensors: dict[str, mx.array], model: MM1, path: Path) -> list[mx.a
 def _sizes(
     tensors: dict[str, mx.array], model: MM1, num_pictures: int, path: Path
 ) -> list[tuple[int, int]] | None:
-    """(width, height) of the pictures, where the model arranges visual tokens by them."""
+    """Return the (width, height) of the pictures, if the model arranges visual tokens by them."""
     if model.config.image_config.sub_images != "anyres":
         return None
     sizes = tensors.get("image_sizes_wh")
@@ -86,34 +88,34 @@ def _sizes(
         raise CheckpointError(
             f"{path}: image_sizes_wh is {found}, expected ({num_pictures}, 2) for this model."
         )
-    return [tuple(size) for size in sizes.tolist()]
+    return [(width, height) for width, height in to_list(sizes)]
 
 
 def _prompts(tensors: dict[str, mx.array], model: MM1, path: Path) -> dict[str, list[int]]:
-    """In their order: pictures are used up one prompt after the other."""
+    """Return the prompts in order; pictures are used up one prompt after the other."""
     vocabulary = model.config.text_config.vocab_size
     prompts = {}
-    for name in _numbered(tensors, "input_ids") or [name for name in ("input_ids",) if name in tensors]:
+    for name in _find_numbered(tensors, "input_ids") or [name for name in ("input_ids",) if name in tensors]:
         ids = tensors[name]
         if ids.ndim != 1 or not ids.size or not mx.issubdtype(ids.dtype, mx.integer):
             raise CheckpointError(f"{path}: {name} is {ids.shape} {ids.dtype}, expected a list of token ids.")
-        if mx.max(ids).item() >= vocabulary:
+        if to_number(mx.max(ids)) >= vocabulary:
             raise CheckpointError(
                 f"{path}: {name} holds {mx.max(ids).item()}, past the vocabulary of {vocabulary}: it was made for "
                 "another model."
             )
-        prompts[name.removeprefix("input_ids")] = ids.tolist()
+        prompts[name.removeprefix("input_ids")] = to_list(ids)
     return prompts
 
 
-def _numbered(tensors: dict[str, mx.array], stem: str) -> list[str]:
-    """``stem_0``, ``stem_1``, …, in the order of their numbers."""
+def _find_numbered(tensors: dict[str, mx.array], stem: str) -> list[str]:
+    """Return the names ``stem_0``, ``stem_1``, …, in the order of their numbers."""
     names = [name for name in tensors if re.fullmatch(rf"{stem}_\d+", name)]
     return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
 
 def place_pictures(ids: list[int], token: int, lengths: list[int]) -> tuple[list[int], int]:
-    """``ids`` with ``token`` for every visual token, and how many pictures they hold.
+    """Return ``ids`` with ``token`` for every visual token, and how many pictures they hold.
 
     Args:
         ids: with one negative number, or ``token``, for each visual token or for each whole picture.

@@ -1,4 +1,4 @@
-"""The tensors of a PyTorch checkpoint by name, read one at a time so that memory stays bounded."""
+"""Read the tensors of a PyTorch checkpoint one at a time, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from mm1_mlx.files.tensor_files import (
 )
 from mm1_mlx.files.weights import list_some
 
-# Safetensors before pickles, Hugging Face before open_clip; a pattern that starts with * is a guess, so it
-# comes last and may match one file only.
+# Safetensors come before pickles, and Hugging Face's names before open_clip's. A pattern that starts with * is a guess,
+# so it comes last and may match only one file.
 PATTERNS = (
     "model.safetensors.index.json",
     "model*.safetensors",
@@ -40,14 +40,18 @@ PATTERNS = (
 )
 NOT_WEIGHTS = (".*", "adapter*", "training_args.bin", "optimizer*", "scheduler*", "rng_state*")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-NESTS = ("state_dict", "model", "module")  # where training code puts the weights beside other state
+NESTS = (
+    "state_dict",
+    "model",
+    "module",
+)  # keys under which training code stores the weights beside other state
 TORCH_DTYPES = {str(dtype).replace("mlx.core", "torch"): dtype for dtype in DTYPES.values()}
 AGAIN = "download it again."
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of a tensor before it is read."""
+    """The shape, type and shard of a tensor, which are known before it is read."""
 
     shape: tuple[int, ...]
     dtype: mx.Dtype  # once read: float32 where float64 is stored
@@ -60,15 +64,15 @@ class TensorInfo:
 
 
 class Tensors:
-    """A checkpoint's tensors by name. Reading one does not read its shard.
+    """A checkpoint's tensors by name; reading one does not read its whole shard.
 
     One shard is open at a time, so reading in the order of ``infos`` opens each once. A pickle that
     ``torch.save`` wrote in its old format, before PyTorch 1.6, cannot be mapped: its shard is in memory while
     it is open.
 
     Attributes:
-        infos: what each tensor is, shard after shard, without the "module." that all names of a checkpoint
-            saved from ``DistributedDataParallel`` start with.
+        infos: shape, type and shard of each tensor, shard after shard; names lack the "module." that all names of
+            a checkpoint saved from ``DistributedDataParallel`` start with.
         shards: the files that hold them.
     """
 
@@ -96,7 +100,7 @@ class Tensors:
         self.infos = {name.removeprefix(self._prefix): info for name, info in infos.items()}
 
     def read(self, name: str) -> mx.array:
-        """The tensor called ``name``, evaluated, in the stored dtype; float64, which GPUs lack, as float32.
+        """Return the tensor called ``name``, evaluated, in the stored type; float64, which GPUs lack, as float32.
 
         Raises:
             CheckpointError: there is no such tensor, or its shard can no longer be read.
@@ -106,7 +110,7 @@ class Tensors:
         return self._open(self.infos[name].shard).read(self._prefix + name)
 
     def close(self) -> None:
-        """Let go of the open shard and its memory map; reading opens it again."""
+        """Release the open shard and its memory map; reading opens it again."""
         self._shard = None
 
     def __enter__(self) -> Tensors:
@@ -117,18 +121,18 @@ class Tensors:
 
     def _open(self, path: Path) -> TensorFile | _Pickle:
         if self._shard is None or self._shard.path != path:
-            self.close()  # before the next one takes its memory
+            self.close()  # frees its memory before the next one is opened
             self._shard = _open_shard(path)
         return self._shard
 
 
 def open_tensors(folder: str | Path, *, names: Sequence[str] = PATTERNS) -> Tensors:
-    """Find the weights of a checkpoint, and what tensors they hold, without reading these.
+    """Find the weights of a checkpoint and list their tensors, without reading these.
 
-    An index decides which shards are read and which tensors of each; whatever else lies there is ignored.
+    An index decides which shards are read and which tensors of each; other files are ignored.
 
     Args:
-        folder: where to look; or one file, an index included.
+        folder: where to look; or one file, which may be an index.
         names: patterns of file names; those that match the first one with any match are the checkpoint.
 
     Raises:
@@ -143,7 +147,7 @@ def open_tensors(folder: str | Path, *, names: Sequence[str] = PATTERNS) -> Tens
 
 
 def _require_all(shards: list[Path]) -> None:
-    """Refuse numbered shards without an index where their own names say that one is missing."""
+    """Refuse numbered shards without an index if their own names show that one is missing."""
     for path in shards:
         numbers = re.fullmatch(r"(.*-)(\d+)-of-(\d+)(\.\w+)", path.name)
         if numbers is None:
@@ -156,7 +160,7 @@ def _require_all(shards: list[Path]) -> None:
 
 
 def _find(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The files of the first pattern that matches any."""
+    """Return the files of the first pattern that matches any."""
     with report_unreadable(folder):
         if folder.is_file():
             return [folder]
@@ -176,7 +180,7 @@ def _find(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """The shard of each tensor; every shard is there."""
+    """Return the shard of each tensor; every shard must exist."""
     index = parse_json(path, f"{path} is not there.")
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not (isinstance(weight_map, dict) and weight_map):
@@ -204,7 +208,7 @@ def _open_shard(path: Path) -> TensorFile | _Pickle:
 
 
 class _Pickle:
-    """A state dict that ``torch.save`` wrote, mapped where its format allows; nothing in it is executed."""
+    """A state dict that ``torch.save`` wrote, memory-mapped if its format allows it; none of its code is executed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -224,7 +228,7 @@ class _Pickle:
                 raise unsupported_dtype_error(
                     path, name, tensor.dtype if dense else f"{tensor.dtype} that is not dense"
                 )
-            if tensor.nbytes > size:  # an expanded view, which reading would write out
+            if tensor.nbytes > size:  # an expanded view, which would take more memory once read
                 raise CheckpointError(
                     f"{path}: {name} takes {tensor.nbytes} bytes, but the file has {size}; save it contiguous."
                 )
@@ -245,11 +249,11 @@ class _Pickle:
                 f"{self.path} is a PyTorch pickle; reading it needs the torch extra: pip install 'mm1-mlx[torch]'"
             ) from None
         with report_unreadable(self.path), self.path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # else the old format, which cannot be mapped
+            is_zip = file.read(4) == b"PK\x03\x04"  # the old format cannot be mapped
         try:
-            with warnings.catch_warnings(action="ignore"):  # of what it then refuses
+            with warnings.catch_warnings(action="ignore"):  # torch warns before it refuses a file
                 return torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_zip)
-        except Exception as error:  # torch raises whatever a broken file provokes, with advice not to pass on
+        except Exception as error:  # torch raises many kinds of errors, with advice that does not apply here
             reason = str(error).split(". ")[0].strip() or type(error).__name__
             objects = re.search(r"GLOBAL ([\w.]+)|TorchScript", str(error))
         if objects:
@@ -263,7 +267,7 @@ class _Pickle:
         )
 
     def _unwrap(self, loaded: Any) -> dict[str, Any]:
-        """The state dict, be it the whole file or one of its entries."""
+        """Return the state dict, which may be the whole file or one of its entries."""
         if not isinstance(loaded, dict):
             raise CheckpointError(f"{self.path} holds a {type(loaded).__name__}, expected a dict of tensors.")
         nests = [

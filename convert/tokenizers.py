@@ -1,4 +1,4 @@
-"""A source's tokenizer: which files to take along, and the ids of the tokens that a model needs."""
+"""Find a source's tokenizer, and the ids of the tokens that a model needs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .hub import find_source
 from .recipe import Options
 from .source_config import read_json
 
-FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def tokenizer_folder(folder: Path, options: Options, named: str | None = None) -> Path:
-    """The folder that holds the tokenizer: given, the source's own, or the one its configuration names.
+    """Return the folder that holds the tokenizer: the one given, or the source's own.
 
     Raises:
         CheckpointError: none of them has one.
@@ -26,7 +26,9 @@ def tokenizer_folder(folder: Path, options: Options, named: str | None = None) -
     if options.tokenizer is not None:
         found = find_source(options.tokenizer, weights=False)
         if not _has_tokenizer(found):
-            raise CheckpointError(f"{found} holds no {', '.join(FILES[:-1])} or {FILES[-1]}.")
+            raise CheckpointError(
+                f"{found} holds no {', '.join(TOKENIZER_FILES[:-1])} or {TOKENIZER_FILES[-1]}."
+            )
         return found
     if _has_tokenizer(folder):
         return folder
@@ -35,11 +37,11 @@ def tokenizer_folder(folder: Path, options: Options, named: str | None = None) -
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).exists() for name in FILES)
+    return any((folder / name).exists() for name in TOKENIZER_FILES)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The transformers tokenizer of ``folder``; nothing of the folder is executed.
+    """Load the transformers tokenizer of ``folder``; no code of the folder is executed.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -48,13 +50,13 @@ def load_tokenizer(folder: Path) -> Any:
 
     with (
         explain_tokenizer_errors(folder),
-        warnings.catch_warnings(action="ignore"),
-    ):  # about the config.json beside it
+        warnings.catch_warnings(action="ignore"),  # transformers warns about the config.json beside it
+    ):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], vocab_size: int) -> int:
-    """The token that stands for a picture: the user's choice, or the first candidate.
+    """Return the id of the token that stands for a picture: the user's choice, or the first known candidate.
 
     Raises:
         CheckpointError: the tokenizer does not know it within the decoder's vocabulary, or is the larger of the two.
@@ -80,8 +82,8 @@ def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], 
 def end_token_ids(
     folder: Path, tokenizer: Any, candidates: Sequence[str] = ()
 ) -> int | tuple[int, ...] | None:
-    """The tokens that end an answer: those of the folder's generation_config.json, and ``candidates``."""
-    ends: list[int] = []
+    """Return the tokens that end an answer: those of the folder's generation_config.json, and ``candidates``."""
+    ends: list[Any] = []
     path = folder / "generation_config.json"
     if path.exists():
         value = read_json(path).values.get("eos_token_id")

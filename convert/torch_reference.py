@@ -1,7 +1,7 @@
-"""A reference run by PyTorch and transformers, from the source checkpoint itself: needs both extras.
+"""Make a reference run with PyTorch and transformers from the source checkpoint itself.
 
-Image encoder and decoder are transformers' own classes on a generated picture and prompt. The connector's
-class is published by no library; between the two, its output is taken from the model that is checked.
+Image encoder and decoder are transformers' own classes, run on a generated picture and prompt. No library has the
+connector's class, so between the two its output is taken from the model that is checked.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def torch_reference(source: Path, model: MM1) -> Reference:
         raise CheckpointError(
             f"`torch_source` needs torch: pip install 'mm1-mlx[torch]' ({error})."
         ) from None
-    picture = _picture()
+    picture = _make_picture()
     cut = views(picture, model.config.image_config)
     pixels = normalize(cut, model.config.image_config)
     stages = {}
@@ -65,8 +65,8 @@ def torch_reference(source: Path, model: MM1) -> Reference:
     return Reference([mx.array(pixels)], {"": ids}, stages, [picture.size])
 
 
-def _picture() -> Any:
-    """A generated picture with edges, gradients and noise."""
+def _make_picture() -> Any:
+    """Make a picture with edges, gradients and noise."""
     from PIL import Image
 
     width, height = PICTURE_SIZE
@@ -78,7 +78,7 @@ def _picture() -> Any:
 
 
 def _encoder_of(source: Path, config: SourceConfig, tensors: Tensors) -> tuple[Tensors, SourceConfig]:
-    """The tensors and configuration of the image encoder: 360VL keeps them in a folder of their own."""
+    """Return the tensors and configuration of the image encoder, which 360VL keeps in a folder of its own."""
     if "mm_vision_tower" not in config:
         return tensors, config.section("vision_config") if "vision_config" in config else config
     place = source / config.need("mm_vision_tower", str)
@@ -90,7 +90,7 @@ def _encoder_of(source: Path, config: SourceConfig, tensors: Tensors) -> tuple[T
 def _encoder_states(
     tensors: Tensors, config: SourceConfig, model: MM1, pixels: np.ndarray
 ) -> list[tuple[str, mx.array]]:
-    """Hidden states of transformers' encoder, up to the one that the model uses."""
+    """Return the hidden states of transformers' encoder, up to the one that the model uses."""
     import torch
 
     used = model.config.vision_config.num_feature_layers
@@ -101,26 +101,28 @@ def _encoder_states(
         from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
         clip = model.config.vision_config.class_token
-        classes = (CLIPVisionConfig, CLIPVisionModel) if clip else (SiglipVisionConfig, SiglipVisionModel)
-        values = {"patch_size": model.config.vision_config.patch_size} | dict(config.values)
+        values = dict(config.values)
+        values.setdefault("patch_size", model.config.vision_config.patch_size)
         values.pop("model_type", None)
-        if not clip:
+        if clip:
+            twin = CLIPVisionModel(CLIPVisionConfig(**values)).eval()
+        else:
             values["vision_use_head"] = False
-        twin = classes[1](classes[0](**values)).eval()
-        _fill(twin, tensors, marks=("embeddings.patch_embedding.weight",))
+            twin = SiglipVisionModel(SiglipVisionConfig(**values)).eval()
+        _copy_weights(twin, tensors, marks=("embeddings.patch_embedding.weight",))
         states = twin(nchw, output_hidden_states=True).hidden_states
     return [(f"hidden_{i}", mx.array(state.numpy())) for i, state in enumerate(states[: used + 1])]
 
 
 def _qwen2_vl_states(tensors: Tensors, config: SourceConfig, model: MM1, nchw: Any) -> list[Any]:
-    """Qwen2-VL's blocks one by one, on patches in its order."""
+    """Return the output of each of Qwen2-VL's blocks, for patches in its own order."""
     import torch
     from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
     values = {key: value for key, value in config.values.items() if key != "model_type"}
     twin = Qwen2VisionTransformerPretrainedModel(Qwen2VLVisionConfig(**values)).eval()
-    _fill(twin, tensors, marks=("patch_embed.proj.weight",), absent=("merger.",))
+    _copy_weights(twin, tensors, marks=("patch_embed.proj.weight",), absent=("merger.",))
     size, merge, frames = config.need("patch_size", int), config.need("spatial_merge_size", int), 2
     count, channels, height, width = nchw.shape
     rows, columns = height // size, width // size
@@ -137,7 +139,7 @@ def _qwen2_vl_states(tensors: Tensors, config: SourceConfig, model: MM1, nchw: A
 
 
 def _logits(tensors: Tensors, config: SourceConfig, embeddings: np.ndarray) -> mx.array:
-    """transformers' Llama on the same embeddings."""
+    """Return the logits of transformers' Llama for the same embeddings."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -151,12 +153,14 @@ def _logits(tensors: Tensors, config: SourceConfig, embeddings: np.ndarray) -> m
     values["tie_word_embeddings"] = head is None
     vocabulary = tensors.infos[name].shape[0]
     twin = LlamaForCausalLM(LlamaConfig(**values, vocab_size=vocabulary)).eval()
-    _fill(twin, tensors, marks=("model.embed_tokens.weight",))
+    _copy_weights(twin, tensors, marks=("model.embed_tokens.weight",))
     return mx.array(twin(inputs_embeds=torch.from_numpy(embeddings)[None]).logits[0].numpy())
 
 
-def _fill(twin: Any, tensors: Tensors, *, marks: tuple[str, ...], absent: tuple[str, ...] = ()) -> None:
-    """Give a PyTorch model the checkpoint's own values, by the names that end as its own do."""
+def _copy_weights(
+    twin: Any, tensors: Tensors, *, marks: tuple[str, ...], absent: tuple[str, ...] = ()
+) -> None:
+    """Copy the checkpoint's values into a PyTorch model, matching tensors by the ends of their names."""
     import torch
 
     state = twin.state_dict()
@@ -177,7 +181,7 @@ def _fill(twin: Any, tensors: Tensors, *, marks: tuple[str, ...], absent: tuple[
             ):
                 continue
             if key == "lm_head.weight":
-                continue  # tied
+                continue  # the head is tied to the embedding
             raise CheckpointError(
                 f"the checkpoint has no {stored}, which transformers' {type(twin).__name__} needs."
             )

@@ -1,15 +1,15 @@
-"""From a recipe to the weights of a model folder: checked before, streamed tensor by tensor."""
+"""Write the weights of a model folder from a recipe: checked first, then streamed tensor by tensor."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.checkpoint.quantize import Packing, packing_plan
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.shards import write_shards
@@ -19,7 +19,8 @@ from mm1_mlx.model.mm1 import MM1, count_parameters
 
 from .recipe import Part, Recipe
 
-ROOM = 50_000_000  # bytes beside the weights: tokenizer, configuration, card
+ROOM = 50_000_000  # bytes for other files than the weights: tokenizer, configuration, card
+Progress = Callable[[str, list[str]], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Plan:
 
     recipe: Recipe
     forms: dict[str, Form]
-    dtype: mx.Dtype | None  # of floating-point tensors; None keeps the stored one
-    packing: dict[str, dict]  # by module path
-    num_weights: int  # numbers of the unpacked model
-    fills: dict[str, float]  # keys that no tensor has, the last of all, and what fills them
+    dtype: mx.Dtype | None  # type of floating-point tensors; None keeps the stored one
+    packing: dict[str, dict]  # arguments of ``mx.quantize`` by module path
+    num_weights: int  # how many numbers the unpacked model has
+    fills: dict[str, float]  # what fills keys that no tensor has; they are written last
 
     @property
     def nbytes(self) -> int:
@@ -44,14 +45,14 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing | None = None) -> Plan:
-    """Check every key and shape of the source against the model, and lay out what will be written.
+    """Check every key and shape of the source against the model, and plan what will be written.
 
     Raises:
         CheckpointError: a key is unknown or missing, or a tensor does not fit the configuration.
         ConfigError: nothing can be packed as asked.
     """
-    model = MM1(recipe.config)  # shapes only: MLX makes no number of it
-    expected = {key: value.shape for key, value in tree_flatten(model.parameters())}
+    model = MM1(recipe.config)  # only its shapes are used, so MLX computes none of its numbers
+    expected = {key: value.shape for key, value in flatten(model.parameters()).items()}
     plan = packing_plan(model, packing) if packing else {}
     stored = [info.dtype for part in recipe.parts for info in part.tensors.infos.values()]
     if packing and dtype is None and mx.float32 in stored:
@@ -68,7 +69,7 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
                     f"{folder}: {name} is {part.tensors.infos[name].shape}, which gives {key} {value.shape}, but "
                     f"config.json asks for {expected.get(key, 'none')}: it belongs to another model."
                 )
-            forms |= {k: Form(v.shape, v.dtype) for k, v in _packed(key, value, dtype, plan)}
+            forms |= {k: Form(v.shape, v.dtype) for k, v in _pack_tensor(key, value, dtype, plan)}
     fills = {key: number for key, number in _absent(recipe).items() if key in waiting}
     missing = [key for key in waiting if key not in fills]
     if missing:
@@ -79,7 +80,7 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
 
 
 def _require_whole(part: Part, folder: Path) -> None:
-    """Refuse tensors that are no numbers, or of which a part would be lost."""
+    """Refuse tensors that do not hold floating-point numbers, or a part of which would be lost."""
     for name, info in part.tensors.infos.items():
         if name not in part.table.moves:
             continue
@@ -92,7 +93,7 @@ def _require_whole(part: Part, folder: Path) -> None:
 
 
 def _absent(recipe: Recipe) -> dict[str, float]:
-    """What fills our keys whose source tensor may be absent, and is."""
+    """Return what fills those of our keys whose source tensor may be absent and is."""
     return {
         key: number
         for part in recipe.parts
@@ -102,13 +103,13 @@ def _absent(recipe: Recipe) -> dict[str, float]:
     }
 
 
-def write_weights(plan: Plan, folder: Path, progress: Callable[[str, Iterator], Iterator]) -> None:
+def write_weights(plan: Plan, folder: Path, progress: Progress) -> None:
     """Stream all tensors of ``plan`` into ``folder``.
 
     Args:
         plan: from ``make_plan``.
         folder: where the shards go.
-        progress: wraps the names of one shard's tensors, under the shard's name, to show how far it is.
+        progress: takes the name of a shard and those of its tensors, and yields the latter while it shows progress.
 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
@@ -116,22 +117,22 @@ def write_weights(plan: Plan, folder: Path, progress: Callable[[str, Iterator], 
     write_shards(folder, plan.forms, _tensors(plan, progress))
 
 
-def _tensors(plan: Plan, progress: Callable[[str, Iterator], Iterator]) -> Iterator[tuple[str, mx.array]]:
-    """Give the tensors of ``plan`` as they are stored, in its order."""
+def _tensors(plan: Plan, progress: Progress) -> Iterator[tuple[str, mx.array]]:
+    """Yield the tensors of ``plan`` as they are stored, in its order."""
     for part in plan.recipe.parts:
         for name, key, value in _moves(part, part.tensors.read, progress):
             if not mx.all(mx.isfinite(value)).item():
                 raise CheckpointError(f"{name} holds NaN or infinity: the checkpoint is damaged.")
-            yield from _packed(key, value, plan.dtype, plan.packing)
+            yield from _pack_tensor(key, value, plan.dtype, plan.packing)
     for key, number in plan.fills.items():
         yield key, mx.full(plan.forms[key].shape, number, dtype=plan.forms[key].dtype)
 
 
-def require_room(folder: Path, nbytes: int) -> None:
-    """Refuse before anything is written what the disk has no room for.
+def require_disk_space(folder: Path, nbytes: int) -> None:
+    """Refuse to start writing more than the disk has room for.
 
     Raises:
-        CheckpointError: fewer than ``nbytes`` and a little are free where ``folder`` is, or will be.
+        CheckpointError: fewer than ``nbytes`` and ``ROOM`` bytes are free where ``folder`` is, or will be.
     """
     while not folder.exists():
         folder = folder.parent
@@ -143,9 +144,9 @@ def require_room(folder: Path, nbytes: int) -> None:
 
 
 def _moves(
-    part: Part, read: Callable[[str], mx.array], progress: Callable = lambda shard, names: names
+    part: Part, read: Callable[[str], mx.array], progress: Progress = lambda shard, names: names
 ) -> Iterator[tuple[str, str, mx.array]]:
-    """Source name, our key and value of every tensor that moves, shard by shard."""
+    """Yield source name, our key and value of every tensor that is moved, shard by shard."""
     infos = part.tensors.infos
     by_shard: dict[Path, list[str]] = {}
     for name in infos:
@@ -161,15 +162,15 @@ def _moves(
 
 
 def _blank(part: Part, name: str) -> mx.array:
-    """A tensor's shape and type; its zeros are never made."""
+    """Return an array of a tensor's shape and type; its zeros are never computed."""
     info = part.tensors.infos[name]
     return mx.zeros(info.shape, info.dtype)
 
 
-def _packed(
+def _pack_tensor(
     key: str, value: mx.array, dtype: mx.Dtype | None, plan: dict[str, dict]
 ) -> list[tuple[str, mx.array]]:
-    """One tensor as it is stored: cast, or packed to weight, scales and biases."""
+    """Return one tensor as it is stored: cast, or packed to weight, scales and biases."""
     if dtype is not None and mx.issubdtype(value.dtype, mx.floating):
         value = value.astype(dtype)
     path, _, name = key.rpartition(".")

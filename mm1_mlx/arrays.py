@@ -34,7 +34,7 @@ def to_list(array: HasValues) -> list[Any]:
     return array.tolist()
 
 
-def to_float(array: HasValues) -> float:
+def to_number(array: HasValues) -> int | float:
     """Return the value of an array that holds one real number."""
     return array.item()
 

@@ -10,6 +10,9 @@ from mm1_mlx.errors import ConfigError
 from mm1_mlx.image_config import ImageConfig
 from mm1_mlx.strict import LARGEST, Config, typed
 
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+ConnectorType = Literal["c_abstractor", "c_abstractor_pair", "average_pool", "attention_pool"]
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -27,7 +30,7 @@ class ImageEncoderConfig(Config):
     feed_forward_dims: int
     num_layers: int
     num_heads: int
-    activation: Literal["quick_gelu", "gelu", "gelu_tanh"]
+    activation: Activation
     norm_eps: float
     class_token: bool  # CLIP has one; it is not part of the patch features
     pre_norm: bool  # normalise before the first layer, as CLIP does
@@ -98,7 +101,7 @@ class ConnectorConfig(Config):
     Source: MM1, "Model Architecture Ablations" (vision-language connector).
     """
 
-    type: Literal["c_abstractor", "c_abstractor_pair", "average_pool", "attention_pool"]
+    type: ConnectorType
     num_visual_tokens: int | None  # per view, a perfect square; null with merge_size
     input_dims: int  # width of the image encoder
     output_dims: int  # width of the decoder

@@ -1,4 +1,4 @@
-"""A new model: a public image encoder, a fresh connector, a public decoder. MM1's own beginning.
+"""Assemble a new model from a public image encoder, a new connector and a public decoder, as MM1 itself began.
 
 Source: MM1, "Model Architecture Ablations" and "Pre-training Data Ablation": the connector starts untrained.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.config import (
     CLIP_MEAN,
     CLIP_STD,
@@ -39,7 +39,7 @@ from ..source_config import read_json
 from ..tensors import Tensors, open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 
-# Tokens of public tokenizers that text never holds.
+# Tokens of public tokenizers that never occur in text.
 IMAGE_TOKENS = (
     "<image>",
     "<|image|>",
@@ -51,13 +51,13 @@ IMAGE_TOKENS = (
     "[control_8]",
     "<unk>",
 )
-CONNECTOR_WIDTH = 1024  # of Honeybee's convolutions, narrower where encoder and decoder are
+CONNECTOR_WIDTH = 1024  # of Honeybee's convolutions; narrower if the encoder or decoder is
 NOT_SIZES = {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
 HALF = (0.5, 0.5, 0.5)
 
 
 def assemble(options: Options) -> Recipe:
-    """A new model of ``options.encoder`` and ``options.decoder``.
+    """Put together a new model of ``options.encoder`` and ``options.decoder``.
 
     Raises:
         CheckpointError: one of them is not given, not known, or not of a kind that fits.
@@ -69,7 +69,7 @@ def assemble(options: Options) -> Recipe:
     encoder, image, tensors, encoder_table = _encoder(encoder_folder, options)
     decoder, arrays = _decoder(folder)
     connector = _connector_config(options, encoder, decoder)
-    fresh = _fresh(connector, options.seed, encoder_dtype(tensors))
+    fresh = _initialize_connector(connector, options.seed, encoder_dtype(tensors))
     tokens = tokenizer_folder(folder, options)
     tokenizer = load_tokenizer(tokens)
     return Recipe(
@@ -85,8 +85,8 @@ def assemble(options: Options) -> Recipe:
         ),
         parts=(
             Part(tensors, encoder_table),
-            _as_it_is(LoadedTensors(fresh, folder, "new connector")),
-            _as_it_is(
+            _keep_names(LoadedTensors(fresh, folder, "new connector")),
+            _keep_names(
                 LoadedTensors({f"decoder.{key}": value for key, value in arrays.items()}, folder, "decoder")
             ),
         ),
@@ -98,7 +98,7 @@ def assemble(options: Options) -> Recipe:
 
 
 def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
-    """A decoder's configuration and weights, the latter not read yet."""
+    """Return a decoder's configuration and its weights, opened but not read."""
     config = read_json(folder / "config.json")
     values = dict(config.values)
     if values.get("quantization") or values.get("quantization_config"):
@@ -106,10 +106,12 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
             f"{config.where}: the decoder is quantized; take the original and `quantize` it."
         )
     if "tie_word_embeddings" not in values and "lm_head.weight" in open_tensors(folder).infos:
-        values["tie_word_embeddings"] = False  # mlx-lm's default for some decoders ties, and drops the head
-    values = _old_rope(values)
+        values["tie_word_embeddings"] = False  # mlx-lm ties some decoders by default, and then drops the head
+    values = _restore_rope(values)
     if "text_config" not in values:
-        build_decoder(MlxLmDecoderConfig(values).values)  # refuses what takes no pictures before it is read
+        build_decoder(
+            MlxLmDecoderConfig(values).values
+        )  # refuses a decoder that takes no pictures before its weights are read
     arrays, own = load_decoder(folder, values)
     if "lm_head.weight" in arrays:
         own["tie_word_embeddings"] = False
@@ -118,8 +120,11 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     return MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES}), arrays
 
 
-def _old_rope(values: dict[str, Any]) -> dict[str, Any]:
-    """Rotary positions where mlx-lm reads them: transformers 5 moved them, for Gemma 3 one set for each kind of layer."""
+def _restore_rope(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of rotary positions where mlx-lm reads them.
+
+    transformers 5 moved them, and gives Gemma 3 one set for each kind of layer.
+    """
     rope = values.get("rope_parameters")
     if not isinstance(rope, dict):
         return values
@@ -134,22 +139,22 @@ def _old_rope(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def encoder_dtype(tensors: Tensors) -> mx.Dtype:
-    """The type that the encoder's floating-point tensors are stored in."""
+    """Return the type in which the encoder's floating-point tensors are stored."""
     return next(info.dtype for info in tensors.infos.values() if mx.issubdtype(info.dtype, mx.floating))
 
 
-def _as_it_is(tensors: LoadedTensors) -> Part:
-    """Tensors that have our names already."""
+def _keep_names(tensors: LoadedTensors) -> Part:
+    """Return a part whose tensors keep their names, which are already ours."""
     return Part(tensors, KeyTable({name: Move((name,), SAME) for name in tensors.infos}))
 
 
-def _fresh(config: ConnectorConfig, seed: int, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """The random weights of a new connector."""
+def _initialize_connector(config: ConnectorConfig, seed: int, dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Return random weights for a new connector."""
     if not 0 <= seed < 2**64:
         raise CheckpointError(f"`seed` is {seed}, expected 0 to 2^64 - 1.")
     mx.random.seed(seed)
-    weights = tree_flatten(make_connector(config).parameters())
-    return {f"connector.{key}": value.astype(dtype) for key, value in weights}
+    weights = flatten(make_connector(config).parameters())
+    return {f"connector.{key}": value.astype(dtype) for key, value in weights.items()}
 
 
 def _connector_config(
@@ -171,7 +176,7 @@ def _connector_config(
 
 
 def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageConfig, Tensors, KeyTable]:
-    """The image encoder of a CLIP or SigLIP checkpoint, its preprocessing, tensors and table."""
+    """Return a CLIP or SigLIP encoder's sizes, its preprocessing, tensors and key table."""
     tensors = open_tensors(folder)
     layer = -1 if options.feature_layer is None else options.feature_layer
     if any(name.startswith("visual.") for name in tensors.infos):
@@ -186,7 +191,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
         mean, std = preprocess.colors("mean", CLIP_MEAN), preprocess.colors("std", CLIP_STD)
         image = _image_config(encoder, mean=mean, std=std, squash=mode == "squash")
         text = ("transformer.*", "token_embedding.*", "positional_embedding", "ln_final.*", "text_projection")
-        table = open_clip_keys(encoder).under("visual.", "image_encoder.")
+        table = open_clip_keys(encoder).add_prefixes("visual.", "image_encoder.")
         return (
             encoder,
             image,
@@ -207,7 +212,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
             f"{values.where}: the image encoder is {kind!r}; CLIP (transformers or open_clip) and SigLIP are known."
         )
     image = _image_config(encoder, mean=mean, std=std, squash="siglip" in kind, folder=folder)
-    table = transformers_keys(encoder).under("vision_model.", "image_encoder.")
+    table = transformers_keys(encoder).add_prefixes("vision_model.", "image_encoder.")
     dropped = (
         "text_model.*",
         "logit_scale",
@@ -221,7 +226,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
 def _image_config(
     encoder: ImageEncoderConfig, *, mean: Any, std: Any, squash: bool, folder: Path | None = None
 ) -> ImageConfig:
-    """Preprocessing, from preprocessor_config.json where there is one; else squash, or shorter side and crop."""
+    """Return the preprocessing of preprocessor_config.json if there is one; else squash, or shorter side and crop."""
     path = folder / PREPROCESSOR if folder else None
     resize = "squash" if squash else "crop"
     if path is not None and path.exists():

@@ -17,7 +17,7 @@ from ..hub import hub_ids
 from ..image_encoders import clip_config, clip_values, transformers_keys
 from ..key_table import KeyTable
 from ..llama import HEAD, llama_config, llama_keys
-from ..recipe import Options, Part, Recipe, Shapes, below, shapes_of
+from ..recipe import Options, Part, Recipe, Shapes, select_prefix, shapes_of
 from ..source_config import SourceConfig
 from ..tensors import Tensors, open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
@@ -38,14 +38,14 @@ CHAT_TEMPLATE = (
 
 
 def matches(config: SourceConfig) -> bool:
-    """Whether a folder's config.json is Honeybee's."""
+    """Say whether a folder's config.json is Honeybee's."""
     return config.values.get("architectures") == ["HoneybeeForConditionalGeneration"] or (
         config.values.get("model_type") == "mllm" and "visual_projector_config" in config
     )
 
 
 def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
-    """Everything about a Honeybee checkpoint but its weights' values.
+    """Read everything about a Honeybee checkpoint except its weights' values.
 
     Raises:
         CheckpointError: it is incomplete, contradicts itself, or has a D-Abstractor.
@@ -60,7 +60,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         )
     shapes = shapes_of(tensors)
     connector = connector_config(
-        below(shapes, CONNECTOR), num_visual_tokens=_num_visual_tokens(config, projector)
+        select_prefix(shapes, CONNECTOR), num_visual_tokens=_num_visual_tokens(config, projector)
     )
     check_declared(projector, connector)
     vision = config.section("vision_config")
@@ -73,7 +73,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         patch_size=patch[-1] if patch else None,
         feature_layer=projector.need("feature_layer_index", int),
     )
-    decoder = llama_config(config.section("text_config"), below(shapes, DECODER))
+    decoder = llama_config(config.section("text_config"), select_prefix(shapes, DECODER))
 
     named = config.get("lm_config", dict, {})
     tokens = tokenizer_folder(folder, options, named.get("pretrained_tokenizer_name_or_path"))
@@ -106,20 +106,20 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
 
 
 def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
-    """The key table, from the sizes of the model and of the source's tensors."""
+    """Return the key tables, from the sizes of the model and of the source's tensors."""
     encoder, connector = config.vision_config, config.connector_config
     return [
-        transformers_keys(encoder).under(ENCODER, "image_encoder.")
-        + connector_keys(connector, below(shapes[0], CONNECTOR)).under(CONNECTOR, "connector.")
-        + llama_keys(config.text_config, below(shapes[0], DECODER)).under(DECODER, "decoder.")
+        transformers_keys(encoder).add_prefixes(ENCODER, "image_encoder.")
+        + connector_keys(connector, select_prefix(shapes[0], CONNECTOR)).add_prefixes(CONNECTOR, "connector.")
+        + llama_keys(config.text_config, select_prefix(shapes[0], DECODER)).add_prefixes(DECODER, "decoder.")
     ]
 
 
 def describe(config: MM1Config, tensors: Tensors) -> tuple[dict[str, Any], KeyTable]:
-    """The configuration and key table that a model of other origin has in Honeybee's layout.
+    """Return the configuration and key table that a model of other origin has in Honeybee's layout.
 
     Raises:
-        CheckpointError: a part has no place there.
+        CheckpointError: a part has no place in that layout.
     """
     encoder, connector, decoder = config.vision_config, config.connector_config, config.text_config
     if config.untrained:
@@ -168,7 +168,7 @@ def describe(config: MM1Config, tensors: Tensors) -> tuple[dict[str, Any], KeyTa
 
 
 def _num_visual_tokens(config: SourceConfig, projector: SourceConfig) -> int:
-    """Old and new name of the same number."""
+    """Return the number of visual tokens, under its old or new name."""
     for section in (projector, config):
         for name in ("num_query_tokens", "num_queries"):
             if name in section:

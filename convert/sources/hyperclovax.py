@@ -17,7 +17,7 @@ from ..c_abstractor import connector_config, connector_keys
 from ..image_encoders import clip_config, siglip_config, transformers_keys
 from ..key_table import SAME, KeyTable, Move
 from ..llama import llama_config, llama_keys
-from ..recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, below, shapes_of
+from ..recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, select_prefix, shapes_of
 from ..source_config import SourceConfig, read_json
 from ..tensors import open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
@@ -37,12 +37,12 @@ IMAGE_PART = {
 
 
 def matches(config: SourceConfig) -> bool:
-    """Whether a folder's config.json is HyperCLOVAX-SEED-Vision's."""
+    """Say whether a folder's config.json is HyperCLOVAX-SEED-Vision's."""
     return config.values.get("model_type") == "hyperclovax_vlm"
 
 
 def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
-    """Everything about a HyperCLOVAX checkpoint but its weights' values.
+    """Read everything about a HyperCLOVAX checkpoint except its weights' values.
 
     Raises:
         CheckpointError: it is incomplete, contradicts itself, or is not of this architecture.
@@ -54,11 +54,13 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     encoder = _encoder(config)
     shapes = shapes_of(tensors)
     connector = connector_config(
-        below(shapes, CONNECTOR), num_visual_tokens=_num_visual_tokens(config), row_end=ROW_END in shapes
+        select_prefix(shapes, CONNECTOR),
+        num_visual_tokens=_num_visual_tokens(config),
+        row_end=ROW_END in shapes,
     )
     config.agree("proj_pos_emb", connector.position_grid is not None, "the tensors say")
     config.agree("proj_prenorm", connector.pre_norm, "the tensors say")
-    decoder = llama_config(config.section("text_config", "language_config"), below(shapes, DECODER))
+    decoder = llama_config(config.section("text_config", "language_config"), select_prefix(shapes, DECODER))
     tokens = tokenizer_folder(folder, options)
     tokenizer = load_tokenizer(tokens)
     template = tokenizer.chat_template
@@ -84,11 +86,13 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
 
 
 def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
-    """The key table, from the sizes of the model and of the source's tensors."""
+    """Return the key tables, from the sizes of the model and of the source's tensors."""
     table = (
-        transformers_keys(config.vision_config).under(ENCODER, "image_encoder.")
-        + connector_keys(config.connector_config, below(shapes[0], CONNECTOR)).under(CONNECTOR, "connector.")
-        + llama_keys(config.text_config, below(shapes[0], DECODER)).under(DECODER, "decoder.")
+        transformers_keys(config.vision_config).add_prefixes(ENCODER, "image_encoder.")
+        + connector_keys(config.connector_config, select_prefix(shapes[0], CONNECTOR)).add_prefixes(
+            CONNECTOR, "connector."
+        )
+        + llama_keys(config.text_config, select_prefix(shapes[0], DECODER)).add_prefixes(DECODER, "decoder.")
     )
     if config.connector_config.row_end:
         table += KeyTable({ROW_END: Move(("connector.row_end",), SAME)})
@@ -96,7 +100,9 @@ def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
 
 
 def _encoder(config: SourceConfig) -> ImageEncoderConfig:
-    """SigLIP or CLIP. Neither's features are normalised at the end: after the last layer stands an identity."""
+    """Return the sizes of the SigLIP or CLIP encoder, whose features are not normalised: an identity replaces the last
+    norm.
+    """
     vision = config.section("vision_config")
     layer = config.get("use_nth_layer", int, -2)
     kind = vision.need("model_type", str)
@@ -110,13 +116,13 @@ def _encoder(config: SourceConfig) -> ImageEncoderConfig:
 
 
 def _num_visual_tokens(config: SourceConfig) -> int:
-    """New and old name of the same number."""
+    """Return the number of visual tokens, under its new or old name."""
     old = "num_queries_vis_abstractor"
     return config.need(old if old in config else f"{old}_image", int)
 
 
 def _image_token_id(config: SourceConfig, tokenizer: Any, options: Options, vocab_size: int) -> int:
-    """As the configuration says, under its new or old name."""
+    """Return the image token's id that the configuration states, under its new or old name."""
     if options.image_token is None:
         number = config.need("image_token_id" if "image_token_id" in config else "img_start_id", int)
         named = replace(options, image_token=tokenizer.convert_ids_to_tokens(number))
@@ -125,7 +131,7 @@ def _image_token_id(config: SourceConfig, tokenizer: Any, options: Options, voca
 
 
 def _image_config(folder: Path, config: SourceConfig, encoder: ImageEncoderConfig) -> ImageConfig:
-    """Any-resolution grids, from the two files that may describe them."""
+    """Return the any-resolution settings, from the two files that may hold them."""
     processor = read_json(folder / PREPROCESSOR)
 
     def need(key: str, type_: type):

@@ -18,7 +18,7 @@ from ..c_abstractor import check_declared, connector_config, connector_keys
 from ..image_encoders import qwen2_vl_config, qwen2_vl_keys
 from ..key_table import KeyTable
 from ..llama import llama_config, llama_keys
-from ..recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, below, shapes_of
+from ..recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, select_prefix, shapes_of
 from ..source_config import SourceConfig, read_json
 from ..tensors import open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
@@ -32,12 +32,12 @@ IMAGE_TOKENS = ("<image>", "<|image|>", "<|reserved_special_token_44|>", "<unk>"
 
 
 def matches(config: SourceConfig) -> bool:
-    """Whether a folder's config.json is Kanana-V's."""
+    """Say whether a folder's config.json is Kanana-V's."""
     return config.values.get("architectures") == ["KananaVForConditionalGeneration"]
 
 
 def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
-    """Everything about a Kanana-V checkpoint but its weights' values.
+    """Read everything about a Kanana-V checkpoint except its weights' values.
 
     Raises:
         CheckpointError: it is incomplete or contradicts itself.
@@ -49,7 +49,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         raise CheckpointError(f"{projector.where}: projector_type is {kind!r}, expected 'dynamic-c-abs'.")
     shapes = shapes_of(tensors)
     connector = connector_config(
-        below(shapes, CONNECTOR),
+        select_prefix(shapes, CONNECTOR),
         num_visual_tokens=None,
         merge_size=projector.need("merge_size", int),
         position_antialias=True,
@@ -60,7 +60,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         image_size=vision.need("patch_size", int) * (connector.position_grid or 1),
         feature_layer=projector.need("feature_layer_index", int),
     )
-    decoder = llama_config(config.section("text_config"), below(shapes, DECODER))
+    decoder = llama_config(config.section("text_config"), select_prefix(shapes, DECODER))
 
     tokens = tokenizer_folder(folder, options)
     tokenizer = load_tokenizer(tokens)
@@ -97,9 +97,11 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
 
 
 def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
-    """The key table, from the sizes of the model and of the source's tensors."""
+    """Return the key tables, from the sizes of the model and of the source's tensors."""
     return [
-        qwen2_vl_keys(config.vision_config).under(ENCODER, "image_encoder.")
-        + connector_keys(config.connector_config, below(shapes[0], CONNECTOR)).under(CONNECTOR, "connector.")
-        + llama_keys(config.text_config, below(shapes[0], DECODER)).under(DECODER, "decoder.")
+        qwen2_vl_keys(config.vision_config).add_prefixes(ENCODER, "image_encoder.")
+        + connector_keys(config.connector_config, select_prefix(shapes[0], CONNECTOR)).add_prefixes(
+            CONNECTOR, "connector."
+        )
+        + llama_keys(config.text_config, select_prefix(shapes[0], DECODER)).add_prefixes(DECODER, "decoder.")
     ]

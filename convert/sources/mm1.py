@@ -1,4 +1,4 @@
-"""A model folder of our own: its weights in another type, or packed."""
+"""Convert a model folder of our own: store its weights in another type, or packed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..tensors import open_tensors
 
 
 def matches(config: SourceConfig) -> bool:
-    """Whether a folder's config.json is a model folder's."""
+    """Say whether a folder's config.json is that of a model folder."""
     return config.values.get("model_type") == "mm1"
 
 
 def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
-    """Every tensor under its own name.
+    """Read a model folder, whose tensors keep their names.
 
     Raises:
         CheckpointError: the folder is quantized already.

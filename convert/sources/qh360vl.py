@@ -16,7 +16,7 @@ from ..hub import find_source, hub_ids
 from ..image_encoders import clip_config, transformers_keys
 from ..key_table import KeyTable
 from ..llama import llama_config, llama_keys
-from ..recipe import Options, Part, Recipe, Shapes, below, shapes_of
+from ..recipe import Options, Part, Recipe, Shapes, select_prefix, shapes_of
 from ..source_config import SourceConfig, read_json
 from ..tensors import Tensors, open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
@@ -38,12 +38,12 @@ SYSTEM = (
 
 
 def matches(config: SourceConfig) -> bool:
-    """Whether a folder's config.json is 360VL's."""
+    """Say whether a folder's config.json is 360VL's."""
     return config.values.get("model_type") == "QH_360VL"
 
 
 def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
-    """Everything about a 360VL checkpoint but its weights' values.
+    """Read everything about a 360VL checkpoint except its weights' values.
 
     Raises:
         CheckpointError: it is incomplete, contradicts itself, or its image encoder is not at hand.
@@ -54,7 +54,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     projector = config.section("visual_projector_config")
     for prefix in (DETAIL, OVERVIEW):
         connector = connector_config(
-            below(shapes, prefix),
+            select_prefix(shapes, prefix),
             num_visual_tokens=projector.need("num_queries", int),
             type="c_abstractor_pair",
         )
@@ -102,7 +102,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
 
 
 def _require_known(config: SourceConfig) -> None:
-    """Refuse what 360VL's own code could be told to do, but no published checkpoint does."""
+    """Refuse settings that 360VL's own code allows, but no published checkpoint has."""
     for key, kind, expected in (
         ("proj_2", bool, True),
         ("image_aspect_ratio", str, "pad"),
@@ -116,20 +116,22 @@ def _require_known(config: SourceConfig) -> None:
 
 
 def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
-    """The key tables, from the sizes of the model and of the source's tensors: the encoder may stand apart."""
+    """Return the key tables, from the sizes of the model and of the source's tensors; the encoder may have its own."""
     encoder = transformers_keys(config.vision_config)
-    main = llama_keys(config.text_config, shapes[0]).under("", "decoder.")
+    main = llama_keys(config.text_config, shapes[0]).add_prefixes("", "decoder.")
     for prefix, ours in ((DETAIL, "connector.detail."), (OVERVIEW, "connector.overview.")):
-        main += connector_keys(config.connector_config, below(shapes[0], prefix)).under(prefix, ours)
+        main += connector_keys(config.connector_config, select_prefix(shapes[0], prefix)).add_prefixes(
+            prefix, ours
+        )
     if len(shapes) == 1:
-        return [main + encoder.under(INNER_ENCODER, "image_encoder.")]
-    return [main, encoder.under(OWN_ENCODER, "image_encoder.")]
+        return [main + encoder.add_prefixes(INNER_ENCODER, "image_encoder.")]
+    return [main, encoder.add_prefixes(OWN_ENCODER, "image_encoder.")]
 
 
 def _encoder(
     folder: Path, config: SourceConfig, tensors: Tensors, options: Options
 ) -> tuple[Tensors, SourceConfig]:
-    """The CLIP encoder's tensors and configuration: among the others, or in a folder of its own."""
+    """Return the CLIP encoder's tensors and configuration, which are among the others or in a folder of their own."""
     inside = any(name.startswith(INNER_ENCODER) for name in tensors.infos)
     if inside and "vision_config" in config:  # as an export writes it
         return tensors, config.section("vision_config")

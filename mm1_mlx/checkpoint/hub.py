@@ -57,7 +57,9 @@ def _download(name: str, files: list[str]) -> Path:
         found = json.loads(Path(hf_hub_download(name, "config.json")).read_text()).get("model_type")
         if found == "mm1":
             return Path(snapshot_download(name, allow_patterns=files))
-    except Exception as error:  # the hub's client raises many kinds; every one means no model
+    except (
+        Exception
+    ) as error:  # the hub's client raises many kinds of errors; each means that there is no model
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from None
     raise CheckpointError(f"{name} on the hub is a {found!r} model, expected 'mm1'; it was not downloaded.")

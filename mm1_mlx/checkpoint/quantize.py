@@ -28,8 +28,8 @@ class Packing:
         ConfigError: MLX has no such number of bits, group size or mode.
     """
 
-    bits: int | None = None  # 4, or what the mode has
-    group_size: int | None = None  # weights that share a scale: 64, or what the mode has
+    bits: int | None = None  # None means 4, or the bits of the mode
+    group_size: int | None = None  # weights that share a scale; None means 64, or those of the mode
     mode: PackingMode = "affine"
     mixed: bool = False  # more bits for the head, the embedding and the first and last layers
     encoder: bool = False

@@ -101,7 +101,7 @@ def explain_hub_errors(repo_id: str, done: str, *, refused: str) -> Iterator[Non
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # the client raises many kinds, and those of its libraries
+    except Exception as error:  # the client raises many kinds of errors, and so do its libraries
         raise CheckpointError(f"{repo_id} was not {done}: {_explain(error, repo_id, refused)}.") from error
 
 

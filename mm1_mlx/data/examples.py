@@ -19,7 +19,7 @@ from mm1_mlx.inputs.prompt import num_places, unescape
 class Example:
     """One row, tokenised and ready to be packed."""
 
-    name: str  # of the row, for messages
+    name: str  # name of the row, for messages
     ids: Integer[np.ndarray, "L"]  # with image_token_id once for every visual token
     learned: Bool[np.ndarray, "L"]  # tokens that count in the loss; never those of a picture, never the first
     pictures: tuple[PreparedPicture, ...]
@@ -79,7 +79,7 @@ def make_example(
             )
     bounds = [most for most in (max_length, processor.config.text_config.max_positions) if most is not None]
     example = _cut(example, inputs, min(bounds, default=None), max_pictures)
-    example.learned[0] = False  # nothing comes before it
+    example.learned[0] = False  # nothing comes before the first token, so nothing predicts it
     if not example.num_learned:
         raise DataError(
             f"{record.name}: there is nothing to learn in it; give an answer that fits the limit."

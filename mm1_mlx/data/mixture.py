@@ -25,7 +25,7 @@ MIXES = {
     "mm1": {"captions": 0.45, "interleaved": 0.45, "text": 0.10},
     "mm1.5": {"captions": 0.50, "interleaved": 0.10, "text": 0.40},
 }
-LARGEST_BLOCK = 1000  # slots; shares are exact in it, or at most 0.1 % off
+LARGEST_BLOCK = 1000  # slots; shares in a block are exact, or at most 0.1 % off
 FORGIVEN = 10  # damaged rows of a source are allowed, before their share counts
 NAMED = 5  # at most so many damaged rows of a source are reported
 BLOCKS = 1 << 20  # in the key of a block's order, where the key of an epoch's order has the source's number

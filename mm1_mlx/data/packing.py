@@ -26,13 +26,13 @@ PAD_TO = 16  # lengths are multiples of it, so that few shapes occur
 class Packed:
     """One sequence of several rows, one after the other, then padding."""
 
-    names: tuple[str, ...]  # of the rows
+    names: tuple[str, ...]  # names of the rows
     ids: Integer[mx.array, "L"]
     learned: Bool[mx.array, "L"]  # tokens that count in the loss
     rows: Integer[mx.array, "L"]  # the row that each position belongs to; -1 is padding
     pictures: tuple[PreparedPicture, ...]
     num_learned: int
-    num_tokens: int  # padding left out
+    num_tokens: int  # without padding
 
     @property
     def num_places(self) -> int:
@@ -59,7 +59,9 @@ def pack(examples: Sequence[Example], *, width: int, most: int, apart: bool = Tr
     capacity = min(most, width)
     bins: list[list[Example]] = []
     room: list[int] = []
-    for example in sorted(examples, key=len, reverse=True):  # stable: equals keep their order
+    for example in sorted(
+        examples, key=len, reverse=True
+    ):  # a stable sort: rows of equal length keep their order
         fitting = [number for number, left in enumerate(room) if left >= len(example)]
         if fitting:
             best = min(fitting, key=lambda number: room[number])

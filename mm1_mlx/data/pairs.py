@@ -26,9 +26,9 @@ from mm1_mlx.inputs.prompt import IMAGE
 class Pair:
     """A picture and its caption, tokenised."""
 
-    name: str  # of the row, for messages
-    ids: tuple[int, ...]  # of the caption, with the token that ends it
-    picture: PreparedPicture  # one view
+    name: str  # name of the row, for messages
+    ids: tuple[int, ...]  # tokens of the caption, with the one that ends it
+    picture: PreparedPicture  # has one view
 
     def __len__(self) -> int:
         return len(self.ids)

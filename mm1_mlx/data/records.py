@@ -193,7 +193,9 @@ def _open_hub(source: str) -> dict[Split, NamedRecords]:
     name, _, configuration = source.partition(":")
     try:
         splits = datasets.load_dataset(name, configuration or None)
-    except Exception as error:  # the hub's client raises many kinds; every one means no data
+    except (
+        Exception
+    ) as error:  # the hub's client raises many kinds of errors; each means that there is no data
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise DataError(
             f"{source} is no folder here, and the hub did not give it: {reason} (A configuration goes behind the "

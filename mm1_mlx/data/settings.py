@@ -15,12 +15,12 @@ class DataSettings(Config):
     grad_accumulation_steps: int = 1  # batches for one update
     max_seq_length: int = 2048  # tokens of a packed sequence
     pack: bool = True  # rows of different length share a sequence
-    max_pictures: int | None = None  # of a row; None: as many as it has
+    max_pictures: int | None = None  # limit for a row; None allows any number
     truncate: bool = False  # cut rows that are longer, never inside a picture
-    across_examples: bool = False  # attention reaches over all rows of a sequence: for the ablation
+    across_examples: bool = False  # let attention reach over all rows of a sequence, for the ablation
     skip_bad: bool = False  # go on without rows that cannot be read
     train_on_prompt: bool = False  # learn the user's turns too
-    seed: int = 0  # of the order of rows and of all other random choices
+    seed: int = 0  # decides the order of rows and all other random choices
 
     def __post_init__(self) -> None:
         self._require_positive("batch_size", "grad_accumulation_steps", "max_seq_length")

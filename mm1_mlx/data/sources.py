@@ -50,10 +50,10 @@ class SourceSettings(Config):
     path: str | None = None
     hub: str | None = None  # owner/name, or owner/name:configuration, which is streamed
     generator: str | None = None  # makes rows from a seed: tiny:captions
-    split: str = "train"  # of a hub data set
-    columns: dict = field(default_factory=dict)  # key of a row: its name in the Parquet or hub data
+    split: str = "train"  # split of a hub data set
+    columns: dict = field(default_factory=dict)  # column of the Parquet or hub data for each key of a row
     max_bad_rows: float = 0.01  # share of the rows that may be damaged; beyond it the run stops
-    max_bad_shards: float = 0.1  # the same of shards
+    max_bad_shards: float = 0.1  # the same for shards
 
     def __post_init__(self) -> None:
         given = [name for name in ("path", "hub", "generator") if getattr(self, name) is not None]

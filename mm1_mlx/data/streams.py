@@ -31,7 +31,7 @@ class Stream:
 
     def _begin(self) -> None:
         self._rows, self._read, self._passed = self._endless(), 0, {}
-        self._end: str | None = None  # why nothing more comes
+        self._end: str | None = None  # why the stream has ended
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         """Yield the rows epoch after epoch, each time shuffled differently."""
@@ -65,7 +65,9 @@ class Stream:
                 return next(self._rows)
             except DataError as error:
                 self._end = str(error)
-            except Exception as error:  # the hub's client raises many kinds; every one is the end
+            except (
+                Exception
+            ) as error:  # the hub's client raises many kinds of errors; each one ends the stream
                 reason = " ".join(str(error).split())[:300] or type(error).__name__
                 self._end = f"{self.name} stopped after {self._read:,} rows: {reason}"
         raise DataError(self._end)
@@ -86,7 +88,9 @@ def open_stream(name: str, split: str, columns: Mapping[str, str], seed: int) ->
     owner, _, configuration = name.partition(":")
     try:
         rows = datasets.load_dataset(owner, configuration or None, split=split, streaming=True)
-    except Exception as error:  # the hub's client raises many kinds; every one means no data
+    except (
+        Exception
+    ) as error:  # the hub's client raises many kinds of errors; each means that there is no data
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"the hub did not give {name}, split {split}: {reason}") from None
     rows = rows.decode(False)  # pictures stay encoded, to be opened later

@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, JSON, tensors, and what tells weights apart."""
+"""Read and write files: JSON, YAML, tensors, and digests that identify weights."""

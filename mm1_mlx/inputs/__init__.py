@@ -1,1 +1,1 @@
-"""Files and text to arrays: pictures, prompts, and the processor that joins them."""
+"""Turn files and text into arrays: pictures, prompts, and the processor that joins them."""

@@ -27,7 +27,7 @@ class PreparedPicture:
     layout: Layout
     num_views: int
     image_config: ImageConfig  # how it is cut
-    num_images: int  # pictures of the prompt that count for the way to cut
+    num_images: int  # pictures in the prompt, on which dynamic splitting depends
     max_pixels: int
     made_views: tuple[Image.Image, ...] | None = None  # its views, where they were made ahead
 
@@ -68,7 +68,7 @@ class Inputs:
     image_places: list[range]  # the positions that each picture takes
     num_visual_tokens: int
     pictures: tuple[PreparedPicture, ...]
-    image_config: ImageConfig  # the model's
+    image_config: ImageConfig  # that of the model
 
     @property
     def layouts(self) -> tuple[Layout, ...]:

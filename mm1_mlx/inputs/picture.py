@@ -58,9 +58,9 @@ class Picture:
     """A picture that was found and measured but not decoded, because its file is much smaller than its pixels."""
 
     content: bytes | Image.Image  # a file's bytes, or upright RGB pixels that were open already
-    name: str  # for messages
+    name: str  # what messages call it
     size: tuple[int, int]  # width and height in pixels, upright
-    sha256: str  # of the whole file, or of the pixels
+    sha256: str  # digest of the whole file, or of the pixels
 
     def decode(self, *, alpha: Alpha = "white") -> Image.Image:
         """Return upright RGB pixels; arguments and errors are those of ``open_picture``."""

@@ -1,1 +1,1 @@
-"""Pictures to visual tokens."""
+"""Encode pictures as visual tokens."""

@@ -35,7 +35,7 @@ class VisionCache:
         self.max_bytes = max_bytes
         self.folder = folder
         self.hits = self.misses = 0
-        self.nbytes = 0  # of the tokens in memory
+        self.nbytes = 0  # bytes of the tokens in memory
         self._entries: OrderedDict[str, mx.array] = OrderedDict()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class VisionCache:
             )
             path.unlink(missing_ok=True)
             return None
-        os.utime(path)  # the file's time says when it was last asked for
+        os.utime(path)  # the time of the file records when the entry was last used
         return tokens
 
     def _write_entry(self, path: Path, tokens: mx.array) -> None:

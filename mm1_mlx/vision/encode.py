@@ -60,7 +60,7 @@ def embed(
     )
     visual_tokens = None
     with clock.phase("prefill"):
-        if found:  # of a picture that is partly outside, only the tokens inside are read
+        if found:  # only the tokens inside are read, where a picture is partly outside
             first = places[wanted[0]].start
             before, inside = is_visual[first : max(start, first)].sum(), is_visual[first:stop].sum()
             visual_tokens = mx.concatenate(found)[int(before) : int(inside)]
@@ -249,5 +249,7 @@ def view_bytes(model: MM1) -> int:
         6 * vision.hidden_dims + 2 * vision.feed_forward_dims,
         2 * vision.hidden_dims + 6 * connector.hidden_dims,
     )
-    scores = vision.num_heads * patches if mx.default_device().type == mx.cpu else 0  # Metal's are fused
+    scores = (
+        vision.num_heads * patches if mx.default_device().type == mx.cpu else 0
+    )  # a GPU never stores them
     return patches * (widest + 2 * scores) * model.image_encoder.dtype.size

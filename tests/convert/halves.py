@@ -113,7 +113,7 @@ def whole_clip(vision):
 def as_open_clip(vision, folder):
     """The same image encoder under open_clip's names."""
     config = clip_config(read_json(folder / "config.json"))
-    ours = dict(renamed(vision, transformers_keys(config).under("vision_model.", "")))
+    ours = dict(renamed(vision, transformers_keys(config).add_prefixes("vision_model.", "")))
     moves = open_clip_keys(config).moves.items()
     return {f"visual.{k}": move.transform.back(tuple(ours[t] for t in move.targets)) for k, move in moves}
 

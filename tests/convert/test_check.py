@@ -22,7 +22,7 @@ from stand_in import (
 )
 
 from convert.__main__ import main
-from convert.check import check, keep
+from convert.check import check, write_report
 from convert.conversion import convert
 from mm1_mlx.checkpoint.quantize import Packing
 from mm1_mlx.errors import CheckpointError
@@ -111,7 +111,7 @@ def test_a_weight_that_is_off_by_little_is_found(run, folder):
 def checked(folder, **options):
     """Check a folder, and keep what was found in it."""
     found = check(folder, **options)
-    keep(found, folder)
+    write_report(found, folder)
     return found
 
 

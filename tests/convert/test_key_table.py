@@ -13,14 +13,15 @@ from convert.key_table import (
     SAME,
     KeyTable,
     Move,
-    after_first_row,
-    first_rows,
-    one,
-    patches,
-    rows,
-    thirds,
+    drop_first_row,
+    flatten_patches,
+    keep_first_rows,
+    make_transform,
+    split_rows,
+    split_thirds,
 )
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.weights import list_some
 
 EXAMPLES = settings(derandomize=True, deadline=None, max_examples=60)
 DTYPES = st.sampled_from([mx.float32, mx.float16, mx.bfloat16])
@@ -90,7 +91,7 @@ def test_a_batch_of_one_comes_back(shape, dtype, seed):
 def test_a_patch_convolution_comes_back(width, size, frames, dtype, seed):
     shape = (width, 3, *((frames,) if frames else ()), size, size)
     x = numbers(shape, dtype, seed)
-    transform = patches(size, frames=frames)
+    transform = flatten_patches(size, frames=frames)
     assert comes_back(transform, x)
     assert transform.there(x)[0].shape == (width, (frames or 1) * size * size * 3)
 
@@ -99,7 +100,7 @@ def test_a_patch_convolution_comes_back(width, size, frames, dtype, seed):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), SIZES, DTYPES, SEEDS)
 def test_rows_come_back(lengths, width, dtype, seed):
     x = numbers((sum(length or 1 for length in lengths), width), dtype, seed)
-    transform = rows(*lengths)
+    transform = split_rows(*lengths)
     assert comes_back(transform, x)
     assert [part.shape for part in transform.there(x)] == [(n, width) if n else (width,) for n in lengths]
 
@@ -107,14 +108,14 @@ def test_rows_come_back(lengths, width, dtype, seed):
 @EXAMPLES
 @given(SIZES, st.lists(SIZES, max_size=1), DTYPES, SEEDS)
 def test_thirds_come_back(width, rest, dtype, seed):
-    assert comes_back(thirds(width), numbers((3 * width, *rest), dtype, seed))
+    assert comes_back(split_thirds(width), numbers((3 * width, *rest), dtype, seed))
 
 
 @EXAMPLES
 @given(SIZES, SIZES, DTYPES, SEEDS)
 def test_all_but_the_first_row_comes_back(length, width, dtype, seed):
     x = numbers((1, 1 + length, width), dtype, seed)
-    again = after_first_row().back(after_first_row().there(x))
+    again = drop_first_row().back(drop_first_row().there(x))
     assert same(again[:, 1:], x[:, 1:]) and same(again[:, :1], mx.zeros((1, 1, width), dtype))
 
 
@@ -122,7 +123,7 @@ def test_all_but_the_first_row_comes_back(length, width, dtype, seed):
 @given(SIZES, SIZES, SIZES, DTYPES, SEEDS)
 def test_the_first_rows_come_back(count, more, width, dtype, seed):
     x = numbers((count + more, width), dtype, seed)
-    transform = first_rows(count, count + more)
+    transform = keep_first_rows(count, count + more)
     again = transform.back(transform.there(x))
     assert same(again[:count], x[:count]) and same(again[count:], mx.zeros((more, width), dtype))
 
@@ -143,19 +144,19 @@ def test_the_first_rows_come_back(count, more, width, dtype, seed):
         (BATCH_OF_ONE, (1, 4, 3), True),
         (BATCH_OF_ONE, (2, 4, 3), False),
         (BATCH_OF_ONE, (), False),
-        (patches(2), (5, 3, 2, 2), True),
-        (patches(2), (5, 12), False),  # in an order that nothing tells
-        (patches(2, frames=2), (5, 3, 2, 2, 2), True),
-        (patches(2, frames=2), (5, 3, 2, 2), False),
-        (rows(0, 4), (5, 3), True),
-        (rows(0, 4), (6, 3), False),
-        (thirds(2), (6, 3), True),
-        (thirds(2), (7, 3), False),
-        (after_first_row(), (1, 5, 3), True),
-        (after_first_row(), (2, 5, 3), False),
-        (first_rows(4, 6), (6, 3), True),
-        (first_rows(4, 6), (7, 3), False),
-        (first_rows(4, 6), (3, 3), False),
+        (flatten_patches(2), (5, 3, 2, 2), True),
+        (flatten_patches(2), (5, 12), False),  # in an order that nothing tells
+        (flatten_patches(2, frames=2), (5, 3, 2, 2, 2), True),
+        (flatten_patches(2, frames=2), (5, 3, 2, 2), False),
+        (split_rows(0, 4), (5, 3), True),
+        (split_rows(0, 4), (6, 3), False),
+        (split_thirds(2), (6, 3), True),
+        (split_thirds(2), (7, 3), False),
+        (drop_first_row(), (1, 5, 3), True),
+        (drop_first_row(), (2, 5, 3), False),
+        (keep_first_rows(4, 6), (6, 3), True),
+        (keep_first_rows(4, 6), (7, 3), False),
+        (keep_first_rows(4, 6), (3, 3), False),
     ],
 )
 def test_a_tensor_fits_where_none_of_it_would_be_lost(transform, shape, fits):
@@ -164,19 +165,19 @@ def test_a_tensor_fits_where_none_of_it_would_be_lost(transform, shape, fits):
 
 def test_a_patch_is_flattened_by_rows_then_columns_then_channels():
     x = mx.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)  # (E, channel, row, column)
-    flat = patches(2).there(x)[0][1].tolist()
+    flat = flatten_patches(2).there(x)[0][1].tolist()
     assert flat == [x[1, c, i, j].item() for i in range(2) for j in range(2) for c in range(3)]
 
 
 def test_the_frames_of_a_patch_come_first():
     x = mx.arange(3 * 2 * 2 * 2).reshape(1, 3, 2, 2, 2)  # (E, channel, frame, row, column)
-    flat = patches(2, frames=2).there(x)[0][0].tolist()
+    flat = flatten_patches(2, frames=2).there(x)[0][0].tolist()
     places = [(f, i, j, c) for f in range(2) for i in range(2) for j in range(2) for c in range(3)]
     assert flat == [x[0, c, f, i, j].item() for f, i, j, c in places]
 
 
 def test_a_transform_of_one_tensor_has_one_target():
-    doubled = one(lambda x: 2 * x, lambda x: x / 2)
+    doubled = make_transform(lambda x: 2 * x, lambda x: x / 2)
     (there,) = doubled.there(mx.array([1.0, 3.0]))
     assert there.tolist() == [2, 6] and doubled.back((there,)).tolist() == [1, 3]
 
@@ -251,20 +252,20 @@ def test_patterns_drop_what_they_match_as_a_whole(key, dropped):
 
 
 def test_a_table_under_prefixes_has_them_on_both_sides():
-    under = TABLE.under("theirs.", "ours.")
+    under = TABLE.add_prefixes("theirs.", "ours.")
     assert under.moves["theirs.norm.weight"].targets == ("ours.norm.weight",)
     assert under.absent == {"theirs.norm.weight": 1.0}
     assert under.drops("theirs.head.a") and not under.drops("head.a")
 
 
 def test_a_table_under_prefixes_keeps_the_transforms():
-    under = KeyTable({"a": Move(("b", "c"), thirds(2))}).under("x.", "y.")
+    under = KeyTable({"a": Move(("b", "c"), split_thirds(2))}).add_prefixes("x.", "y.")
     assert under.moves["x.a"].targets == ("y.b", "y.c")
     assert under.moves["x.a"].transform.there(mx.arange(6))[2].tolist() == [4, 5]
 
 
 def test_tables_add_up():
-    both = TABLE.under("a.", "a.") + TABLE.under("b.", "b.")
+    both = TABLE.add_prefixes("a.", "a.") + TABLE.add_prefixes("b.", "b.")
     assert len(both.moves) == 6 and len(both.absent) == 2
     assert both.drops("a.head.x") and both.drops("b.head.x")
 

@@ -33,7 +33,7 @@ def golden_encoder(name, **changes):
         patch_bias=not clip,
     )
     encoder = ImageEncoder(replace(config, **changes))
-    keys = transformers_keys(config).under("vision_model.", "")
+    keys = transformers_keys(config).add_prefixes("vision_model.", "")
     encoder.load_weights(renamed(golden("vision", name, "model.safetensors"), keys), strict=True)
     io = golden("vision", name, "io.safetensors")
     return encoder, nhwc(io["pixel_values"]), io

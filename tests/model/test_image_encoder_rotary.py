@@ -35,7 +35,7 @@ IO, WEIGHTS = (
     {key: value.astype(mx.float32) for key, value in golden("kanana_vision", name).items()}
     for name in ("io.safetensors", "model.safetensors")
 )
-KEYS = qwen2_vl_keys(CONFIG).under("vision_model.", "")
+KEYS = qwen2_vl_keys(CONFIG).add_prefixes("vision_model.", "")
 
 
 def golden_encoder(**changes):
