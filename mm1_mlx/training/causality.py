@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float
 
-from mm1_mlx.arrays import to_float
+from mm1_mlx.arrays import to_number
 from mm1_mlx.data.packing import Packed, logits_of
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.mm1 import MM1
@@ -52,8 +52,8 @@ def _require_same(
 ) -> None:
     other = mx.where(mx.array(changed)[:, None], -embeddings[::-1] + 0.5, embeddings)
     moved = mx.abs(logits_of(model, packed, other) - plain).astype(mx.float32).max(axis=-1)
-    largest = to_float(mx.abs(plain).max())
-    worst = to_float(mx.max(mx.where(mx.array(kept), moved, 0.0)))
+    largest = to_number(mx.abs(plain).max())
+    worst = to_number(mx.max(mx.where(mx.array(kept), moved, 0.0)))
     if not worst <= TOLERANCE.get(plain.dtype, 1e-4) * max(largest, 1.0):
         raise TrainingError(
             f"the {model.config.text_config.model_type} decoder looks where it must not: a logit moved by {worst:.3g} "

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_map
 
-from mm1_mlx.arrays import to_float, to_list
+from mm1_mlx.arrays import to_list, to_number
 from mm1_mlx.training.distributed.sharding import Shards
 from mm1_mlx.training.optimizer import clip_gradients
 from mm1_mlx.training.task import Look, MicroBatch, Task
@@ -34,7 +34,7 @@ class Update:
 
     def is_finite(self) -> bool:
         """Tell whether the loss and the norm of the gradients are finite."""
-        return math.isfinite(self.loss) and math.isfinite(to_float(self.norm))
+        return math.isfinite(self.loss) and math.isfinite(to_number(self.norm))
 
 
 def compute_update(

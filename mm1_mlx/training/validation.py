@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
-from mm1_mlx.arrays import to_float
+from mm1_mlx.arrays import to_number
 from mm1_mlx.data.batches import Batches
 from mm1_mlx.data.packing import Packed, can_pack
 from mm1_mlx.data.records import Records
@@ -24,7 +24,7 @@ def sum_losses(
     """Return the summed loss of groups of micro-batches, and the number of tokens or pairs it is summed over."""
     total, learned = 0.0, 0
     for group in groups:
-        total += sum(map(to_float, losses_of(group)))
+        total += sum(map(to_number, losses_of(group)))
         learned += sum(batch.num_learned for batch in group)
     return total, learned
 

@@ -25,7 +25,7 @@ import mlx.nn as nn
 from jaxtyping import Float
 from mlx.utils import tree_map_with_path, tree_unflatten
 
-from mm1_mlx.arrays import flatten, to_float
+from mm1_mlx.arrays import flatten, to_number
 from mm1_mlx.data.packing import idle_sequence, logits_of
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.layer_calls import make_stand_in, replace_module
@@ -156,8 +156,8 @@ def _require_same(model: MM1, before: Float[mx.array, "L V"]) -> None:
     """Refuse a decoder that reads a layer's weights without calling the layer, since it would read only some rows."""
     try:
         after = _logits(model)
-        most = TOLERANCE.get(before.dtype, 1e-4) * max(to_float(mx.abs(before).max()), 1.0)
-        same = after.shape == before.shape and to_float(mx.abs(after - before).max()) <= most
+        most = TOLERANCE.get(before.dtype, 1e-4) * max(to_number(mx.abs(before).max()), 1.0)
+        same = after.shape == before.shape and to_number(mx.abs(after - before).max()) <= most
     except (ValueError, IndexError):  # shapes that do not fit
         same = False
     if not same:
