@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from mm1_mlx.command import called_as, exit_process, run_command
+from mm1_mlx.command import exit_process, find_command_name, run_command
 from mm1_mlx.settings import BITS, DTYPES, PackingMode
 
 CONVERT = """Turn a PyTorch checkpoint of MM1's architecture into a model folder.
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.SIGTERM, signal.default_int_handler
     )  # half-written files are deleted, as with Ctrl-C
     if argv[:1] and argv[0] in COMMANDS and not Path(argv[0]).is_dir():
-        return run_command(*COMMANDS[argv[0]], argv[1:], prog=f"{called_as()} {argv[0]}")
+        return run_command(*COMMANDS[argv[0]], argv[1:], prog=f"{find_command_name()} {argv[0]}")
     return run_command(CONVERT, add_convert_arguments, run_convert, argv)
 
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PUBLIC = {  # what type checkers see above, by the modules that have it
+_PUBLIC = {  # the names that type checkers find above, by module
     "mm1_mlx": "tiny",
     "mm1_mlx.checkpoint": "load quantize save",
     "mm1_mlx.config": "MM1Config",
@@ -83,11 +83,12 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """List all names, including those that are not imported yet."""
     return sorted({*globals(), *__all__})
 
 
 class _Package(ModuleType):
-    """Importing the command ``mm1_mlx.generate`` must not hide the function of that name."""
+    """A package in which importing the command ``mm1_mlx.generate`` does not hide the function of that name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (isinstance(value, ModuleType) and name in _HOMES and name != "tiny"):

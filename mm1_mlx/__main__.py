@@ -1,4 +1,4 @@
-"""What can be run: ``python -m mm1_mlx`` lists the commands, ``--version`` tells the version."""
+"""The list of commands: ``python -m mm1_mlx`` prints it, and ``--version`` prints the version."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     print(f"{ABOUT} Each of these commands takes --help:\n")
     for name in COMMANDS:
-        about = import_module(f"mm1_mlx.{name}").__doc__.partition("\n")[0].replace("``", "")
+        about = (import_module(f"mm1_mlx.{name}").__doc__ or "").partition("\n")[0].replace("``", "")
         print(f"python -m mm1_mlx.{name:<10} {about}")
-    home = "mm1_mlx.convert" if find_spec("mm1_mlx.convert") else "convert"  # in a checkout, not installed
+    home = "mm1_mlx.convert" if find_spec("mm1_mlx.convert") else "convert"  # a checkout has only the latter
     print(f"python -m {home:<18} {CONVERT}")
 
 

@@ -12,11 +12,11 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from mm1_mlx.command import entry_points, number_of
 from mm1_mlx.errors import ConfigError, PictureError
-from mm1_mlx.flags import SUB_IMAGES
+from mm1_mlx.image_config import SubImages
 from mm1_mlx.presets import IMAGE_ENCODERS, preset
 from mm1_mlx.settings import DTYPES, EMBEDDED_MODEL, MAX_PICTURE_PIXELS
 
@@ -40,7 +40,7 @@ HEADER = (
     f"{'':14} {'ms':>10} {'ms':>21} {'token %':>8} {'GFLOP':>9} {'GFLOP/s':>9} {'max %':>6} "
     f"{'GB':>8} {'GB/s':>8} {'max %':>6} {'GB':>8}"
 )
-LARGEST_SIDE = 65_500  # pixels; JPEG has no more
+LARGEST_SIDE = 65_500  # pixels; the most that JPEG allows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder-dims", type=int, metavar="D", help="a plain decoder of this width instead")
     parser.add_argument("--layers", type=int, metavar="N", help="the decoder's first N layers")
     parser.add_argument(
-        "--sub-images", choices=SUB_IMAGES, help="of each picture; by default the model's rule"
+        "--sub-images", choices=get_args(SubImages), help="of each picture; by default the model's rule"
     )
     parser.add_argument(
         "--max-sub-images", type=int, help="most crops of one picture, for dynamic and anyres"
@@ -91,7 +91,9 @@ def run(args: argparse.Namespace) -> None:
     dtype = model.image_encoder.dtype
     lists = (args.num_images, args.prompt_tokens, args.max_tokens, args.batch_size)
     cases = [Case(*sizes, tuple(args.picture_size)) for sizes in itertools.product(*lists)]
-    measurements = [Measurement(model, case, seed=args.seed) for case in cases]  # refused before the work
+    measurements = [
+        Measurement(model, case, seed=args.seed) for case in cases
+    ]  # made first, so that errors come before the work
     limits = measure_limits(dtype)
     for number, measurement in enumerate(measurements, 1):
         print(f"measuring case {number} of {len(cases)}", file=sys.stderr)
@@ -117,10 +119,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse numbers out of range, and flags that do not go together.
+    """Refuse numbers out of range, and flags that exclude each other.
 
     Raises:
-        MM1Error: says which.
+        MM1Error: a flag is wrong; the message names it.
     """
     least = {"num_images": 1, "prompt_tokens": 1, "max_tokens": 2, "batch_size": 1, "repeats": 1, "warmup": 0}
     least |= {"layers": 1, "encoder_layers": 1, "decoder_dims": 1, "seed": 0, "max_sub_images": 1}
@@ -146,11 +148,11 @@ def check(args: argparse.Namespace) -> None:
 
 
 def make_model(args: argparse.Namespace) -> MM1:
-    """Make or load the model that the flags ask for, its weights in memory."""
+    """Make or load the model that the flags ask for, with its weights in memory."""
     import mlx.core as mx
 
     from mm1_mlx.checkpoint.load import load, read_config
-    from mm1_mlx.sizing.variant import Variant, random_model
+    from mm1_mlx.sizing.variant import Variant, make_random_model
 
     if args.model is not None:
         return load(args.model, dtype=args.dtype)[0]
@@ -170,7 +172,7 @@ def make_model(args: argparse.Namespace) -> MM1:
         max_sub_images=args.max_sub_images,
     )
     dtype = args.dtype or ("float32" if mx.default_device() == mx.cpu else "bfloat16")
-    return random_model(variant.of(config), getattr(mx, dtype))
+    return make_random_model(variant.of(config), getattr(mx, dtype))
 
 
 def numbers(measurement: Measurement, limits: Limits) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def numbers(measurement: Measurement, limits: Limits) -> dict[str, Any]:
 
 
 def _phase(phase: Phase, limits: Limits) -> dict[str, Any]:
-    """Return one phase as plain numbers; a share is of the machine's measured limit; phases outside MLX have no work."""
+    """Return one phase as plain numbers, with shares of the machine's measured limits if MLX computes the phase."""
     median = statistics.median(phase.seconds)
     found = {"seconds": phase.seconds, "median_seconds": median}
     found |= {"min_seconds": min(phase.seconds), "max_seconds": max(phase.seconds)}
@@ -200,7 +202,7 @@ def _phase(phase: Phase, limits: Limits) -> dict[str, Any]:
 
 
 def table(case: dict[str, Any]) -> str:
-    """Return one case as people read it."""
+    """Return one case as a table for people to read."""
     pictures, seen = number_of(case["num_images"], "picture"), number_of(case["views"], "view")
     lines = [
         f"{pictures} of {case['picture_size'][0]} x {case['picture_size'][1]} pixels "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mm1_mlx import flags
-from mm1_mlx.command import entry_points, in_words, number_of, say
+from mm1_mlx.command import entry_points, number_of, put_in_words, say, set_stream_errors
 from mm1_mlx.errors import MM1Error, PromptError
 from mm1_mlx.settings import EMBEDDED_MODEL
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """One that a line may begin with."""
+    """A command that a line may begin with."""
 
-    takes: str  # what stands behind it; in brackets where it may be left out
-    does: str  # for /help
+    takes: str  # what follows it, in brackets if that is optional
+    does: str  # what it does, for /help
     obey: Callable[[Conversation, str], None]
 
 
@@ -78,8 +78,7 @@ def run(args: argparse.Namespace) -> None:
         say(f"Chat with {args.model}. /help lists the commands, Ctrl-D leaves.")
         _chat_in_terminal(conversation)
         return
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")  # which the tokenizer refuses, as a part of the chat
+    set_stream_errors(sys.stdin, "surrogateescape")  # the tokenizer refuses such a line, and the chat goes on
     for line in sys.stdin:
         _turn(conversation, line)
 
@@ -96,7 +95,7 @@ def _chat_in_terminal(conversation: Conversation) -> None:
 
 
 def _session() -> PromptSession:
-    """Enter sends, Tab completes, and a paste of several lines stays one message."""
+    """Make a prompt in which Enter sends, Tab completes, and a paste of several lines is one message."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document
@@ -132,13 +131,13 @@ def _session() -> PromptSession:
 
 
 def _turn(conversation: Conversation, line: str) -> None:
-    """Do what one line asks for. Whatever is wrong with it is said, and the chat goes on."""
+    """Do what one line asks for; an error is printed, and the chat goes on."""
     try:
         _obey(conversation, line.replace("\0", "").strip())
     except MM1Error as error:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
-        say(f"mm1: {in_words(error, parser)}")
+        say(f"mm1: {put_in_words(error, parser)}")
 
 
 def _obey(conversation: Conversation, line: str) -> None:
@@ -165,9 +164,9 @@ def _obey(conversation: Conversation, line: str) -> None:
 
 
 def _answer(conversation: Conversation, question: str) -> None:
-    """Stream the answer to stdout, then say on stderr what it took.
+    """Stream the answer to stdout, then print its costs to stderr.
 
-    The first Ctrl-C ends it between two tokens, where the KV cache can be used again; a second one at once.
+    The first Ctrl-C ends the answer between two tokens, where the KV cache stays usable; a second one ends it at once.
     """
     piece, stopped = None, False
 
@@ -203,15 +202,15 @@ def _on_ctrl_c(handler: Callable[..., None]) -> Iterator[None]:
 
 
 def _summary(piece: Piece, context: int | None) -> str:
-    """Say what was encoded, read and written, and whether there is an end in sight."""
+    """Return what was encoded, read and written, with a warning if the context is nearly full."""
     timing = piece.timing
     parts = [
         f"{number_of(timing.encoded_views, 'picture view')} encoded",
         f"{timing.prefilled_tokens:,} of {timing.prompt_tokens:,} tokens read",
         f"{timing.generation_tokens:,} written at {timing.generation_rate:.1f} tokens/s",
     ]
-    left = None if context is None else context - timing.prompt_tokens - timing.generation_tokens
-    if left is not None and left < context / 4:
+    left = (context or 0) - timing.prompt_tokens - timing.generation_tokens
+    if context is not None and left < context / 4:
         parts.append(f"{left:,} of the context's {context:,} are left; /reset begins anew")
     elif piece.finish_reason == "length":
         parts.append("cut off there by --max-tokens")
@@ -231,7 +230,7 @@ def _image(conversation: Conversation, text: str) -> None:
     paths, rest = picture_paths(text)
     if paths and rest:
         raise PromptError(f"{rest!r} behind the pictures is no file; a question goes on a line of its own.")
-    _attach(conversation, paths or [one_path(rest)])  # opening what is no file says what is wrong
+    _attach(conversation, paths or [one_path(rest)])  # opening what is no file raises a clear error
 
 
 def _system(conversation: Conversation, text: str) -> None:
@@ -252,7 +251,7 @@ def _shots(conversation: Conversation, text: str) -> None:
 
 
 def _tokens(conversation: Conversation, _: str) -> None:
-    costs = conversation.tokens()
+    costs = conversation.count_tokens()
     for what, tokens in costs.parts:
         what = " ".join(what.split())
         say(f"{tokens:>8,}  {what if len(what) <= 60 else what[:59] + '…'}")

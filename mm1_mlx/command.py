@@ -1,4 +1,4 @@
-"""What every command shares: one line for an error, exit codes, and quiet ends."""
+"""What all commands share: errors as one line, exit codes, and ends without a traceback."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from mm1_mlx.errors import MM1Error, PromptError, UsageError
 
-INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + the signal's number, as shells count
-OTHER_NAMES = {  # parameters whose flags are called otherwise; a command has one of those named
+INTERRUPTED, CLOSED_PIPE = 130, 141  # exit codes: 128 + the signal's number, as in shells
+OTHER_NAMES = {  # parameters whose flags have other names; a command has one of these
     "max_pixels": ("max_image_pixels",),
     "folder": ("adapter_path", "output"),
 }
@@ -22,25 +23,25 @@ OTHER_NAMES = {  # parameters whose flags are called otherwise; a command has on
 
 @dataclass(frozen=True)
 class Subcommand:
-    """One of the things that a command does, as it has its own flags."""
+    """A part of a command that has flags of its own."""
 
     name: str
-    about: str  # one sentence, for its help
+    about: str  # one sentence, for the help
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells the default of a flag that has one: not that nothing is nothing, nor that a switch is off."""
+    """A formatter that shows the defaults of flags, except empty ones and switches that are off."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        has_none = default is None or default is False or default in ([], "")  # 0 is one
+        has_none = default is None or default is False or default in ([], "")  # 0 is a default
         return action.help if has_none else super()._get_help_string(action)
 
 
 def run_command(
-    module_doc: str,
+    module_doc: str | None,
     add_arguments: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], None],
     argv: list[str] | None = None,
@@ -48,23 +49,25 @@ def run_command(
     prog: str | None = None,
     take_defaults: Callable[[argparse.ArgumentParser, list[str] | None], None] | None = None,
 ) -> int:
-    """Parse, run, and turn what went wrong into a line on stderr and an exit code.
-
-    0: done. 1: something the user can put right. 2: usage, flags that do not go together included. 130: Ctrl-C.
-    141: the reader went away.
+    """Parse the command line and run the command; print an error as one line on stderr.
 
     Args:
         module_doc: what the command does, for its help.
-        add_arguments: puts the flags into a parser.
-        run: does the work.
-        argv: the command's words; those of this process by default.
+        add_arguments: function that adds the flags to a parser.
+        run: function that does the work.
+        argv: the words of the command line; by default those of this process.
         prog: the name that the help shows.
-        take_defaults: sets defaults of flags by the words themselves, such as those of a configuration file.
+        take_defaults: function that sets defaults of flags before parsing, such as those of a configuration file.
+
+    Returns:
+        the exit code: 0 if all went well, 1 for an error that the user can correct, 2 for wrong or contradictory
+        flags, 130 for Ctrl-C, and 141 if the reader of stdout has gone.
     """
-    parser = argparse.ArgumentParser(prog=prog or called_as(), description=module_doc, formatter_class=Help)
+    parser = argparse.ArgumentParser(
+        prog=prog or find_command_name(), description=module_doc, formatter_class=Help
+    )
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # an answer may hold what the terminal cannot show
+        set_stream_errors(stream, "replace")  # an answer may have characters that the terminal cannot show
     try:
         add_arguments(parser)
         if take_defaults is not None:
@@ -72,7 +75,7 @@ def run_command(
         run(parser.parse_args(argv))
         sys.stdout.flush()
     except MM1Error as error:
-        print("mm1:", in_words(error, parser), file=sys.stderr)
+        print("mm1:", put_in_words(error, parser), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("\nmm1: interrupted.", file=sys.stderr)
@@ -80,7 +83,7 @@ def run_command(
     except BrokenPipeError:
         _abandon_stdout()
         return CLOSED_PIPE
-    except OSError as error:  # a full disk behind stdout, say
+    except OSError as error:  # such as a full disk behind stdout
         _abandon_stdout()
         where = f"{error.filename}: " if error.filename else ""
         print(f"mm1: {where}{error.strerror or error}.", file=sys.stderr)
@@ -88,14 +91,20 @@ def run_command(
     return 0
 
 
+def set_stream_errors(stream: Any, errors: str) -> None:
+    """Set how a text stream treats characters that it cannot encode or decode, if it can be set."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors=errors)
+
+
 def entry_points(
-    module_doc: str,
+    module_doc: str | None,
     add_arguments: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], None],
     *,
     take_defaults: Callable[[argparse.ArgumentParser, list[str] | None], None] | None = None,
 ) -> tuple[Callable[..., int], Callable[[], None]]:
-    """Return a command's ``main``, which gives an exit code, and its console script, which ends the process."""
+    """Return a command's ``main``, which returns an exit code, and its console script, which ends the process."""
 
     def main(argv: list[str] | None = None) -> int:
         return run_command(module_doc, add_arguments, run, argv, take_defaults=take_defaults)
@@ -106,16 +115,16 @@ def entry_points(
     return main, script
 
 
-def called_as() -> str:
-    """Return the name that the running command was called by: of its module, or of its script."""
+def find_command_name() -> str:
+    """Return the name by which the running command was called: that of its module or of its script."""
     module = sys.modules["__main__"].__spec__
     if module is None:
         return os.path.basename(sys.argv[0])
     return f"python -m {module.name.removesuffix('.__main__')}"
 
 
-def in_words(error: MM1Error, parser: argparse.ArgumentParser) -> str:
-    """Return an error as one line, in which a parameter in backticks, `max_tokens`, is its flag, --max-tokens."""
+def put_in_words(error: MM1Error, parser: argparse.ArgumentParser) -> str:
+    """Return an error as one line, with flags such as --max-tokens in place of parameters such as `max_tokens`."""
     names = _flags_of(parser)
 
     def flag(match: re.Match[str]) -> str:
@@ -126,7 +135,7 @@ def in_words(error: MM1Error, parser: argparse.ArgumentParser) -> str:
 
 
 def _flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Return the long form of every flag, by the names that a room may call it."""
+    """Return the long form of every flag, by the parameter names that error messages may use for it."""
     found: dict[str, str] = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -140,7 +149,7 @@ def _flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 
 def add_subcommands(parser: argparse.ArgumentParser, *commands: Subcommand, required: bool = True) -> None:
-    """Commands behind the command; parsed, ``args.subcommand`` runs the one that was given."""
+    """Add subcommands to a parser; after parsing, ``args.subcommand`` runs the chosen one."""
     choices = parser.add_subparsers(required=required, metavar="WHAT")
     for command in commands:
         own = choices.add_parser(
@@ -151,7 +160,10 @@ def add_subcommands(parser: argparse.ArgumentParser, *commands: Subcommand, requ
 
 
 def exit_process(code: int) -> None:
-    """End the process with ``code``. Python replaces the code of a Ctrl-C that came while it imported."""
+    """End the process with ``code``.
+
+    After Ctrl-C it ends at once, because Python would replace the code if Ctrl-C came during an import.
+    """
     if code == INTERRUPTED:
         sys.stderr.flush()
         os._exit(code)
@@ -159,7 +171,7 @@ def exit_process(code: int) -> None:
 
 
 def read_stdin() -> str:
-    """The text on stdin.
+    """Read all text from stdin.
 
     Raises:
         PromptError: there is no stdin, or it does not hold UTF-8 text.
@@ -172,22 +184,23 @@ def read_stdin() -> str:
 
 
 def say(text: str) -> None:
-    """To stderr, at once: stdout is for answers."""
+    """Print to stderr, since stdout is for answers, and flush."""
     print(text, file=sys.stderr, flush=True)
 
 
 def number_of(count: int, thing: str) -> str:
-    """``count`` things in words: 1 view, 2 views, 1,000 views."""
+    """Return a count in words: 1 view, 2 views, 1,000 views."""
     return f"{count:,} {thing}" + "s" * (count != 1)
 
 
 def peak_resident_memory() -> int:
-    """Bytes of memory that the process held at most; macOS counts in bytes, Linux in kilobytes."""
+    """Return the most bytes of memory that this process has used."""
+    # macOS counts in bytes, Linux in kilobytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _abandon_stdout() -> None:
-    """Nothing more can be written; keep Python from trying again when it ends."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # a notebook's has no file behind it
+    """Send stdout to nowhere, so that Python does not try to write to it again when it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # in a notebook, stdout is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What a model is made of: frozen dataclasses, read from and written to ``config.json``."""
+"""The configuration of a model: frozen dataclasses that are read from and written to ``config.json``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ImageEncoderConfig(Config):
-    """A ViT: CLIP's, SigLIP's or Qwen2-VL's flavour is a matter of these switches.
+    """The sizes of an image encoder, a ViT, with switches for the variants of CLIP, SigLIP and Qwen2-VL.
 
     Source: MM1, "Model Architecture Ablations" (image encoder pre-training).
     """
@@ -32,14 +32,14 @@ class ImageEncoderConfig(Config):
     num_heads: int
     activation: Activation
     norm_eps: float
-    class_token: bool  # CLIP has one; it is dropped from the patch features
-    pre_norm: bool  # CLIP normalises before the first layer
-    final_norm: bool  # normalise the features that are handed on
+    class_token: bool  # CLIP has one; it is not part of the patch features
+    pre_norm: bool  # normalise before the first layer, as CLIP does
+    final_norm: bool  # normalise the patch features
     patch_bias: bool
-    feature_layer: int = -1  # which hidden state: 0 before the first layer, -1 after the last
-    positions: Literal["learned", "rotary"] = "learned"  # rotary: 2-D, for pictures of any size
-    temporal_patch_size: int = 1  # frames embedded together; a still picture repeats itself
-    patch_block: int = 1  # patches come block by block of this side; 1: row by row
+    feature_layer: int = -1  # the hidden state that is used: 0 before the first layer, -1 after the last
+    positions: Literal["learned", "rotary"] = "learned"  # rotary ones have two axes, for pictures of any size
+    temporal_patch_size: int = 1  # frames embedded together; a still picture is repeated
+    patch_block: int = 1  # side of the blocks of patches that follow one another; 1 means row by row
 
     def __post_init__(self) -> None:
         self._require_positive(
@@ -85,36 +85,40 @@ class ImageEncoderConfig(Config):
 
     @property
     def grid_side(self) -> int:
-        """Patches along each side; pixels past the last whole patch are not seen."""
+        """The number of patches along each side; pixels past the last whole patch are ignored."""
         return self.image_size // self.patch_size
 
     @property
     def num_feature_layers(self) -> int:
-        """How many layers run before the features are taken."""
+        """The number of layers that run before the patch features are taken."""
         return self.feature_layer % (self.num_layers + 1)
 
 
 @dataclass(frozen=True)
 class ConnectorConfig(Config):
-    """From patch features to visual tokens.
+    """The sizes of a connector, which turns patch features into visual tokens.
 
     Source: MM1, "Model Architecture Ablations" (vision-language connector).
     """
 
     type: ConnectorType
-    num_visual_tokens: int | None  # per view, a perfect square; null: one for every merged square of patches
+    num_visual_tokens: int | None  # per view, a perfect square; null with merge_size
     input_dims: int  # width of the image encoder
     output_dims: int  # width of the decoder
-    hidden_dims: int = 0  # width inside: convolutions, or attention
+    hidden_dims: int = 0  # width of the convolutions, or of the attention
     num_blocks: int = 0  # C-Abstractor: RegStage blocks on each side of the pooling
-    num_readout_layers: int = 1  # C-Abstractor: linear layers of the MLP at the end, SiLU between
-    position_grid: int | None = None  # C-Abstractor: side of the learned positions; none if null
+    num_readout_layers: int = 1  # C-Abstractor: linear layers of the MLP at the end, with SiLU between them
+    position_grid: int | None = (
+        None  # C-Abstractor: side of the grid of learned positions; null means no positions
+    )
     pre_norm: bool = False  # C-Abstractor: LayerNorm on the patch features
-    position_antialias: bool = False  # C-Abstractor: how positions shrink to a smaller grid
+    position_antialias: bool = False  # C-Abstractor: smooth the positions when the grid shrinks
     num_extra_tokens: int = 0  # C-Abstractor: learned tokens after the visual ones
-    merge_size: int = 0  # C-Abstractor: squares of patches merged into one token, in place of pooling
+    merge_size: int = (
+        0  # C-Abstractor: side of the squares of patches merged into one token, instead of pooling
+    )
     row_end: bool = False  # C-Abstractor: a learned vector that may end a row of visual tokens
-    num_heads: int = 1  # attention pooling
+    num_heads: int = 1  # of attention pooling
 
     def __post_init__(self) -> None:
         self._require_positive("input_dims", "output_dims", "num_heads")
@@ -156,7 +160,7 @@ class ConnectorConfig(Config):
             self.num_visual_tokens is not None, "num_visual_tokens is null; give a number or merge_size."
         )
         self._require_positive("num_visual_tokens")
-        side = math.isqrt(self.num_visual_tokens)
+        side = self.side
         self._require(
             side * side == self.num_visual_tokens,
             f"num_visual_tokens is {self.num_visual_tokens}, not a perfect square; "
@@ -165,25 +169,25 @@ class ConnectorConfig(Config):
 
     @property
     def side(self) -> int:
-        """Visual tokens along each side of a view, where their number is fixed."""
-        return math.isqrt(self.num_visual_tokens)
+        """The number of visual tokens along each side of a view, or 0 if it depends on the view's size."""
+        return math.isqrt(self.num_visual_tokens or 0)
 
     @property
     def views_at_once(self) -> int:
-        """Views that become visual tokens together: the pair reads four quadrants and the whole."""
+        """The number of views that become visual tokens together; the pair reads four quadrants and the whole."""
         return 5 if self.type == "c_abstractor_pair" else 1
 
     def num_tokens(self, height: int, width: int) -> int:
-        """Visual tokens made of ``views_at_once`` views of ``height`` x ``width`` patches each."""
+        """Return the number of visual tokens of ``views_at_once`` views of ``height`` x ``width`` patches each."""
         if self.merge_size:
             return (height // self.merge_size) * (width // self.merge_size) + self.num_extra_tokens
         connectors = 2 if self.type == "c_abstractor_pair" else 1
-        return connectors * self.num_visual_tokens + self.num_extra_tokens
+        return connectors * (self.num_visual_tokens or 0) + self.num_extra_tokens
 
 
 @dataclass(frozen=True)
 class DecoderConfig(Config):
-    """MM1's decoder, dense or sparse. The shapes are ours: the paper gives parameter counts only.
+    """The sizes of MM1's decoder, dense or sparse. The shapes are ours, since the paper gives only parameter counts.
 
     Source: MM1, "Model Architecture Ablations" and "Scaling via Mixture-of-Experts".
     """
@@ -200,13 +204,13 @@ class DecoderConfig(Config):
     norm_eps: float
     tied_head: bool
     model_type: Literal["mm1_decoder"] = "mm1_decoder"
-    num_experts: int = 0  # 0: dense
-    sparse_every: int = 0  # every k-th layer is sparse
+    num_experts: int = 0  # in each sparse layer; 0 means a dense decoder
+    sparse_every: int = 0  # the last of every this many layers is sparse
     load_balance_weight: float = 0.01
     router_z_weight: float = 0.001
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
-    attention_multiplier: float | None = None  # in place of 1 / sqrt(head_dims)
+    attention_multiplier: float | None = None  # None means 1 / sqrt(head_dims)
     logits_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
@@ -241,13 +245,13 @@ class DecoderConfig(Config):
         )
 
     def is_sparse(self, layer: int) -> bool:
-        """Whether layer ``layer`` (from 0) holds experts: the last of every ``sparse_every``."""
+        """Tell whether a layer, counted from 0, has experts: the last of every ``sparse_every`` layers has."""
         return self.num_experts > 0 and (layer + 1) % self.sparse_every == 0
 
 
 @dataclass(frozen=True)
 class MlxLmDecoderConfig:
-    """A decoder of mlx-lm's, by its ``model_type``; ``values`` go to its own ``ModelArgs``."""
+    """The sizes of a decoder of mlx-lm, which is found by its ``model_type``; ``values`` go to its ``ModelArgs``."""
 
     values: dict[str, Any]
 
@@ -260,41 +264,46 @@ class MlxLmDecoderConfig:
                 raise ConfigError(f"text_config.{key} is {value}, expected more than 0 and less than 2^31.")
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the values as they are in config.json."""
         return dict(self.values)
 
     @property
     def model_type(self) -> str:
+        """The name of the architecture in mlx-lm."""
         return self.values["model_type"]
 
     @property
     def hidden_dims(self) -> int:
+        """The width of the decoder."""
         return self.values["hidden_size"]
 
     @property
     def vocab_size(self) -> int:
+        """The number of tokens in the vocabulary."""
         return self.values["vocab_size"]
 
     @property
     def max_positions(self) -> int | None:
+        """The context in tokens, or None if the values do not give it."""
         return self.values.get("max_position_embeddings")
 
 
 @dataclass(frozen=True)
 class PromptConfig(Config):
-    """How prompts are written, beyond what the tokenizer's chat template says."""
+    """How prompts are written, besides the tokenizer's chat template."""
 
-    cut_at: tuple[str, ...] = ()  # a prompt is cut before and after these; pieces are tokenised on their own
-    after_image: str = ""  # text after a picture that the prompt gives no place
-    image_part: dict | None = (
-        None  # what the chat template takes for a picture, if it writes the token itself
-    )
+    cut_at: tuple[
+        str, ...
+    ] = ()  # texts before and after which a prompt is cut; pieces are tokenised separately
+    after_image: str = ""  # text after a picture that has no place in the prompt
+    image_part: dict | None = None  # a picture's part of a message, if the chat template writes its token
     row_token_id: int | None = None  # a text token before a picture and between its rows of visual tokens
-    system: str | None = None  # the system message where none is given
+    system: str | None = None  # the default system message
 
 
 @dataclass(frozen=True)
 class MM1Config(Config):
-    """A whole model folder's ``config.json``."""
+    """The ``config.json`` of a model folder."""
 
     vision_config: ImageEncoderConfig
     connector_config: ConnectorConfig
@@ -303,7 +312,7 @@ class MM1Config(Config):
     image_token_id: int
     eos_token_id: int | tuple[int, ...] | None = None
     prompt_config: PromptConfig = PromptConfig()
-    untrained: tuple[str, ...] = ()  # parts with fresh random weights: the model cannot answer yet
+    untrained: tuple[str, ...] = ()  # parts with random weights, with which the model cannot answer yet
     model_type: Literal["mm1"] = "mm1"
     quantization: dict | None = None
     quantization_config: dict | None = None
@@ -342,7 +351,7 @@ class MM1Config(Config):
         )
 
     def _check_views(self) -> None:
-        """The connector must fit the way pictures are cut into views."""
+        """Refuse a connector that does not fit the way pictures are cut into views."""
         encoder, connector, image = self.vision_config, self.connector_config, self.image_config
         self._require(
             connector.type != "c_abstractor_pair" or image.sub_images == "quadrants",
@@ -371,12 +380,17 @@ class MM1Config(Config):
 
     @property
     def patch_grid(self) -> tuple[int, int]:
-        """Patches along height and width of a view, where views have one size."""
+        """The number of patches along the height and the width of a view, if all views have one size."""
         side = self.image_config.image_size // self.vision_config.patch_size
         return side, side
 
     @classmethod
     def from_dict(cls, values: Any) -> MM1Config:
+        """Build a configuration from parsed JSON.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value has the wrong type or is out of range.
+        """
         if isinstance(values, dict) and isinstance(values.get("text_config"), dict):
             text = values["text_config"]
             ours = text.get("model_type", "mm1_decoder") == "mm1_decoder"
@@ -386,7 +400,7 @@ class MM1Config(Config):
         return super().from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values; what stands at its default is left out."""
+        """Return the configuration as plain JSON values, without those that have their default."""
         nested = {"vision_config", "connector_config", "text_config", "image_config", "prompt_config"}
         plain = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         plain["model_type"] = self.model_type

@@ -1,6 +1,6 @@
-"""What a user can put right. Commands print these as one ``mm1: …`` line and exit 1.
+"""Errors that a user can correct. Commands print them as one ``mm1: …`` line and exit with code 1.
 
-A message names a parameter in backticks, as in `max_tokens` is 0; a command shows its flag there, ``--max-tokens``.
+A message names a parameter in backticks, as in `max_tokens` is 0; a command prints its flag, ``--max-tokens``, instead.
 """
 
 
@@ -9,7 +9,7 @@ class MM1Error(Exception):
 
 
 class UsageError(MM1Error):
-    """Flags of a command do not go together; it exits 2, as for an unknown flag."""
+    """Flags of a command contradict each other; it exits with code 2, as for an unknown flag."""
 
 
 class ConfigError(MM1Error):
@@ -33,8 +33,8 @@ class SamplingError(MM1Error):
 
 
 class TrainingError(MM1Error):
-    """A training run cannot begin or go on."""
+    """A training run cannot begin or continue."""
 
 
 class DataError(MM1Error):
-    """A training row or data set is at fault."""
+    """A training row or a data set is wrong."""

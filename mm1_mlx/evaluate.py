@@ -213,7 +213,7 @@ def _known_tasks() -> Mapping[str, Task]:
     from mm1_mlx.evaluation.tasks.table import TASKS
     from mm1_mlx.tiny import tiny_tasks
 
-    return TASKS | tiny_tasks()
+    return {**TASKS, **tiny_tasks()}
 
 
 def _names(words: list[str]) -> list[str]:
@@ -221,7 +221,7 @@ def _names(words: list[str]) -> list[str]:
 
 
 class _Bars:
-    """One bar on stderr for each pass over a task, and how long it took."""
+    """Progress bars on stderr, one for each pass over a task."""
 
     def __init__(self):
         self._bar: Any = None
@@ -229,7 +229,7 @@ class _Bars:
         self._start = time.perf_counter()
 
     def show(self, task: str, cell: Cell, done: int, number: int) -> None:
-        """Go on, or begin the next one."""
+        """Move the bar of this pass, or begin a new one."""
         from tqdm import tqdm
 
         if self._of != (task, cell):
@@ -241,6 +241,7 @@ class _Bars:
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
+        """End the bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,12 +1,13 @@
-"""Flags that several commands share, and what they say once parsed. Light: ``--help`` reads it."""
+"""Flags that several commands share, and their values. ``--help`` imports this file, so it imports nothing slow."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from mm1_mlx.errors import PromptError, SamplingError, UsageError
+from mm1_mlx.image_config import SubImages
 from mm1_mlx.settings import (
     DTYPES,
     EMBEDDED_MODEL,
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from mm1_mlx.model.mm1 import MM1
     from mm1_mlx.vision.cache import VisionCache
 
-SUB_IMAGES = ("none", "static", "dynamic", "quadrants", "anyres")
-
 LARGE_PICTURES = ("sub_images", "image_size", "min_sub_images", "max_sub_images")
 
 TINY_NOTICE = (
@@ -34,7 +33,7 @@ TINY_NOTICE = (
 
 
 def add_model(parser: argparse.ArgumentParser, *, adapters: bool = True) -> None:
-    """``--model`` and how its weights are read; adapters for it, but where ``--adapter-path`` means another thing."""
+    """Add ``--model``, the type of its weights and, unless the command has another ``--adapter-path``, its adapters."""
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="model folder or hub id")
     parser.add_argument(
         "--dtype", choices=DTYPES, help="of the weights; by default as stored, but float32 on a CPU"
@@ -47,10 +46,10 @@ def add_model(parser: argparse.ArgumentParser, *, adapters: bool = True) -> None
 
 
 def add_large_pictures(parser: argparse.ArgumentParser) -> None:
-    """How a large picture is cut into views."""
+    """Add the flags for how a large picture is cut into views."""
     large = parser.add_argument_group("large pictures")
     large.add_argument(
-        "--sub-images", choices=SUB_IMAGES, help="how they are cut; by default the model's way"
+        "--sub-images", choices=get_args(SubImages), help="how they are cut; by default the model's way"
     )
     large.add_argument(
         "--image-size", type=int, help="pixels, each side, of a view; positions are interpolated"
@@ -63,7 +62,7 @@ def add_large_pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def add_shots(parser: argparse.ArgumentParser) -> None:
-    """Worked examples before the question."""
+    """Add the flags for worked examples before the question."""
     few = parser.add_argument_group("worked examples")
     few.add_argument(
         "--shots", metavar="FILE", help="JSON lines: image, and caption, or question, (rationale,) answer"
@@ -73,10 +72,10 @@ def add_shots(parser: argparse.ArgumentParser) -> None:
 
 
 def shots_of(args: argparse.Namespace) -> list[Shot]:
-    """The chosen worked examples; none without ``--shots``.
+    """Return the chosen worked examples, or none without ``--shots``.
 
     Raises:
-        PromptError: the file is at fault, or holds too few.
+        PromptError: the file is wrong, or holds too few examples.
     """
     if not args.shots:
         return []
@@ -86,7 +85,7 @@ def shots_of(args: argparse.Namespace) -> list[Shot]:
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """How tokens are chosen, and how many."""
+    """Add the flags for how tokens are chosen, and how many."""
     parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest answer, in tokens")
     parser.add_argument(
         "--temp", "--temperature", type=float, default=Sampling.temp, help="0 takes the likeliest token"
@@ -102,14 +101,14 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
-    """What is kept, and how much of it at a time."""
+    """Add the flags for memory: the bits of the KV cache, and those of ``add_reading``."""
     memory = parser.add_argument_group("memory")
     memory.add_argument("--kv-bits", type=int, help="bits of the KV cache: 2, 3, 4, 5, 6 or 8")
     _add_reading(memory)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """How much of a prompt is read at once, and which visual tokens are kept."""
+    """Add the flags for how much of a prompt is read at once, and for which visual tokens are kept."""
     _add_reading(parser.add_argument_group("memory"))
 
 
@@ -129,21 +128,22 @@ def _add_reading(memory: argparse._ArgumentGroup) -> None:
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
+    """Return the settings of how tokens are chosen."""
     return Sampling(args.temp, args.top_p, args.min_p, args.top_k, args.seed)
 
 
-def adapters_of(args: argparse.Namespace) -> dict[str, float]:
-    """Adapter folders and their weights; none for a command without them.
+def adapters_of(args: argparse.Namespace) -> dict[str | Path, float]:
+    """Return adapter folders and their weights, or none for a command without adapters.
 
     Raises:
-        UsageError: one is given twice.
+        UsageError: a folder is given twice.
     """
-    found: dict[str, float] = {}
+    found: dict[str | Path, float] = {}
     for word in getattr(args, "adapters", []):
         folder, _, weight = word.rpartition("=")
         try:
             folder, weight = (folder, float(weight)) if folder else (word, 1.0)
-        except ValueError:  # the = belongs to the name
+        except ValueError:  # the = is part of the name
             folder, weight = word, 1.0
         folder = str(Path(folder).expanduser())
         if folder in found:
@@ -153,11 +153,11 @@ def adapters_of(args: argparse.Namespace) -> dict[str, float]:
 
 
 def load_model(args: argparse.Namespace, *, sizes_alone: bool = False) -> tuple[MM1, Processor]:
-    """The model, and its processor with the flags for large pictures.
+    """Load the model, and its processor with the settings of the flags for large pictures.
 
     Args:
-        args: parsed.
-        sizes_alone: nothing will be computed, so no weights are read, nor need they be there.
+        args: the parsed flags.
+        sizes_alone: read no weights, which need not even exist, since nothing will be computed.
 
     Raises:
         MM1Error: the folder or a flag is not usable.
@@ -177,12 +177,12 @@ def load_model(args: argparse.Namespace, *, sizes_alone: bool = False) -> tuple[
 
 
 def image_changes(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of ``ImageConfig`` that the flags for large pictures change."""
+    """Return the settings of ``ImageConfig`` that the flags for large pictures change, by name."""
     return {name: value for name in LARGE_PICTURES if (value := getattr(args, name)) is not None}
 
 
 def vision_cache_of(args: argparse.Namespace) -> VisionCache:
-    """Where visual tokens are kept, as the flags say.
+    """Return the cache of visual tokens that the flags ask for.
 
     Raises:
         SamplingError: the size is out of range, or the folder cannot be made.

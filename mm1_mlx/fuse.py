@@ -39,16 +39,16 @@ def run(args: argparse.Namespace) -> None:
         raise CheckpointError(f"--save-path {made} exists; choose another folder or --overwrite it.")
     model, _ = load(folder, adapter_path=found, dtype=args.dtype)
     fuse_adapters(model, dequantize=args.dequantize)
-    dtype = None if args.dtype else stored_dtype(folder)  # a CPU computes in another
+    dtype = None if args.dtype else stored_dtype(folder)  # a CPU computes in another type
     save(model, made, companions=folder, dtype=dtype, overwrite=args.overwrite)
-    _tell_in_card(made / "README.md", args.model)
+    _note_in_card(made / "README.md", args.model)
     print(made)
     if args.upload_repo is not None:
         print(upload(made, args.upload_repo))
 
 
-def _tell_in_card(card: Path, model: str) -> None:
-    """The card is a copy of the model's before tuning, and should not pass for more."""
+def _note_in_card(card: Path, model: str) -> None:
+    """Add a note to the card, which is a copy of the card of the model before tuning, to say so."""
     if not card.exists():
         return
     name = Path(model).resolve().name if Path(model).exists() else model

@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from mm1_mlx import flags
-from mm1_mlx.command import entry_points, in_words, number_of, peak_resident_memory, read_stdin
+from mm1_mlx.command import entry_points, number_of, peak_resident_memory, put_in_words, read_stdin
 from mm1_mlx.errors import PromptError, UsageError
-from mm1_mlx.settings import BATCH_SIZE, EMBEDDED_MODEL
+from mm1_mlx.settings import BATCH_SIZE, EMBEDDED_MODEL, Template
 
 if TYPE_CHECKING:
     from mm1_mlx.generation import Answer, Request, Timing
@@ -37,7 +37,7 @@ PHASES = {
     "decode": "Decode",
 }
 
-ANSWERS_DEPEND_ON = (  # an answer made with others is not taken up by --resume
+ANSWERS_DEPEND_ON = (  # flags; --resume does not use an answer that was made with other values
     "model",
     "adapters",
     "dtype",
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", help="system message")
     parser.add_argument(
-        "--template", choices=("chat", "plain"), default="chat",
+        "--template", choices=get_args(Template), default="chat",
         help="chat puts the prompt into the model's chat template; plain reads it as it stands, for a model to go on "
         "with; in both, control tokens that stand in the prompt are words",
     )  # fmt: skip
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    _check(args)
+    _check_flags(args)
     if args.batch:
         _answer_file(args)
     else:
@@ -108,20 +108,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _answer_one(args: argparse.Namespace) -> None:
-    """Stream the answer to stdout, then say on stderr what it took; or print both as one JSON object."""
+    """Stream the answer to stdout, then print its costs to stderr; or print both as one JSON object."""
     start = time.perf_counter()
     from mm1_mlx.generation import stream_generate
 
     sampling = flags.sampling_of(args)
     imported = time.perf_counter()
-    prompt, shots = _prompt_of(args), flags.shots_of(args)
+    prompt, shots = _prompt_of(args) or "", flags.shots_of(args)
     model, processor = flags.load_model(args)
     loaded = time.perf_counter()
     prefix = _prefix_of(args, model)
-    request = _request(args, prompt, args.image, args.system, shots)
+    request = _make_request(args, prompt, args.image, args.system, shots)
     inputs = request.prepare(processor)
     preprocessed = time.perf_counter()
-    if args.prompt_cache_file:
+    if args.prompt_cache_file and prefix is not None:
         prefix.require_start_of(inputs)
     _print_costs(args, processor, inputs, request.num_low_resolution)
     pieces = []
@@ -141,27 +141,32 @@ def _answer_one(args: argparse.Namespace) -> None:
     ):
         if not pieces and args.model == EMBEDDED_MODEL:
             print(flags.TINY_NOTICE, file=sys.stderr)
-        pieces.append(piece.text)
+        pieces.append(piece)
         if not args.json:
             print(piece.text, end="", flush=True)
-    if args.save_prompt_cache:
+    if args.save_prompt_cache and prefix is not None:
         prefix.save(Path(args.save_prompt_cache))
-    timing = piece.timing
+    last = pieces[-1]
+    timing = last.timing
     timing.preprocess += preprocessed - loaded
     timing.first_token += preprocessed - loaded
     numbers = {"imports": imported - start, "load": loaded - imported} | timing.to_dict()
     numbers["resident_memory"] = peak_resident_memory()
-    text = "".join(pieces)
+    text = "".join(piece.text for piece in pieces)
     if args.json:
-        answer = {"text": text, "finish_reason": piece.finish_reason, "model": args.model}
+        answer = {"text": text, "finish_reason": last.finish_reason, "model": args.model}
         print(json.dumps(answer | _short_answer(text, shots) | numbers))
         return
     print(flush=True)
     _print_numbers(args, timing, numbers)
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Refuse flags that do not go together."""
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that exclude each other or lack another one.
+
+    Raises:
+        UsageError: the message names the flags.
+    """
     if args.prompt is None and not args.batch:
         raise UsageError("there is nothing to answer; give --prompt TEXT, or --batch FILE.")
     if [args.prompt, *args.image].count("-") > 1:
@@ -193,7 +198,7 @@ def _prompt_of(args: argparse.Namespace) -> str | None:
 
 
 def _prefix_of(args: argparse.Namespace, model: MM1) -> Prefix | None:
-    """Return the prompt that was read before, or where this one is to be kept."""
+    """Return the saved prompt cache, or an empty one to save this prompt in, or None if the flags ask for neither."""
     from mm1_mlx.generation.prefix import Prefix
 
     if args.prompt_cache_file:
@@ -201,10 +206,10 @@ def _prefix_of(args: argparse.Namespace, model: MM1) -> Prefix | None:
     return Prefix(model, kv_bits=args.kv_bits) if args.save_prompt_cache else None
 
 
-def _request(
+def _make_request(
     args: argparse.Namespace, prompt: str, images: Sequence[Source], system: str | None, shots: list[Shot]
 ) -> Request:
-    """Return one prompt as it goes to the processor: as it stands, or behind the worked examples."""
+    """Return the request for one prompt, alone or after the worked examples."""
     from mm1_mlx.generation import Request
 
     request = Request(prompt, images, system, args.template)
@@ -212,7 +217,7 @@ def _request(
 
 
 def _answer_file(args: argparse.Namespace) -> None:
-    """Answer a file of prompts."""
+    """Answer all prompts of a file, and write the answers to another file."""
     from tqdm import tqdm
 
     from mm1_mlx.generation import stream_batch
@@ -220,7 +225,7 @@ def _answer_file(args: argparse.Namespace) -> None:
 
     sampling, prompt, shots = flags.sampling_of(args), _prompt_of(args), flags.shots_of(args)
     rows = read_rows(args.batch, prompt=prompt, system=args.system)
-    asked = {row.line: _request(args, row.prompt, row.images, row.system, shots) for row in rows}
+    asked = {row.line: _make_request(args, row.prompt, row.images, row.system, shots) for row in rows}
     model, processor = flags.load_model(args)
     settings = {name: getattr(args, name) for name in (*ANSWERS_DEPEND_ON, *flags.LARGE_PICTURES)}
     file = AnswerFile(Path(args.output).expanduser(), rows, settings, resume=args.resume)
@@ -243,7 +248,7 @@ def _answer_file(args: argparse.Namespace) -> None:
             ):
                 counts = {name: getattr(answer.timing, name) for name in COUNTS}
                 totals.update(counts | {"failed": answer.error is not None})
-                file.add(missing[answer.number], _values(answer, shots, counts))
+                file.add(missing[answer.number], _answer_values(answer, shots, counts))
                 bar.update()
     finally:
         file.close()
@@ -255,12 +260,12 @@ def _answer_file(args: argparse.Namespace) -> None:
         )
 
 
-def _values(answer: Answer, shots: list[Shot], counts: dict[str, int]) -> dict[str, Any]:
-    """Return what is written of an answer; an error in the command's words."""
+def _answer_values(answer: Answer, shots: list[Shot], counts: dict[str, int]) -> dict[str, Any]:
+    """Return the values to write for an answer, with an error in terms of the command's flags."""
     if answer.error is not None:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
-        return {"error": in_words(PromptError(answer.error), parser)}
+        return {"error": put_in_words(PromptError(answer.error), parser)}
     values = {"text": answer.text, "finish_reason": answer.finish_reason}
     return values | _short_answer(answer.text, shots) | counts
 
@@ -272,12 +277,12 @@ def _print_totals(
     if args.json:
         found = {"answers": answered, "errors": totals["failed"], "seconds": seconds}
         print(json.dumps(found | counts))
-    told = ", ".join(f"{COUNTS[name]} {count:,}" for name, count in counts.items())
-    print(f"{number_of(answered, 'answer')} in {seconds:.1f} s to {file.path}: {told}", file=sys.stderr)
+    details = ", ".join(f"{COUNTS[name]} {count:,}" for name, count in counts.items())
+    print(f"{number_of(answered, 'answer')} in {seconds:.1f} s to {file.path}: {details}", file=sys.stderr)
 
 
 def _short_answer(text: str, shots: list[Shot]) -> dict[str, str]:
-    """Return, behind worked examples, the answer alone, its rationale left out."""
+    """Return the answer without its rationale, if there are worked examples, or else nothing."""
     from mm1_mlx.inputs.few_shot import cut_at_stop
 
     return {"answer": cut_at_stop(text, shots[0].kind)} if shots else {}
@@ -286,7 +291,7 @@ def _short_answer(text: str, shots: list[Shot]) -> dict[str, str]:
 def _print_costs(
     args: argparse.Namespace, processor: Processor, inputs: Inputs, num_low_resolution: int
 ) -> None:
-    """Say what the pictures cost, before anything is encoded."""
+    """Print how many visual tokens the pictures need, before anything is encoded."""
     if num_low_resolution:
         low = inputs.pictures[:num_low_resolution]
         num_images = len(inputs.pictures) - num_low_resolution

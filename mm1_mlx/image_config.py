@@ -1,4 +1,4 @@
-"""How a picture becomes pixels: resizing, normalisation, sub-images."""
+"""The settings of how a picture becomes pixels: resizing, normalisation and sub-images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from mm1_mlx.strict import Config
 
 Alpha = Literal["white", "drop"]  # what transparent pixels become
 
-ONLY_FOR = {  # settings of some ways of making sub-images alone
+SubImages = Literal["none", "static", "dynamic", "quadrants", "anyres"]  # how a large picture is cut
+ONLY_FOR = {  # settings that only some ways of cutting use
     "canvases": ("anyres",),
     "unpad": ("anyres",),
     "min_sub_images": ("dynamic",),
@@ -19,22 +20,24 @@ ONLY_FOR = {  # settings of some ways of making sub-images alone
 
 @dataclass(frozen=True)
 class ImageConfig(Config):
-    """From a picture to pixels: everything that preprocessing needs."""
+    """All settings of how a picture becomes pixels."""
 
-    image_size: int  # pixels, each side, of what the encoder sees
+    image_size: int  # pixels, each side, of a view
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: Literal["squash", "crop", "pad", "smart"] = "squash"  # to a square: stretch, centre crop or pad
     alpha: Alpha = "white"  # "drop" keeps the published checkpoints' rule
-    sub_images: Literal["none", "static", "dynamic", "quadrants", "anyres"] = "none"
-    min_sub_images: int = 1  # dynamic: of the grid, the overview not counted
+    sub_images: SubImages = "none"
+    min_sub_images: int = 1  # dynamic: crops in the grid, without the overview
     max_sub_images: int = 1
     position_tags: Literal["none", "index"] = "none"  # text before each sub-image: "(picture,row,column)"
     canvases: tuple[tuple[int, int], ...] = ()  # anyres: (rows, columns) to choose from; all if empty
-    unpad: bool = False  # anyres: drop what only pads the crops' joined map, end each of its rows
-    size_multiple: int = 0  # smart: aspect kept, sides multiples of this many pixels
-    min_pixels: int = 0  # smart: of the resized picture
-    max_pixels: int = 0
+    unpad: bool = (
+        False  # anyres: drop visual tokens that are only padding, and end each row with a learned one
+    )
+    size_multiple: int = 0  # smart: the sides of the resized picture are multiples of this many pixels
+    min_pixels: int = 0  # smart: fewest pixels of the resized picture
+    max_pixels: int = 0  # smart: most pixels of the resized picture
 
     def __post_init__(self) -> None:
         self._require_positive("image_size", "max_sub_images")
@@ -57,7 +60,7 @@ class ImageConfig(Config):
         self._require(all(s > 0 for s in self.std), f"std is {self.std}, expected numbers above 0.")
 
     def _check_sub_images(self) -> None:
-        """A setting without effect is refused, and so is a grid that cannot be."""
+        """Refuse a setting that would have no effect, and a grid that is not possible."""
         defaults = {f.name: f.default for f in fields(self)}
         for name, rules in ONLY_FOR.items():
             self._require(
@@ -75,10 +78,10 @@ class ImageConfig(Config):
             )
 
     def changed(self, **changes: Any) -> ImageConfig:
-        """The same with ``changes``; what the new ``sub_images`` has no use for goes back to its default.
+        """Return a copy with ``changes``; settings that the new ``sub_images`` does not use get their defaults.
 
         Raises:
-            ConfigError: a change is unknown, of the wrong type, or does not fit the rest.
+            ConfigError: a change is unknown, has the wrong type, or does not fit the other settings.
         """
         self._require(
             self.resize != "smart" or "image_size" not in changes,

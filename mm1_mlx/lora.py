@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _take_defaults(parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
-    """Make defaults of what ``--mm1-sft`` and the file of ``-c`` say."""
+    """Set the defaults of flags to the values of ``--mm1-sft`` and of the file that ``-c`` names."""
     training_flags.take_defaults(parser, argv, {"mm1_sft": MM1_SFT})
 
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("there is nothing to do; give --train, --test, --dry-run or --check-data DIR.")
     if args.memory is not None and not 0 < args.memory < float("inf"):
         raise UsageError(f"--memory is {args.memory}, expected more than 0 GB.")
-    before = _run_before(args)
+    before = _find_run(args)
     recipe = training_flags.with_flags(args, before.recipe if before else DEFAULT)
     options = training_flags.with_flags(args, before.options if before else RunOptions())
     tuning = training_flags.tuning_of(args, _tuning_before(before))
@@ -105,12 +105,12 @@ def run(args: argparse.Namespace) -> None:
         _test(args, model, processor, rows, recipe)
 
 
-def _run_before(args: argparse.Namespace) -> Run | None:
-    """Return the run that is to go on, where there is one."""
-    from mm1_mlx.training.run_folder import RunFolder, saved_run
+def _find_run(args: argparse.Namespace) -> Run | None:
+    """Return the run to resume, or None."""
+    from mm1_mlx.training.run_folder import RunFolder, read_run
 
     there = RunFolder(_folder(args)).newest() if args.resume else None
-    return None if there is None else saved_run(there)
+    return None if there is None else read_run(there)
 
 
 def _tuning_before(before: Run | None) -> Tuning | None:
@@ -131,12 +131,12 @@ def _dry_run(args: argparse.Namespace, recipe: Recipe, options: RunOptions, tuni
     from mm1_mlx.training.dry_run import dry_run
 
     if args.memory is None and args.dtype is None and mx.default_device() == mx.cpu:
-        args.dtype = "float32"  # as the run itself would load it; a Mac's GPU takes the stored type
+        args.dtype = "float32"  # the type in which a CPU would load it; a Mac's GPU takes the stored type
     rows = open_data(args.data) if args.data else {}
     model, processor = flags.load_model(args, sizes_alone=True)
     if is_preset(args.model):
         print(f"{args.model}: sizes alone; tokens are counted by mm1-tiny's tokenizer, so lengths are rough")
-    mac = None if args.memory is None else float(args.memory)  # YAML gives whole numbers
+    mac = None if args.memory is None else float(args.memory)  # YAML may give a whole number
     for line in dry_run(model, processor, rows, recipe, tuning, keep=options.cached_bytes, mac=mac):
         print(line)
 
@@ -152,7 +152,7 @@ def _train(
 ) -> None:
     import mlx.core as mx
 
-    from mm1_mlx.training.dry_run import learning
+    from mm1_mlx.training.dry_run import describe_learning
     from mm1_mlx.training.session import Session, require_fresh, run_task
     from mm1_mlx.training.tuning_task import TuningTask
     from mm1_mlx.vision.cache import VisionCache
@@ -164,14 +164,14 @@ def _train(
     session = Session(args.json, args.report_to, args.project_name, about, args.resume, args.force)
     cache = VisionCache(options.cached_bytes) if options.cached_bytes else None
     task = TuningTask(model, processor, rows, recipe, tuning, vision_cache=cache)
-    trainer = run_task(task, options, folder, session, notes=learning(model))
+    trainer = run_task(task, options, folder, session, notes=describe_learning(model))
     if task.batches.left_out:
         say(f"{number_of(len(task.batches.left_out), 'row')} left out")
     if mx.distributed.init().rank() == 0:
-        _tell_the_end(trainer, folder)
+        _print_end(trainer, folder)
 
 
-def _tell_the_end(trainer: Trainer, folder: Path) -> None:
+def _print_end(trainer: Trainer, folder: Path) -> None:
     progress = trainer.progress
     if trainer.stopped_by:
         say(f"stopped by {trainer.stopped_by} after update {progress.update}; --resume goes on.")

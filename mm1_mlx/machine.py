@@ -1,4 +1,4 @@
-"""How much memory MLX may use on this machine."""
+"""The memory that MLX can use on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import mlx.core as mx
 
 
 def machine_memory() -> int:
-    """Bytes in all: what the GPU is meant to take, or all memory of a machine without one."""
+    """Return the bytes that the GPU should use at most, or all memory of a machine without a GPU."""
     if mx.default_device().type == mx.gpu:
         info = mx.device_info()
         found = info.get("max_recommended_working_set_size") or info.get("total_memory")
@@ -18,7 +18,7 @@ def machine_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that may still be taken, roughly."""
+    """Return roughly how many bytes are still free."""
     if mx.default_device().type == mx.gpu:
         return max(machine_memory() - mx.get_active_memory(), 0)
     return _bytes_of("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")

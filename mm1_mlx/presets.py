@@ -1,6 +1,6 @@
-"""Named sizes: MM1's own, and the public image encoders that fit them.
+"""Configurations by name: MM1's own models, and public image encoders that fit them.
 
-The paper gives parameter counts, not shapes. Decoder shapes here are ours, chosen so that the
+The paper gives parameter counts, but no shapes. The decoder shapes here are ours, chosen so that the
 non-embedding parameters are the paper's 2.9 B, 6.4 B and 30 B and the sparse models' totals its 64 B
 and 47 B. The two together fix the share of the feed-forward layers: 1.94 B of the 3B, 5.2 B of the 7B.
 
@@ -95,8 +95,8 @@ DECODERS = {
 }
 
 
-# MM1's proportions at the size of a laptop's lunch break: 9 x 9 patches to 4 x 4 visual tokens, windows
-# uneven just as 27 x 27 to 12 x 12.
+# MM1's proportions in a model small enough for a laptop. 9 x 9 patches become 4 x 4 visual tokens, pooled in uneven
+# windows as 27 x 27 patches are to 12 x 12.
 MM1_TINY = MM1Config(
     vision_config=ImageEncoderConfig(
         image_size=126,
@@ -142,11 +142,12 @@ MM1_TINY = MM1Config(
 
 
 def preset(name: str) -> MM1Config:
-    """The configuration of one of MM1's models (ViT-H/14 at 378 pixels, C-Abstractor, 144 tokens), or of
-    ``mm1-tiny``.
+    """Return the configuration of one of MM1's models by its name, such as "mm1-3b", or of "mm1-tiny".
+
+    MM1's models have a ViT-H/14 for pictures of 378 pixels, and a C-Abstractor that makes 144 visual tokens.
 
     Raises:
-        ConfigError: there is no preset of that name.
+        ConfigError: there is no preset of this name.
     """
     if name == "mm1-tiny":
         return MM1_TINY

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from mm1_mlx.training.pretraining.recipe import read_recipe
 
     recipe = read_recipe(Path(args.config).expanduser())
-    chosen = recipe.stages if args.stage is None else (recipe.named(args.stage),)
+    chosen = recipe.stages if args.stage is None else (recipe.find_stage(args.stage),)
     import mlx.core as mx
 
     from mm1_mlx.tiny.corpora import CORPORA
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     stages = Stages(recipe, Path(args.output).expanduser(), generators, say if first else lambda line: None)
     if args.dry_run:
         for number, stage in enumerate(chosen):
-            print("\n" * bool(number) + "\n".join(stages.foreseen(stage)))
+            print("\n" * bool(number) + "\n".join(stages.foresee(stage)))
         return
     _train(args, stages, chosen)
 
@@ -65,7 +65,7 @@ def _train(args: argparse.Namespace, stages: Stages, chosen: Sequence[Stage]) ->
                 say(f"stage {stage.name} is done: {stages.result(stage)}")
             continue
         stopped_by = _train_stage(args, stages, stage)
-        processes.summed(0)  # the first one has written the model by now
+        processes.sum_numbers(0)  # waits until the first process has written the model
         if stopped_by:
             if processes.rank == 0:
                 say(f"stopped by {stopped_by} in stage {stage.name}; --resume goes on.")
@@ -75,10 +75,10 @@ def _train(args: argparse.Namespace, stages: Stages, chosen: Sequence[Stage]) ->
 
 
 def _train_stage(args: argparse.Namespace, stages: Stages, stage: Stage) -> str | None:
-    """Train one stage; return what stopped it, if anything did."""
+    """Train one stage, and return what stopped it, or None if it was finished."""
     from mm1_mlx.training.session import Session, run_task
 
-    ready = stages.ready(stage, force=args.force)
+    ready = stages.prepare(stage, force=args.force)
     about = {"stage": stage.name} | ready.task.recipe.to_dict() | stage.options.to_dict()
     session = Session(args.json, args.report_to, args.project_name, about, args.resume)
     folder = stages.folder_of(stage)

@@ -1,4 +1,7 @@
-"""What a user may set at run time, with its default and its range. Light: ``--help`` reads it."""
+"""What a user can set at run time, with defaults and ranges.
+
+``--help`` imports this file, so it imports nothing slow.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,24 @@ from typing import Literal
 
 from mm1_mlx.errors import SamplingError
 
+Template = Literal["chat", "plain"]  # how a prompt is written: in the chat template, or as it is
+How = Literal["frozen", "lora", "dora", "full"]  # how a part of a model is trained
+
 EMBEDDED_MODEL = "mm1-tiny"
 DTYPES = ("float16", "bfloat16", "float32")
-BITS = (2, 3, 4, 5, 6, 8)  # that MLX can pack, in weights and KV caches
+BITS = (2, 3, 4, 5, 6, 8)  # numbers of bits to which MLX can pack weights and KV caches
 PackingMode = Literal["affine", "mxfp4", "mxfp8", "nvfp4"]  # how MLX packs weights
-MAX_TOKENS = 256  # of one answer
+MAX_TOKENS = 256  # tokens of one answer
 BATCH_SIZE = 8  # answers written together
 PREFILL_STEP_SIZE = 2048  # prompt tokens processed at once
-VISION_CACHE_MB = 256  # of visual tokens kept, in memory and again on disk
+VISION_CACHE_MB = 256  # MB of visual tokens to keep, in memory and as much again on disk
 ADAPTER_RANK, ADAPTER_SCALE = 8, 20.0  # of LoRA and DoRA
 MAX_PICTURE_PIXELS = 150_000_000  # three times a phone's largest picture; more may be a decompression bomb
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen; temperature 0 takes the likeliest.
+    """How the next token is chosen; temperature 0 takes the most likely one.
 
     Raises:
         SamplingError: a value is out of range.

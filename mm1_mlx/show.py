@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
     from mm1_mlx.config import MM1Config
 
-CONFIG = "the parts of a model, their sizes, and what a picture costs"
-MEMORY = "what a model needs of this machine's memory, by dtype and quantization"
-SUB_IMAGES = "draw how a picture is cut: the views over it, in order, with their visual tokens"
-TOKENS = (
+CONFIG_HELP = "the parts of a model, their sizes, and what a picture costs"
+MEMORY_HELP = "what a model needs of this machine's memory, by dtype and quantization"
+SUB_IMAGES_HELP = "draw how a picture is cut: the views over it, in order, with their visual tokens"
+TOKENS_HELP = (
     "draw the patches that visual tokens respond to, through the connector; the image encoder before it has mixed "
     "the whole picture into every patch"
 )
-ATTENTION = "draw what each word of an answer attended to, the mean over the decoder's heads and layers"
+ATTENTION_HELP = "draw what each word of an answer attended to, the mean over the decoder's heads and layers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subcommands(
         parser,
-        Subcommand("config", CONFIG, add_sizes, show_config),
-        Subcommand("memory", MEMORY, add_memory, show_memory),
-        Subcommand("sub-images", SUB_IMAGES, add_sub_images, show_sub_images),
-        Subcommand("tokens", TOKENS, add_tokens, show_tokens),
-        Subcommand("attention", ATTENTION, add_attention, show_attention),
+        Subcommand("config", CONFIG_HELP, add_sizes, show_config),
+        Subcommand("memory", MEMORY_HELP, add_memory, show_memory),
+        Subcommand("sub-images", SUB_IMAGES_HELP, add_sub_images, show_sub_images),
+        Subcommand("tokens", TOKENS_HELP, add_tokens, show_tokens),
+        Subcommand("attention", ATTENTION_HELP, add_attention, show_attention),
     )
 
 
@@ -50,10 +50,10 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
 
 
 def show_config(args: argparse.Namespace) -> None:
-    from mm1_mlx.seeing.parts import screen
+    from mm1_mlx.seeing.parts import describe_model
 
     config, _ = _sizes(args)
-    print(screen(config))
+    print(describe_model(config))
 
 
 def add_memory(parser: argparse.ArgumentParser) -> None:
@@ -68,12 +68,15 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
 
 def show_memory(args: argparse.Namespace) -> None:
     from mm1_mlx.machine import machine_memory
-    from mm1_mlx.sizing.inference import memory_table, needs, verdict
+    from mm1_mlx.sizing.inference import describe_fit, list_needs, memory_table
 
     config, folder = _sizes(args)
-    found, memory = needs(config, folder, context=args.context, num_images=args.num_images), machine_memory()
+    found, memory = (
+        list_needs(config, folder, context=args.context, num_images=args.num_images),
+        machine_memory(),
+    )
     print(memory_table(found, memory))
-    print(verdict(found, memory))
+    print(describe_fit(found, memory))
 
 
 def add_sub_images(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +89,7 @@ def show_sub_images(args: argparse.Namespace) -> None:
     from mm1_mlx.checkpoint.hub import find_folder
     from mm1_mlx.checkpoint.load import read_config
     from mm1_mlx.inputs.sub_images import views
-    from mm1_mlx.seeing.boxes import sight
+    from mm1_mlx.seeing.boxes import find_sight
     from mm1_mlx.seeing.draw import output_path, write_png
     from mm1_mlx.seeing.figures import sub_images_figure
     from mm1_mlx.seeing.tables import views_table
@@ -96,7 +99,7 @@ def show_sub_images(args: argparse.Namespace) -> None:
     config = read_config(folder)
     config = replace(config, image_config=config.image_config.changed(**flags.image_changes(args)))
     picture = _open(args, config)
-    seen = sight(picture.size, config, **_encoder_of(folder, config))
+    seen = find_sight(picture.size, config, **_encoder_of(folder, config))
     real = views(picture, config.image_config, max_pixels=args.max_image_pixels)
     title = f"{_name(args)}: {picture.width} x {picture.height} pixels, {config.image_config.sub_images}"
     write_png(sub_images_figure(f"{title}, {len(seen.tokens)} visual tokens", picture, real, seen), path)
@@ -116,20 +119,21 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
 
 def show_tokens(args: argparse.Namespace) -> None:
     from mm1_mlx.inputs.sub_images import views
-    from mm1_mlx.seeing.boxes import sight
+    from mm1_mlx.seeing.boxes import find_sight
     from mm1_mlx.seeing.draw import output_path, write_png
     from mm1_mlx.seeing.figures import responses_figure
-    from mm1_mlx.seeing.responses import first_view, response_map
+    from mm1_mlx.seeing.responses import choose_tokens, response_map
     from mm1_mlx.seeing.tables import responses_table
 
     path = output_path(args.output, args.picture, "tokens")
     model, processor = flags.load_model(args)
     config = processor.config.image_config
     picture = _open(args, processor.config)
-    seen = sight(picture.size, processor.config)
+    seen = find_sight(picture.size, processor.config)
     real = views(picture, config, max_pixels=args.max_image_pixels)
     maps = {
-        number: response_map(model, real, seen, config, number) for number in args.token or first_view(seen)
+        number: response_map(model, real, seen, config, number)
+        for number in args.token or choose_tokens(seen)
     }
     write_png(responses_figure(_name(args), picture, seen, maps), path)
     print(responses_table(seen, maps))
@@ -151,8 +155,8 @@ def add_attention(parser: argparse.ArgumentParser) -> None:
 
 
 def show_attention(args: argparse.Namespace) -> None:
-    from mm1_mlx.seeing.attention import require_number, words_on_picture
-    from mm1_mlx.seeing.boxes import sight
+    from mm1_mlx.seeing.attention import answer_with_attention, require_number
+    from mm1_mlx.seeing.boxes import find_sight
     from mm1_mlx.seeing.draw import output_path, write_png
     from mm1_mlx.seeing.figures import attention_figure
     from mm1_mlx.seeing.tables import words_table
@@ -160,10 +164,10 @@ def show_attention(args: argparse.Namespace) -> None:
     path = output_path(args.output, args.picture, "attention")
     model, processor = flags.load_model(args)
     picture = _open(args, processor.config)
-    seen = sight(picture.size, processor.config)
+    seen = find_sight(picture.size, processor.config)
     if args.model == EMBEDDED_MODEL:
         print(flags.TINY_NOTICE, file=sys.stderr)
-    words = words_on_picture(
+    words = answer_with_attention(
         model, processor, picture, args.prompt, max_tokens=args.max_tokens, layer=args.layer
     )
     if args.word is not None:
@@ -182,7 +186,7 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
 
 
 def _sizes(args: argparse.Namespace) -> tuple[MM1Config, Path | None]:
-    """The configuration, and the folder that it is of."""
+    """Return the configuration that the flags name, and its folder if it has one."""
     from mm1_mlx.checkpoint.hub import find_folder
     from mm1_mlx.checkpoint.load import read_config
 
@@ -193,7 +197,7 @@ def _sizes(args: argparse.Namespace) -> tuple[MM1Config, Path | None]:
 
 
 def _encoder_of(folder: Path, config: MM1Config) -> dict[str, Any]:
-    """The tokenizer, where position tags are to be counted."""
+    """Return the argument of ``find_sight`` that encodes position tags, if the model has them."""
     if config.image_config.position_tags == "none":
         return {}
     from mlx_lm.tokenizer_utils import load as load_tokenizer

@@ -1,4 +1,4 @@
-"""Dataclasses that refuse what they do not know: the base of every part of ``config.json``."""
+"""Dataclasses that refuse unknown keys and wrong types: the base of every part of ``config.json``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mm1_mlx.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
 
-LARGEST = 2**31  # no size of a model reaches it, and MLX counts elements of an axis below it
-SEEDS = 2**64  # that MLX takes
+LARGEST = 2**31  # sizes must be smaller; MLX cannot count more elements of an axis
+SEEDS = 2**64  # seeds must be smaller
 
 
 @dataclass(frozen=True)
 class Config:
     """A strict dataclass: unknown keys, missing keys and wrong types are refused by name."""
 
-    called: ClassVar[str] = ""  # in messages, where people know it by another name than its class's
+    called: ClassVar[str] = ""  # the name in messages; by default that of the class
 
     @classmethod
     def from_dict(cls: type[C], values: Any) -> C:
-        """Build from parsed JSON.
+        """Build an instance from parsed JSON.
 
         Raises:
             ConfigError: a key is unknown or missing, or a value has the wrong type.
@@ -46,7 +46,7 @@ class Config:
         return cls(**checked)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
+        """Return all values as plain JSON values."""
         return asdict(self)
 
     @classmethod
@@ -72,7 +72,7 @@ def _has_default(f: Any) -> bool:
 
 
 def typed(owner: str, key: str, value: Any, hint: Any) -> Any:
-    """``value`` as ``hint`` says, or a ConfigError that names the key."""
+    """Convert ``value`` to the type that ``hint`` gives."""
     options = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for option in options:
         if option is type(None) and value is None:
@@ -84,7 +84,9 @@ def typed(owner: str, key: str, value: Any, hint: Any) -> Any:
             if get_args(option)[-1] is Ellipsis or len(get_args(option)) == len(value):
                 return tuple(typed(owner, key, v, inner) for v in value)
         if option is float:
-            if type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN, not infinite
+            if (type(value) is int or type(value) is float) and abs(
+                value
+            ) <= sys.float_info.max:  # excludes NaN
                 return float(value)
         elif isinstance(option, type) and type(value) is option:
             return value
@@ -95,7 +97,7 @@ def typed(owner: str, key: str, value: Any, hint: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Return ``value`` as short as a message can hold it."""
+    """Return a value as text, shortened for a message."""
     found = repr(value)
     return found if len(found) <= 60 else f"{found[:57]}…{found[-1]}"
 

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from mm1_mlx.command import Subcommand, add_subcommands, in_words
+from mm1_mlx.command import Subcommand, add_subcommands, put_in_words
 from mm1_mlx.errors import MM1Error, SamplingError
 
 
@@ -31,15 +31,15 @@ def parser():
     ],
 )
 def test_a_parameter_is_told_as_the_commands_flag(parser, message, line):
-    assert in_words(SamplingError(message), parser) == line
+    assert put_in_words(SamplingError(message), parser) == line
 
 
 def test_a_message_without_parameters_is_as_it_is(parser):
-    assert in_words(MM1Error("the disk is full."), parser) == "the disk is full."
+    assert put_in_words(MM1Error("the disk is full."), parser) == "the disk is full."
 
 
 @pytest.mark.parametrize("flag", ["--adapter-path", "--output"])
 def test_the_folder_of_a_run_is_called_by_the_commands_own_flag(flag):
     parser = argparse.ArgumentParser()
     parser.add_argument(flag)
-    assert in_words(MM1Error("give another `folder`."), parser) == f"give another {flag}."
+    assert put_in_words(MM1Error("give another `folder`."), parser) == f"give another {flag}."

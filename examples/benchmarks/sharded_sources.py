@@ -152,7 +152,7 @@ def run(way: str, folder: Path, updates: int, output: Path) -> dict[str, Any]:
     stages, (stage,) = Stages(plan, output, {}), plan.stages
     middle = updates // 2 + 3
     watch = Watch(updates // 10, {"stopped": middle, "resumed": middle + RESUMED}.get(way))
-    trainer = Trainer(stages.ready(stage).task, stage.options, stages.folder_of(stage), report=watch)
+    trainer = Trainer(stages.prepare(stage).task, stage.options, stages.folder_of(stage), report=watch)
     watch.trainer = trainer
     if way == "resumed" and not trainer.resume():
         raise SystemExit("there is nothing to go on from")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -61,7 +61,7 @@ class RowBatches(Generic[Item, Made]):
         """Combine rows."""
         raise NotImplementedError
 
-    def updates(self, first: int, stop: int) -> Iterator[list[Made]]:
+    def updates(self, first: int, stop: int) -> Generator[list[Made], None, None]:
         """Yield the combined rows of each update from ``first`` on; those of the next one are prepared meanwhile.
 
         Raises:
@@ -69,7 +69,7 @@ class RowBatches(Generic[Item, Made]):
         """
         return self._prepare_groups(map(self._sampler.rows_of, range(first, stop)))
 
-    def read_in_order(self, num_rows: int) -> Iterator[list[Made]]:
+    def read_in_order(self, num_rows: int) -> Generator[list[Made], None, None]:
         """Yield the first rows in the order of the data, a batch at a time, for validation."""
         if isinstance(self._sampler, Mixture):
             raise ValueError("a mixture has no first rows; give rows with a number.")
@@ -87,7 +87,7 @@ class RowBatches(Generic[Item, Made]):
                 items.append(self.item(number))
         return self.combine(items)
 
-    def _prepare_groups(self, groups: Iterable[Sequence[Any]]) -> Iterator[list[Made]]:
+    def _prepare_groups(self, groups: Iterable[Sequence[Any]]) -> Generator[list[Made], None, None]:
         """Yield the combination of each group of rows; the threads end when no more groups are taken."""
         pool, begun = ThreadPoolExecutor(WORKERS), deque()
         try:

@@ -35,7 +35,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int, /) -> Record:
         """Return a row, parsed.
 
         Raises:

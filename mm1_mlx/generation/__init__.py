@@ -1,4 +1,4 @@
-"""From a prompt to text."""
+"""Generation of text from prompts: one at a time, in batches, in conversations, and the scoring of given texts."""
 
 from mm1_mlx.generation.answering import Piece
 from mm1_mlx.generation.batch import Answer, batch_generate, stream_batch

@@ -1,10 +1,11 @@
-"""One request on its way: what the model reads of it, and its answer, token by token up to where it stops."""
+"""A request that is being answered: its prepared prompt, and the pieces of its answer up to where it stops."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import mlx.core as mx
 
@@ -14,28 +15,30 @@ from mm1_mlx.generation.timing import Timing
 from mm1_mlx.inputs.content import content_of
 from mm1_mlx.inputs.processor import Processor
 
+FinishReason = Literal["stop", "length"]
+
 
 @dataclass(frozen=True)
 class Piece:
-    """The next bit of text; the last one has a ``finish_reason``: "stop" or "length"."""
+    """The next piece of an answer; the last one has a ``finish_reason``."""
 
     text: str
     token: int
-    timing: Timing  # as far as known; complete on the last piece
-    finish_reason: str | None
+    timing: Timing  # as far as it is known; complete on the last piece
+    finish_reason: FinishReason | None
 
 
 class Answering:
-    """A prepared prompt, and the pieces of its answer with their time.
+    """A prepared prompt, and the timed pieces of its answer.
 
     Args:
-        request: what is asked.
-        processor: from ``load``; errors are its own.
-        stop: texts that end the answer, beside the request's.
+        request: the prompt and its pictures.
+        processor: from ``load``; errors are those of calling it.
+        stop: texts that end the answer, in addition to the request's.
     """
 
     def __init__(self, request: Request, processor: Processor, stop: Sequence[str] = ()):
-        self._begun, self._first = time.perf_counter(), None  # when the first token came
+        self._begun, self._first = time.perf_counter(), None  # times of the start and of the first token
         self._stops, self.timing = Stops((*request.stop, *stop)), Timing()
         with self.timing.phase("preprocess"):
             self.inputs = request.prepare(processor)
@@ -43,8 +46,8 @@ class Answering:
         self.timing.prompt_tokens = len(self.content)
         self.timing.visual_tokens = self.inputs.num_visual_tokens
 
-    def add(self, text: str, token: int, finish_reason: str | None) -> Piece:
-        """Take the next token and the text that it completes."""
+    def add(self, text: str, token: int, finish_reason: FinishReason | None) -> Piece:
+        """Make a piece of the next token and the text that it completes."""
         now, timing = time.perf_counter(), self.timing
         if self._first is None:
             self._first = now

@@ -1,4 +1,4 @@
-"""Answer many prompts: the engine's events, gathered into answers."""
+"""Answers to many prompts, gathered from the engine's events."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mm1_mlx.vision.cache import VisionCache
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one request."""
+    """The answer to one request, or the error that prevented it."""
 
-    number: int  # the request's place, from 0
+    number: int  # the request's place in the batch, from 0
     text: str
     finish_reason: Literal["stop", "length", "error"]
-    timing: Timing = field(default_factory=Timing)  # waiting for others counts for first_token and decode
-    error: str | None = None  # why there is no text
+    timing: Timing = field(default_factory=Timing)  # first_token and decode include waiting for others
+    error: str | None = None  # why there is no text, in words
 
 
 def batch_generate(
@@ -75,11 +75,11 @@ def stream_batch(
         model: from ``load``.
         processor: from ``load``.
         requests: prompts with any number of pictures each; they are read as they are needed.
-        batch_size: answers written together. Each holds its own KV cache.
+        batch_size: number of answers written together. Each has its own KV cache.
         max_tokens: the longest answer, in tokens; the context may end it sooner.
-        sampling: how tokens are chosen; greedy by default, and then as one by one.
+        sampling: how tokens are chosen. By default greedily, so that answers are the same as one by one.
         prefill_step_size: prompt tokens processed at once.
-        vision_batch_size: views encoded together; by default what free memory allows.
+        vision_batch_size: views encoded together; by default as many as free memory allows.
         vision_cache: where visual tokens are kept; by default in a cache for this batch.
 
     Raises:
@@ -97,7 +97,7 @@ def stream_batch(
 
 
 def answers_of(engine: Engine, requests: Iterable[Request]) -> Iterator[Answer]:
-    """Yield an engine's answers to requests as they finish; it has no others to work on.
+    """Yield an engine's answers to requests as they finish; the engine must have no other requests.
 
     A request that cannot be answered gives an answer with its ``error``.
     """
@@ -110,9 +110,10 @@ def answers_of(engine: Engine, requests: Iterable[Request]) -> Iterator[Answer]:
             return
         for event in engine.step():
             number = numbers[event.id]
-            if event.error is not None:
+            piece = event.piece
+            if piece is None:  # then the event has an error
                 yield Answer(number, "", "error", error=" ".join(str(event.error).split()))
                 continue
-            texts[number] += event.piece.text
-            if event.piece.finish_reason is not None:
-                yield Answer(number, texts.pop(number), event.piece.finish_reason, event.piece.timing)
+            texts[number] += piece.text
+            if piece.finish_reason is not None:
+                yield Answer(number, texts.pop(number), piece.finish_reason, piece.timing)

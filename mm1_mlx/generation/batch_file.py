@@ -1,7 +1,8 @@
-"""A file of prompts in, a file of answers out: in input order, whole or not at all, and able to go on.
+"""Files of prompts and of their answers, which are written in the order of the prompts and can be resumed.
 
-While a batch runs, answers are appended to ``OUT.jsonl.partial`` as they finish; at the end they are put in the order
-of their prompts and renamed to ``OUT.jsonl``. What is in either file already is not asked again with ``resume``.
+While a batch runs, answers are appended to ``OUT.jsonl.partial`` as they finish. At the end they are written to
+``OUT.jsonl`` in the order of their prompts, completely or not at all. With ``resume``, prompts whose answers are in
+either file are not asked again.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Row:
 
     line: int  # from 1
     prompt: str
-    images: Sequence[str]  # paths, from the file's folder, or data: URLs
+    images: Sequence[str]  # paths, already joined to the file's folder, or URLs
     system: str | None
-    id: Any  # the user's own, handed through
-    values: dict[str, Any]  # as they stand in the file
+    id: Any  # the user's own identifier, copied to the answer
+    values: dict[str, Any]  # all values as they are in the file
 
 
 def read_rows(path: str | Path, *, prompt: str | None = None, system: str | None = None) -> list[Row]:
@@ -38,23 +39,23 @@ def read_rows(path: str | Path, *, prompt: str | None = None, system: str | None
 
     Args:
         path: the file.
-        prompt: for rows that have none.
-        system: for rows that have none.
+        prompt: prompt for rows that have none.
+        system: system message for rows that have none.
 
     Raises:
-        PromptError: the file or one of its rows is at fault; the message names line and field.
+        PromptError: the file or one of its rows is wrong; the message names line and field.
     """
     folder = Path(os.path.expanduser(path)).parent
     rows = []
     for line, values in read_json_lines(path, holds="prompts").items():
         try:
-            rows.append(_row(line, values, folder, prompt, system))
+            rows.append(_make_row(line, values, folder, prompt, system))
         except PromptError as error:
             raise PromptError(f"{path}, line {line}: {error}") from None
     return rows
 
 
-def _row(line: int, values: dict[str, Any], folder: Path, prompt: str | None, system: str | None) -> Row:
+def _make_row(line: int, values: dict[str, Any], folder: Path, prompt: str | None, system: str | None) -> Row:
     require_known(values, KEYS)
     if "image" in values and "images" in values:
         raise PromptError("image and images do not go together; keep one of them.")
@@ -77,10 +78,10 @@ class AnswerFile:
     """The answers of a batch, on disk.
 
     Args:
-        output: where they end up.
-        rows: the batch.
-        settings: everything else that an answer depends on; answers made otherwise are not taken up.
-        resume: go on with what an earlier run left.
+        output: the file for all answers.
+        rows: the prompts of the batch.
+        settings: everything else that an answer depends on; earlier answers made with other settings are not used.
+        resume: use the answers that an earlier run has written.
 
     Raises:
         PromptError: there are answers already and ``resume`` is off, or they cannot be read.
@@ -98,25 +99,25 @@ class AnswerFile:
                 raise PromptError(
                     f"{file} is there already; `resume` goes on with it, or give another `output`."
                 )
-            self._take_up(file)
+            self._read_answers(file)
         _require_folder(output)
         self._journal = self.partial.open("a", encoding="utf-8")
 
-    def _take_up(self, file: Path) -> None:
+    def _read_answers(self, file: Path) -> None:
         lines = file.read_text("utf-8", errors="replace").split("\n")
         for number, line in enumerate(lines, 1):
             try:
                 answer = json.loads(line) if line.strip() else {}
             except ValueError:
-                if number == len(lines):  # the last one was cut off when the run ended
+                if number == len(lines):  # cut off when the earlier run ended
                     continue
                 raise PromptError(f"{file}, line {number} is no answer; give another `output`.") from None
-            row = self._rows.get(answer.get("line")) if isinstance(answer, dict) else None
-            if row is not None and "error" not in answer and answer.get("request") == self._request(row):
+            row = self._rows.get(answer.get("line", 0)) if isinstance(answer, dict) else None
+            if row is not None and "error" not in answer and answer.get("request") == self._hash_request(row):
                 self.answers[row.line] = answer
 
-    def _request(self, row: Row) -> str:
-        """Return what was asked, in short: equal where row and settings are."""
+    def _hash_request(self, row: Row) -> str:
+        """Return a short hash of a row and the settings, which is stored with the answer."""
         asked = json.dumps([row.values, row.prompt, row.system], sort_keys=True) + self._settings
         return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
@@ -126,18 +127,18 @@ class AnswerFile:
         return [row for row in self._rows.values() if row.line not in self.answers]
 
     def add(self, row: Row, values: dict[str, Any]) -> None:
-        """Keep one answer, on disk at once."""
+        """Add one answer, and write it to disk at once."""
         own = {"line": row.line} | ({} if row.id is None else {"id": row.id})
-        self.answers[row.line] = own | values | {"request": self._request(row)}
+        self.answers[row.line] = own | values | {"request": self._hash_request(row)}
         self._journal.write(json.dumps(self.answers[row.line], ensure_ascii=False) + "\n")
         self._journal.flush()
 
     def close(self) -> None:
-        """Leave the answers so far where ``resume`` finds them."""
+        """Close the partial file, in which ``resume`` finds the answers so far."""
         self._journal.close()
 
     def finish(self) -> None:
-        """Put the answers in order under their own name."""
+        """Write all answers in the order of their prompts to the output, and delete the partial file."""
         self._journal.close()
         ordered = [json.dumps(self.answers[line], ensure_ascii=False) + "\n" for line in self._rows]
         with new_file(self.path) as temporary:

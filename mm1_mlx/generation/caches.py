@@ -1,4 +1,4 @@
-"""KV caches: which of mlx-lm's fits the settings and the decoder."""
+"""The choice of mlx-lm's KV cache that fits the settings and the decoder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from mm1_mlx.model.mm1 import MM1
 
 
 def make_cache(model: MM1, *, max_kv_size: int | None = None, kv_bits: int | None = None) -> list[Any]:
-    """Make an empty cache for one sequence.
+    """Make an empty KV cache for one sequence.
+
+    Args:
+        model: from ``load``.
+        max_kv_size: keep only this many positions, of which the oldest is overwritten.
+        kv_bits: number of bits to pack the cache to.
 
     Raises:
-        SamplingError: a setting is out of range, or mlx-lm has no cache for this pair or this decoder.
+        SamplingError: a setting is out of range, or mlx-lm has no such cache for this decoder.
     """
     require_kv_settings(max_kv_size, kv_bits)
     name = model.config.text_config.model_type
@@ -33,10 +38,10 @@ def make_cache(model: MM1, *, max_kv_size: int | None = None, kv_bits: int | Non
 
 
 def kv_group_size(model: MM1, kv_bits: int | None) -> int:
-    """Return the largest group of packed numbers that divides the width of a head.
+    """Return the largest size for groups of packed numbers that divides the width of a head.
 
     Raises:
-        SamplingError: none does.
+        SamplingError: no size of mlx-lm's divides it.
     """
     if kv_bits is None:
         return 64

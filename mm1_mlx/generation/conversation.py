@@ -1,9 +1,9 @@
-"""A conversation about pictures, turn by turn: what was encoded or read once is not encoded or read again."""
+"""A conversation about pictures, turn by turn, in which every picture is encoded and every text is read only once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,35 +17,36 @@ from mm1_mlx.generation.saved_conversation import VERSION, SavedConversation, Sa
 from mm1_mlx.generation.stream import require_usable, stream_answer
 from mm1_mlx.inputs.few_shot import Shot
 from mm1_mlx.inputs.inputs import Inputs
-from mm1_mlx.inputs.picture import Picture, find_picture
+from mm1_mlx.inputs.picture import Picture, Source, find_picture
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import IMAGE, Message, escape, num_places, remove_places
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.vision.cache import VisionCache
 
-NO_PATH = ("data:", "http:", "https:")  # how a source begins that is none
-CAPTION_QUESTION = "Describe the picture."  # what a shot that is a caption answers
+NO_PATH = ("data:", "http:", "https:")  # beginnings of sources that are no paths
+CAPTION_QUESTION = "Describe the picture."  # the question for a worked example that is a caption
 
 
 @dataclass(frozen=True)
 class Attached:
-    """A picture as it was when it was attached; what happens to its file later does not matter."""
+    """A picture as it was when it was attached, whatever happens to its file later."""
 
     picture: Picture
-    path: Path | None  # absolute; None where it has none
+    path: Path | None  # absolute; None for a picture that is not a file
 
     @property
     def name(self) -> str:
+        """The name of the picture, for people."""
         return self.path.name if self.path else self.picture.name
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Tokens of a conversation."""
+    """The numbers of tokens in a conversation."""
 
-    parts: list[tuple[str, int]]  # each message's text, each picture, and what the chat template adds
+    parts: list[tuple[str, int]]  # of each message's text, of each picture, and of the chat template
     total: int
-    context: int | None  # the model's, where it has a limit
+    context: int | None  # the most tokens the model can use; None if there is no limit
 
 
 class Conversation:
@@ -54,12 +55,12 @@ class Conversation:
     Args:
         model: from ``load``.
         processor: from ``load``.
-        model_name: for messages, and saved with the conversation.
+        model_name: name of the model, for messages and in saved conversations.
         decoding: how answers are written.
-        vision_cache: visual tokens of pictures seen before; by default one in memory.
+        vision_cache: where visual tokens are kept; by default in memory.
 
     Raises:
-        MM1Error: the model has no chat template, or a setting does not go with it.
+        MM1Error: the model has no chat template, or a setting does not fit it.
     """
 
     def __init__(
@@ -79,23 +80,23 @@ class Conversation:
         self._vision_cache = vision_cache or VisionCache()
         decoding = decoding or Decoding()
         self._prefix = Prefix(model, kv_bits=decoding.kv_bits, max_kv_size=decoding.max_kv_size)
-        self._decoding = replace(decoding, kv_bits=None, max_kv_size=None)  # which the prefix has
+        self._decoding = replace(decoding, kv_bits=None, max_kv_size=None)  # the prefix has these two
         require_usable(model, self._decoding, self._prefix)
         self._system: str | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Forget messages and pictures. The system message stays."""
+        """Delete messages and pictures, but keep the system message."""
         self.messages: list[Message] = []
-        self.pictures: list[Attached] = []  # of the messages, in reading order
-        self.waiting: list[Attached] = []  # for the next question
+        self.pictures: list[Attached] = []  # pictures of the messages, in reading order
+        self.waiting: list[Attached] = []  # pictures for the next question
 
     @property
     def system(self) -> str | None:
-        """The system message. A new one stands before everything, so the next answer reads all text again.
+        """The system message. It comes first, so after a change the next answer must read all text again.
 
         Raises:
-            PromptError: the chat template knows no system message, or it does not fit the context.
+            PromptError: the chat template has no system messages, or the message does not fit the context.
         """
         return self._system
 
@@ -110,31 +111,34 @@ class Conversation:
 
     @property
     def context(self) -> int | None:
-        """Tokens that the model can read and write in all."""
+        """The number of tokens that the model can read and write in all, or None if there is no limit."""
         return self._model.config.text_config.max_positions
 
     def attach(self, *sources: str | Path | bytes) -> list[Attached]:
-        """Open pictures for the next question: all of them or none.
+        """Open pictures for the next question, either all of them or none.
 
         Raises:
-            PictureError: one cannot be opened.
-            PromptError: they do not fit the context.
+            PictureError: a picture cannot be opened.
+            PromptError: the pictures do not fit the context.
         """
         found = [self._open(source) for source in sources]
         self._require_fit(self.messages, [*self.pictures, *self.waiting, *found], self.system)
         self.waiting += found
         return found
 
-    def ask(self, text: str) -> Iterator[Piece]:
-        """Yield the answer as it comes. New pictures stand before ``text``, or in its ``<image>``.
+    def ask(self, text: str) -> Generator[Piece, None, None]:
+        """Yield the answer as it is written.
 
-        Closed early, or interrupted, the conversation goes on with what was said so far. Where nothing was,
-        and after an error, it is as before, and the pictures still wait.
+        If the iterator is closed early or interrupted, the conversation keeps the answer so far. If there is none yet,
+        or after an error, it is as before, and the pictures are still attached to the next question.
+
+        Args:
+            text: the question. Attached pictures come before it, or at its ``<image>``.
 
         Raises:
-            MM1Error: as ``stream_generate``. It comes when the first piece is asked for.
+            MM1Error: as ``stream_generate``; it is raised when the first piece is asked for.
         """
-        question = {"role": "user", "content": self._with_places(text)}
+        question = {"role": "user", "content": self._add_places(text)}
         pictures = [*self.pictures, *self.waiting]
         said, complete = "", False
         images = [attached.picture for attached in pictures]
@@ -154,7 +158,7 @@ class Conversation:
                     yield piece
         except (MM1Error, GeneratorExit):
             raise
-        except BaseException:  # somewhere between two layers, perhaps: what the KV cache holds is not known
+        except BaseException:  # perhaps between two layers, so the content of the KV cache is unknown
             self._prefix.clear()
             raise
         finally:
@@ -163,35 +167,35 @@ class Conversation:
                 self.pictures, self.waiting = pictures, []
 
     def add_shots(self, shots: Sequence[Shot]) -> None:
-        """Take worked examples for turns that went before, each a question and its answer.
+        """Add worked examples as earlier turns, each with a question and its answer.
 
-        A rationale stands before its answer, as MM1 has it. A caption answers "Describe the picture.", which
-        a chat model understands better than the few-shot "A photo of".
+        A rationale comes before its answer, as in MM1. For a caption, the question is "Describe the picture.", which a
+        chat model understands better than the few-shot "A photo of".
 
         Raises:
-            MM1Error: a picture cannot be opened, or they do not fit the context.
+            MM1Error: a picture cannot be opened, or the examples do not fit the context.
         """
         messages, pictures = list(self.messages), list(self.pictures)
         for shot in shots:
             if shot.image is not None:
                 pictures.append(self._open(shot.image))
-            question = self._places(shot.image is not None) + (shot.question or CAPTION_QUESTION)
+            question = self._make_places(shot.image is not None) + (shot.question or CAPTION_QUESTION)
             answer = " ".join(filter(None, (shot.rationale, shot.answer, shot.caption)))
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         self._require_fit(messages, [*pictures, *self.waiting], self.system)
         self.messages, self.pictures = messages, pictures
 
-    def tokens(self) -> Costs:
-        """Return what the conversation costs as it stands before the next question; pictures that wait are in it.
+    def count_tokens(self) -> Costs:
+        """Count the tokens of the conversation before the next question, including the pictures attached to it.
 
         Raises:
-            PromptError: it has outgrown the context.
+            PromptError: the conversation does not fit the context any more.
         """
         if not (self.messages or self.waiting):
             return Costs([], 0, self.context)
-        messages = [*self.messages, {"role": "user", "content": self._places(len(self.waiting))}]
+        messages = [*self.messages, {"role": "user", "content": self._make_places(len(self.waiting))}]
         pictures = [*self.pictures, *self.waiting]
-        inputs = self._inputs(messages, pictures, self.system)
+        inputs = self._prepare(messages, pictures, self.system)
         lengths = iter(len(layout.ids) for layout in inputs.layouts)
         named = iter(pictures)
         parts = [] if self.system is None else [("system", self._processor.num_text_tokens(self.system))]
@@ -206,26 +210,28 @@ class Conversation:
         return Costs(parts, total, self.context)
 
     def save(self, path: str | Path) -> None:
-        """Write system message, messages and where the pictures are, for ``load``.
+        """Write the system message, the messages and the paths of the pictures to a file, for ``load``.
 
-        A picture whose file has changed or gone since it was attached is written with them.
+        A picture whose file has been changed or deleted since it was attached is written itself.
 
         Raises:
-            PromptError: another file has that name, or it cannot be written.
+            PromptError: another kind of file has this name, or the file cannot be written.
         """
         SavedConversation(
             version=VERSION,
             model=self._model_name,
             system=self.system,
             messages=tuple(SavedMessage(**message) for message in self.messages),
-            pictures=tuple(SavedPicture.of(a.picture, a.path) for a in (*self.pictures, *self.waiting)),
+            pictures=tuple(
+                SavedPicture.from_picture(a.picture, a.path) for a in (*self.pictures, *self.waiting)
+            ),
         ).write(Path(os.path.expanduser(path)))
 
     def load(self, path: str | Path) -> str:
-        """Go on with a saved conversation instead of this one; returns the name of the model that held it.
+        """Replace this conversation by a saved one, and return the name of the model that it was held with.
 
         Raises:
-            MM1Error: the file cannot be used, a picture is gone or another, or it does not fit this model.
+            MM1Error: the file cannot be used, a picture is missing or has changed, or it does not fit this model.
         """
         path = Path(os.path.expanduser(path))
         saved = SavedConversation.read(path)
@@ -233,7 +239,7 @@ class Conversation:
         pictures = []
         try:
             for entry in saved.pictures:
-                pictures.append(self._open(entry.data or Path(entry.path)))
+                pictures.append(self._open(entry.data or Path(entry.path or "")))
                 entry.require_same(pictures[-1].picture)
             self._require_fit(messages, pictures, saved.system)
         except MM1Error as error:
@@ -243,8 +249,8 @@ class Conversation:
         self.pictures, self.waiting = pictures[:num_shown], pictures[num_shown:]
         return saved.model
 
-    def _open(self, source: str | Path | bytes | Picture) -> Attached:
-        """Open a picture; it must be one that can be decoded and fits the model's way of resizing."""
+    def _open(self, source: Source) -> Attached:
+        """Open a picture, and refuse one that cannot be decoded or does not fit the model's way of resizing."""
         path = None
         if isinstance(source, Path) or (isinstance(source, str) and not source.startswith(NO_PATH)):
             source = Path(os.path.expanduser(source))
@@ -254,25 +260,25 @@ class Conversation:
         self._processor.num_visual_tokens(*picture.size)
         return Attached(picture, path)
 
-    def _inputs(self, messages: list[Message], pictures: list[Attached], system: str | None) -> Inputs:
+    def _prepare(self, messages: list[Message], pictures: list[Attached], system: str | None) -> Inputs:
         return self._processor(messages, [a.picture for a in pictures], system=system)
 
     def _require_fit(self, messages: list[Message], pictures: list[Attached], system: str | None) -> None:
-        """Refuse what leaves no room for a question. Pictures beyond those of the messages wait for it."""
+        """Refuse messages and pictures that leave no room for a question; extra pictures belong to that question."""
         num_shown = _num_places(messages)
         if num_shown > len(pictures):
             raise PromptError(
                 f"the messages have {num_shown} {IMAGE}, but there are {len(pictures)} pictures."
             )
-        question = self._places(len(pictures) - num_shown) + "?"
-        self._inputs([*messages, {"role": "user", "content": question}], pictures, system)
+        question = self._make_places(len(pictures) - num_shown) + "?"
+        self._prepare([*messages, {"role": "user", "content": question}], pictures, system)
 
-    def _with_places(self, text: str) -> str:
+    def _add_places(self, text: str) -> str:
         if not text.strip():
             raise PromptError("the question is empty; ask something.")
         places, num_waiting = num_places(text), len(self.waiting)
         if not places:
-            return self._places(num_waiting) + text
+            return self._make_places(num_waiting) + text
         if places != num_waiting:
             pictures = "picture waits" if num_waiting == 1 else "pictures wait"
             raise PromptError(
@@ -280,7 +286,7 @@ class Conversation:
             )
         return text
 
-    def _places(self, number: int) -> str:
+    def _make_places(self, number: int) -> str:
         return (IMAGE + self._processor.config.prompt_config.after_image) * number
 
 

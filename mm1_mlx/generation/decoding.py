@@ -1,4 +1,4 @@
-"""How answers are written: how long, by which tokens, with which KV cache, and how much is worked on at once."""
+"""The settings of how answers are written: their length, the choice of tokens, the KV cache and batch sizes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from mm1_mlx.errors import SamplingError
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import BITS, MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
 
-SMALLEST_ROTATING_CACHE = 8  # mlx-lm keeps the first 4 tokens and needs room to turn
+SMALLEST_ROTATING_CACHE = 8  # tokens; mlx-lm always keeps the first 4, and needs room for others
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Settings of an answer, or of all that are written together.
+    """The settings of an answer, or of all answers that are written together.
 
     Raises:
         SamplingError: a value is out of range, or two of them exclude each other.
     """
 
-    max_tokens: int = MAX_TOKENS  # of the longest answer; the context may end it sooner
-    sampling: Sampling = field(default_factory=Sampling)  # how tokens are chosen; greedy by default
-    stop: tuple[str, ...] = ()  # texts that end the answer, which holds none of them
-    max_kv_size: int | None = None  # positions that the KV cache keeps, the oldest overwritten; None: all
-    kv_bits: int | None = None  # of a packed KV cache
+    max_tokens: int = MAX_TOKENS  # the longest answer, in tokens; the context may end it sooner
+    sampling: Sampling = field(default_factory=Sampling)  # how tokens are chosen; greedily by default
+    stop: tuple[str, ...] = ()  # texts that end the answer; they are not part of it
+    max_kv_size: int | None = None  # positions to keep in the KV cache, dropping the oldest; None means all
+    kv_bits: int | None = None  # bits of a packed KV cache; None means not packed
     prefill_step_size: int = PREFILL_STEP_SIZE  # prompt tokens processed at once
-    vision_batch_size: int | None = None  # views encoded together; None: what free memory allows
+    vision_batch_size: int | None = None  # views encoded together; None means as many as free memory allows
 
     def __post_init__(self) -> None:
         require_at_least_1("max_tokens", self.max_tokens)
@@ -37,16 +37,16 @@ class Decoding:
             require_at_least_1("vision_batch_size", self.vision_batch_size)
         require_kv_settings(self.max_kv_size, self.kv_bits)
 
-    def room(self, model: MM1, num_prompt: int) -> int:
-        """Return ``max_tokens``, or as many as the context leaves after a prompt of ``num_prompt`` tokens."""
+    def limit_tokens(self, model: MM1, num_prompt: int) -> int:
+        """Return ``max_tokens``, or fewer if the context has less room after a prompt of ``num_prompt`` tokens."""
         context = model.config.text_config.max_positions
         return self.max_tokens if context is None else min(self.max_tokens, context - num_prompt)
 
-    def sampler(self, model: MM1) -> Callable[[mx.array], mx.array]:
-        """Make mlx-lm's sampler.
+    def make_sampler(self, model: MM1) -> Callable[[mx.array], mx.array]:
+        """Make mlx-lm's sampler, which chooses tokens from their logits.
 
         Raises:
-            SamplingError: ``top_k`` is not below the vocabulary.
+            SamplingError: ``top_k`` is not smaller than the vocabulary.
         """
         sampling, vocabulary = self.sampling, model.config.text_config.vocab_size
         if sampling.top_k >= vocabulary:
@@ -59,13 +59,13 @@ class Decoding:
 
 
 def require_at_least_1(name: str, value: int) -> None:
-    """Refuse a setting below 1."""
+    """Refuse a setting that is smaller than 1."""
     if value < 1:
         raise SamplingError(f"`{name}` is {value}, expected at least 1.")
 
 
 def require_kv_settings(max_kv_size: int | None, kv_bits: int | None) -> None:
-    """Refuse settings that no KV cache of mlx-lm's has."""
+    """Refuse settings that none of mlx-lm's KV caches supports."""
     if kv_bits is not None and kv_bits not in BITS:
         raise SamplingError(f"`kv_bits` is {kv_bits}, expected one of {', '.join(map(str, BITS))}.")
     if max_kv_size is None:

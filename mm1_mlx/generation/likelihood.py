@@ -1,8 +1,8 @@
-"""How likely texts are as the continuation of a prompt: what choices are ranked by.
+"""The likelihoods of texts as continuations of a prompt, by which choices are ranked.
 
-The prompt is read once. Continuations that differ in their last token alone (red, green, blue, a token each) need a
-single pass between them; the others go through the decoder together, padded at their ends, where causal attention
-keeps the padding from what counts.
+The prompt is read once. Continuations that differ only in their last token (such as red, green and blue, of one token
+each) share a single pass. Other continuations go through the decoder together, padded at their ends, where causal
+attention keeps the padding from changing the result.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any
 import mlx.core as mx
 from jaxtyping import Float
 
+from mm1_mlx.arrays import to_list
 from mm1_mlx.errors import PromptError
 from mm1_mlx.generation.answering import Answering
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.reading import read
 from mm1_mlx.generation.request import Request
+from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.vision.cache import VisionCache
@@ -28,12 +30,12 @@ from mm1_mlx.vision.encode import embed
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely a text is behind a prompt."""
+    """How likely a text is as the continuation of a prompt."""
 
     text: str
     tokens: tuple[int, ...]
-    log_likelihoods: tuple[float, ...]  # of each token after those before it, in nats
-    is_greedy: bool  # each token is the likeliest in its place
+    log_likelihoods: tuple[float, ...]  # of each token, given all tokens before it, in nats
+    is_greedy: bool  # whether every token is the most likely one in its place
 
     @property
     def total(self) -> float:
@@ -43,7 +45,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class _Token:
-    """A token to score: after the prompt and the first ``place`` tokens of a pass it stands next."""
+    """A token to score, which follows the prompt and the first ``place`` tokens of a pass."""
 
     place: int
     id: int
@@ -60,49 +62,63 @@ def likelihoods(
     batch_size: int,
     vision_cache: VisionCache | None = None,
 ) -> list[Likelihood]:
-    """Return how likely each continuation of a prompt is, in their order.
+    """Compute how likely each continuation of a prompt is.
 
-    Prompt and continuation are tokenised as one text, as the model has read such texts. Where that joins a token
-    across their border, scoring begins with that token for all of them.
+    Prompt and continuation are tokenised as one text, because the model was trained on such texts. If this makes a
+    token of characters from both, scoring begins with that token for all continuations.
 
     Args:
         model: from ``load``.
         processor: from ``load``.
-        request: the prompt with its pictures.
-        continuations: texts as they follow the prompt, blanks included.
-        prefix: a KV cache to go on from; it holds the prompt afterwards, up to its last token.
-        decoding: of which ``prefill_step_size`` and ``vision_batch_size`` count.
-        batch_size: passes made together.
-        vision_cache: where visual tokens of pictures seen before are kept.
+        request: the prompt, as text or messages, with its pictures.
+        continuations: texts exactly as they follow the prompt, with spaces.
+        prefix: a KV cache to continue from; afterwards it holds the prompt up to its last token.
+        decoding: only its ``prefill_step_size`` and ``vision_batch_size`` are used.
+        batch_size: number of passes made together.
+        vision_cache: where visual tokens are kept.
+
+    Returns:
+        one result for each continuation, in the same order.
 
     Raises:
-        MM1Error: as the processor, or a continuation is empty or does not fit the context.
+        MM1Error: a picture or the prompt is not usable, or a continuation is empty or does not fit the context.
     """
-    ids, tokens = _tokens(processor, request, continuations)
+    ids, tokens = _tokenize(processor, request, continuations)
     inputs = processor.assemble(ids, request.images, num_low_resolution=request.num_low_resolution)
     answering = Answering(Request(inputs), processor)
     last = len(answering.content) - 1
-    _require_room(model, last + 1, max(map(len, tokens)))
+    _require_context(model, last + 1, max(map(len, tokens)))
     read(model, prefix, answering, last, decoding, vision_cache)
-    first = embed(model, inputs, vision_cache=vision_cache, start=last)  # of the prompt's last token
+    first = embed(
+        model, inputs, vision_cache=vision_cache, start=last
+    )  # embedding of the prompt's last token
     passes = sorted({own[:-1] for own in tokens}, key=lambda own: (len(own), own))
     found: dict[tuple[int, ...], dict[_Token, tuple[float, bool]]] = {}
     for begin in range(0, len(passes), batch_size):
         together = passes[begin : begin + batch_size]
-        wanted = [sorted(_wanted(own, tokens), key=lambda token: (token.place, token.id)) for own in together]
+        wanted = [
+            sorted(_select_tokens(own, tokens), key=lambda token: (token.place, token.id)) for own in together
+        ]
         scored = _score(model, prefix, first, together, wanted, decoding.prefill_step_size)
         found |= dict(zip(together, scored, strict=True))
-    return [_likelihood(text, own, found[own[:-1]]) for text, own in zip(continuations, tokens, strict=True)]
+    return [
+        _make_likelihood(text, own, found[own[:-1]]) for text, own in zip(continuations, tokens, strict=True)
+    ]
 
 
-def _tokens(
+def _tokenize(
     processor: Processor, request: Request, continuations: Sequence[str]
 ) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Return the ids of what all have in common, which is the prompt, and each continuation's behind them."""
+    """Return the ids of the prompt, which all continuations share, and the ids of each continuation after them."""
+    question = request.prompt
+    if isinstance(question, Inputs):
+        raise ValueError(
+            "continuations are scored after a prompt of text or messages, not after prepared inputs."
+        )
 
     def encode(answer: str) -> list[int]:
         return processor.prompt_ids(
-            request.prompt,
+            question,
             len(request.images),
             system=request.system,
             template=request.template,
@@ -122,7 +138,7 @@ def _tokens(
     return prompt[:shared], [tuple(ids[shared:]) for ids in whole]
 
 
-def _require_room(model: MM1, num_prompt: int, longest: int) -> None:
+def _require_context(model: MM1, num_prompt: int, longest: int) -> None:
     context = model.config.text_config.max_positions
     if context is not None and num_prompt + longest > context:
         raise PromptError(
@@ -131,8 +147,8 @@ def _require_room(model: MM1, num_prompt: int, longest: int) -> None:
         )
 
 
-def _wanted(own: tuple[int, ...], tokens: Sequence[tuple[int, ...]]) -> set[_Token]:
-    """Return the tokens that are scored in the pass over ``own``: those of the continuations that it is made for."""
+def _select_tokens(own: tuple[int, ...], tokens: Sequence[tuple[int, ...]]) -> set[_Token]:
+    """Return the tokens that the pass over ``own`` scores: those of every continuation that adds one token to it."""
     return {_Token(place, id) for other in tokens if other[:-1] == own for place, id in enumerate(other)}
 
 
@@ -144,9 +160,9 @@ def _score(
     wanted: Sequence[Sequence[_Token]],
     step_size: int,
 ) -> list[dict[_Token, tuple[float, bool]]]:
-    """Return for each pass the log-likelihoods of its wanted tokens, and whether each is the likeliest."""
+    """Return, for each pass, the log-likelihood of every wanted token, and whether it is the most likely one."""
     longest = 1 + max(map(len, passes))
-    cache = _caches(prefix, len(passes))
+    cache = _make_caches(prefix, len(passes))
     ids = mx.array([[0, *own, *[0] * (longest - 1 - len(own))] for own in passes])
     starts = mx.broadcast_to(first[None], (len(passes), *first.shape))
     embeddings = mx.concatenate([starts, model.embed_text(ids[:, 1:])], axis=1)
@@ -158,30 +174,30 @@ def _score(
         inside = [
             (row, token) for row, own in enumerate(wanted) for token in own if begin <= token.place < end
         ]
-        for (row, token), value, best in _looked_up(logits, inside, begin):
+        for (row, token), value, best in _look_up(logits, inside, begin):
             found[row][token] = (value, best == token.id)
     return found
 
 
-def _looked_up(
+def _look_up(
     logits: Float[mx.array, "B L V"], inside: Sequence[tuple[int, _Token]], begin: int
 ) -> Iterator[tuple[tuple[int, _Token], float, int]]:
-    """Yield each wanted token with its log-likelihood, and the likeliest token of its place."""
+    """Yield each wanted token with its log-likelihood, and with the most likely token of its place."""
     rows = mx.array([row for row, _ in inside])
     places = mx.array([token.place - begin for _, token in inside])
     own = logits[rows, places]
     values = mx.take_along_axis(own, mx.array([[token.id] for _, token in inside]), axis=-1)[:, 0]
     values, best = values - mx.logsumexp(own, axis=-1), own.argmax(axis=-1)
-    yield from zip(inside, values.tolist(), best.tolist(), strict=True)
+    yield from zip(inside, to_list(values), to_list(best), strict=True)
 
 
-def _caches(prefix: Prefix, number: int) -> list[Any]:
-    """Return caches that begin with what ``prefix`` holds, for so many sequences at a time."""
+def _make_caches(prefix: Prefix, number: int) -> list[Any]:
+    """Make caches for a number of sequences that all begin with the content of ``prefix``."""
     if number == 1:
         return prefix.fork().cache
     return [type(entry).merge([entry] * number) for entry in prefix.cache]
 
 
-def _likelihood(text: str, own: tuple[int, ...], scored: dict[_Token, tuple[float, bool]]) -> Likelihood:
+def _make_likelihood(text: str, own: tuple[int, ...], scored: dict[_Token, tuple[float, bool]]) -> Likelihood:
     each = [scored[_Token(place, id)] for place, id in enumerate(own)]
     return Likelihood(text, own, tuple(value for value, _ in each), all(best for _, best in each))

@@ -1,7 +1,7 @@
-"""What two prompts share at their start is read once: a KV cache that knows what it holds.
+"""A KV cache that records its content, so that what two prompts share at their beginning is read only once.
 
-Pictures count by their content. Placeholder ids are the same for every picture, so a cache that compared ids
-would answer about someone else's.
+Pictures are compared by their content. Their ids in the prompt are the same for every picture, so comparing ids would
+let a prompt be answered with another picture.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from mm1_mlx.model.mm1 import MM1
 
 
 class Prefix:
-    """A KV cache for one sequence that grows, and the content it holds.
+    """A KV cache for one growing sequence, with a record of its content.
 
     Args:
         model: from ``load``.
-        kv_bits: pack the cache.
-        max_kv_size: keep only that many positions, the oldest overwritten.
+        kv_bits: number of bits to pack the cache to.
+        max_kv_size: keep only this many positions, of which the oldest is overwritten.
 
     Raises:
         SamplingError: mlx-lm has no such cache for this decoder.
@@ -50,13 +50,16 @@ class Prefix:
         return len(self.content)
 
     def clear(self) -> None:
-        """Hold nothing."""
+        """Empty the cache."""
         self.cache: list[Any] = make_cache(self._model, max_kv_size=self._max_kv_size, kv_bits=self.kv_bits)
         self.content: list[int] = []
         self.pictures: list[tuple[int, int, str]] = []  # first position, the one after the last, digest
 
     def keep_shared(self, content: list[int]) -> int:
-        """Drop what does not begin ``content``; returns how many positions are held, always fewer than it has."""
+        """Drop everything after the shared beginning with ``content``, and return how many positions are left.
+
+        At least the last position of ``content`` is never kept, since reading it gives the next token.
+        """
         shared = shared_length(self.content, content[:-1])
         surplus = len(self.content) - shared
         if surplus and not can_trim_prompt_cache(self.cache):
@@ -68,7 +71,12 @@ class Prefix:
         return shared
 
     def extend(self, content: list[int], inputs: Inputs) -> None:
-        """Say what was read into the cache since: as much of ``content``, which ``inputs`` begin, as it holds."""
+        """Record what has been read into the cache: as much of ``content`` as the cache holds.
+
+        Args:
+            content: the prompt and the tokens written after it.
+            inputs: the prompt, with its pictures.
+        """
         held = next((int(c.offset) for c in self.cache if hasattr(c, "offset")), len(content))
         found = zip(inputs.image_places, inputs.digests, strict=True)
         self.pictures = [(places.start, places.stop, digest) for places, digest in found]
@@ -79,17 +87,17 @@ class Prefix:
         self.pictures = [picture for picture in self.pictures if picture[1] <= len(content)]
 
     def fork(self) -> Prefix:
-        """Make another cache that begins with the same content; the two grow apart."""
+        """Return a copy with the same content, which then grows independently."""
         forked = copy.copy(self)
         forked.cache = copy.deepcopy(self.cache)
         forked.content, forked.pictures = list(self.content), list(self.pictures)
         return forked
 
     def save(self, path: Path) -> None:
-        """Write the cache for another process, whole or not at all.
+        """Write the cache to a file, completely or not at all, so that another process can load it.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the file cannot be written.
         """
         metadata = {
             "identity": model_identity(self._model),
@@ -100,7 +108,7 @@ class Prefix:
         try:
             with new_file(path, suffix=".safetensors") as temporary:
                 save_prompt_cache(str(temporary), self.cache, metadata)
-        except (OSError, RuntimeError) as error:  # MLX's own is a RuntimeError
+        except (OSError, RuntimeError) as error:  # MLX raises RuntimeError
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"the prompt cache {path} cannot be written: {reason}.") from None
 
@@ -109,11 +117,13 @@ class Prefix:
         """Read a cache that ``save`` wrote for the same model.
 
         Raises:
-            CheckpointError: it cannot be read, or another model made it.
+            CheckpointError: the file cannot be read, or another model wrote it.
         """
         try:
             with path.open("rb"), tempfile.TemporaryDirectory() as folder:
-                link = Path(folder, "cache.safetensors")  # mlx goes by the ending, and ours may have any name
+                link = Path(
+                    folder, "cache.safetensors"
+                )  # MLX needs this ending, but a file may have any name
                 link.symlink_to(path.absolute())
                 cache, metadata = load_prompt_cache(str(link), return_metadata=True)
             content = [int(number) for number in metadata["content"].split()]
@@ -132,10 +142,10 @@ class Prefix:
         return loaded
 
     def require_start_of(self, inputs: Inputs) -> None:
-        """Refuse a prompt that shares nothing with what is held, or shows another picture in the same place.
+        """Refuse a prompt that shares nothing with the content, or has another picture in the same place.
 
         Raises:
-            PromptError: says what differs.
+            PromptError: the prompt cannot use the cache; the message says what differs.
         """
         content = content_of(inputs, self._model.config.image_token_id)
         shared = shared_length(self.content, content)

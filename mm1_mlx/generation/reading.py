@@ -1,4 +1,4 @@
-"""Read a prompt into a KV cache, some tokens at a time, and only what the cache does not hold."""
+"""Reading of a prompt into a KV cache, some tokens at a time, without what the cache holds already."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(
     decoding: Decoding,
     vision_cache: VisionCache | None,
 ) -> None:
-    """Read a prompt into ``prefix``, from what they share to position ``stop``."""
+    """Read a prompt into ``prefix``, from the end of their shared beginning to before position ``stop``."""
     inputs, timing = answering.inputs, answering.timing
     start = prefix.keep_shared(answering.content[: stop + 1])
     if start == stop:

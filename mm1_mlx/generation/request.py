@@ -1,10 +1,9 @@
-"""What is asked: a prompt with its pictures, alone or behind worked examples."""
+"""A request: a prompt with its pictures, alone or after worked examples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.few_shot import CAPTION, STOP, Shot, few_shot
@@ -12,6 +11,7 @@ from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import Prompt
+from mm1_mlx.settings import Template
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Request:
     prompt: Prompt | Inputs
     images: Sequence[Source] = ()
     system: str | None = None
-    template: Literal["chat", "plain"] = "chat"
+    template: Template = "chat"
     stop: Sequence[str] = ()
     num_low_resolution: int = 0
 
     def prepare(self, processor: Processor) -> Inputs:
-        """Return what the model reads of it; errors are the processor's."""
+        """Return the inputs of the model for this request; errors are those of calling the processor."""
         if isinstance(self.prompt, Inputs):
             return self.prompt
         return processor(
@@ -38,15 +38,19 @@ class Request:
         )
 
     def behind(self, shots: Sequence[Shot], *, low_resolution: bool = False) -> Request:
-        """Put the question behind worked examples, in their form; it ends where their kind of answer does.
+        """Return a request that asks this question after worked examples, in the same form as they have.
+
+        The answer stops where answers of this form end.
 
         Args:
-            shots: of one kind; of none, the question stands alone, as one of theirs would.
-            low_resolution: of the examples' pictures there is one view each.
+            shots: worked examples, all of one kind. Without any, the question has the same form, but stands alone.
+            low_resolution: encode each picture of the examples as one view.
 
         Raises:
-            PromptError: it has several pictures, or the examples are captions and it asks for something else.
+            PromptError: the request has several pictures, or the examples are captions and it asks for something else.
         """
+        if not isinstance(self.prompt, str):
+            raise ValueError("worked examples need a prompt of text, not of messages or prepared inputs.")
         if len(self.images) > 1:
             raise PromptError(
                 f"{len(self.images)} pictures were given; with `shots` the question is about one."

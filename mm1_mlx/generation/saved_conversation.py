@@ -1,4 +1,4 @@
-"""The file of a conversation: JSON with its messages, and where its pictures are."""
+"""The file of a saved conversation: JSON with its messages and the paths of its pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class SavedMessage(Config):
-    """One turn's text, ``<image>`` where a picture goes."""
+    """The text of one turn, with ``<image>`` in the places of pictures."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -29,7 +29,7 @@ class SavedMessage(Config):
 
 @dataclass(frozen=True)
 class SavedPicture(Config):
-    """Where a picture is, with the SHA-256 of its file; or the picture itself."""
+    """The path of a picture with the SHA-256 of its file, or the picture itself."""
 
     path: str | None = None  # absolute
     sha256: str | None = None
@@ -41,14 +41,16 @@ class SavedPicture(Config):
         self._require(has_file or has_data, "expected an absolute path and sha256, or a data: URL as data.")
 
     @classmethod
-    def of(cls, picture: Picture, path: Path | None) -> SavedPicture:
-        """``picture`` by its path, where that still holds it; else the picture itself."""
+    def from_picture(cls, picture: Picture, path: Path | None) -> SavedPicture:
+        """Make an entry with the picture's path if the file is unchanged, or else with the picture itself."""
         try:
             in_file = path is not None and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError:
             in_file = None
         if in_file == picture.sha256:
             return cls(path=str(path), sha256=picture.sha256)
+        if not isinstance(picture.content, bytes):
+            raise ValueError(f"{picture.name} was given as pixels, not as a file, so it cannot be saved.")
         return cls(data="data:;base64," + base64.b64encode(picture.content).decode())
 
     def require_same(self, picture: Picture) -> None:
@@ -57,7 +59,7 @@ class SavedPicture(Config):
         Raises:
             PictureError: the file has changed.
         """
-        if self.sha256 not in (None, picture.sha256):
+        if self.sha256 is not None and self.sha256 != picture.sha256:
             raise PictureError(
                 f"{self.path} is another picture than the conversation was about: its SHA-256 begins with "
                 f"{picture.sha256[:12]}, expected {self.sha256[:12]}; put the old picture back."
@@ -66,22 +68,20 @@ class SavedPicture(Config):
 
 @dataclass(frozen=True)
 class SavedConversation(Config):
-    """What the file holds."""
+    """The contents of the file."""
 
     version: int
     model: str
     system: str | None
     messages: tuple[SavedMessage, ...]
-    pictures: tuple[
-        SavedPicture, ...
-    ]  # in reading order; those without an <image> wait for the next question
+    pictures: tuple[SavedPicture, ...]  # in reading order, then those attached to the next question
 
     @classmethod
     def read(cls, path: Path) -> SavedConversation:
-        """Read what ``write`` wrote.
+        """Read a conversation that ``write`` wrote.
 
         Raises:
-            CheckpointError: the file is not there, or is no saved conversation of this version.
+            CheckpointError: the file does not exist, or is no saved conversation of this version.
         """
         values = parse_json(path, f"there is no saved conversation at {path}.")
         version = values.get("version") if isinstance(values, dict) else None
@@ -95,10 +95,10 @@ class SavedConversation(Config):
             raise CheckpointError(f"{path} is no saved conversation: {error}") from None
 
     def write(self, path: Path) -> None:
-        """Write it, whole or not at all, over nothing but an older conversation.
+        """Write the file, completely or not at all; only an older conversation is overwritten.
 
         Raises:
-            PromptError: another file has that name, or it cannot be written.
+            PromptError: another kind of file has this name, or the file cannot be written.
         """
         if os.path.lexists(path):
             try:

@@ -1,10 +1,10 @@
-"""Answer one prompt, piece by piece. The sampling loop is mlx-lm's; the pictures are ours."""
+"""The answer to one prompt, piece by piece. The sampling loop is mlx-lm's; this file adds pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
@@ -19,7 +19,7 @@ from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import Prompt
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
+from mm1_mlx.settings import MAX_TOKENS, PREFILL_STEP_SIZE, Sampling, Template
 from mm1_mlx.vision.cache import VisionCache
 from mm1_mlx.vision.encode import embed
 
@@ -31,7 +31,7 @@ def stream_generate(
     *,
     images: Sequence[Source] = (),
     system: str | None = None,
-    template: Literal["chat", "plain"] = "chat",
+    template: Template = "chat",
     max_tokens: int = MAX_TOKENS,
     sampling: Sampling | None = None,
     max_kv_size: int | None = None,
@@ -42,31 +42,31 @@ def stream_generate(
     prefix: Prefix | None = None,
     stop: Sequence[str] = (),
     num_low_resolution: int = 0,
-) -> Iterator[Piece]:
-    """Yield the answer as it comes.
+) -> Generator[Piece, None, None]:
+    """Yield the answer to a prompt as it is written.
 
     Args:
         model: from ``load``.
         processor: from ``load``.
-        prompt: a question or chat messages, ``<image>`` where a picture goes, else pictures come first; or what
-            ``processor`` made of them already.
+        prompt: a question or chat messages, with ``<image>`` in the places of pictures, or else the pictures come
+            first; or inputs that ``processor`` has already prepared.
         images: paths, bytes, ``data:`` URLs, Pillow pictures or uint8 arrays, in reading order.
         system: a system message.
-        template: "chat", or "plain" for a prompt that is to be continued as it stands.
+        template: "chat", or "plain" for a prompt that is continued as it is.
         max_tokens: the longest answer, in tokens; the context may end it sooner.
-        sampling: how tokens are chosen; greedy by default.
-        max_kv_size: keep only that many positions, the oldest overwritten.
-        kv_bits: pack the KV cache.
+        sampling: how tokens are chosen; greedily by default.
+        max_kv_size: keep only this many positions in the KV cache, of which the oldest is overwritten.
+        kv_bits: number of bits to pack the KV cache to.
         prefill_step_size: prompt tokens processed at once.
-        vision_batch_size: views encoded together; by default what free memory allows.
-        vision_cache: where visual tokens of pictures seen before are kept.
-        prefix: a KV cache to go on from; what the prompt shares with its content is not read again, and
-            prompt and answer are its content afterwards. It has its own kv_bits.
-        stop: texts that end the answer, which holds none of them.
-        num_low_resolution: the first that many pictures have one view each.
+        vision_batch_size: views encoded together; by default as many as free memory allows.
+        vision_cache: where visual tokens are kept, so that a picture is encoded only once.
+        prefix: a KV cache to continue from. What the prompt shares with its content is not read again; afterwards it
+            holds the prompt and the answer. It has its own kv_bits.
+        stop: texts that end the answer; they are not part of it.
+        num_low_resolution: encode this many of the first pictures as one view each.
 
     Raises:
-        MM1Error: a picture, the prompt or a setting is not usable. It comes when the first piece is asked for.
+        MM1Error: a picture, the prompt or a setting is not usable; it is raised when the first piece is asked for.
     """
     decoding = Decoding(
         max_tokens=max_tokens,
@@ -87,7 +87,7 @@ def generate(
     *,
     images: Sequence[Source] = (),
     system: str | None = None,
-    template: Literal["chat", "plain"] = "chat",
+    template: Template = "chat",
     max_tokens: int = MAX_TOKENS,
     sampling: Sampling | None = None,
     max_kv_size: int | None = None,
@@ -99,7 +99,7 @@ def generate(
     stop: Sequence[str] = (),
     num_low_resolution: int = 0,
 ) -> str:
-    """Return the whole answer. Arguments and errors are those of ``stream_generate``."""
+    """Return the whole answer to a prompt. Arguments and errors are those of ``stream_generate``."""
     pieces = stream_generate(
         model,
         processor,
@@ -129,8 +129,8 @@ def stream_answer(
     *,
     vision_cache: VisionCache | None = None,
     prefix: Prefix | None = None,
-) -> Iterator[Piece]:
-    """Yield the answer to a request as it comes; arguments and errors are those of ``stream_generate``."""
+) -> Generator[Piece, None, None]:
+    """Yield the answer to a request as it is written; arguments and errors are those of ``stream_generate``."""
     if prefix is None:
         prefix = Prefix(model, kv_bits=decoding.kv_bits, max_kv_size=decoding.max_kv_size)
     elif (decoding.max_kv_size, decoding.kv_bits) != (None, None):
@@ -144,12 +144,12 @@ def stream_answer(
 
 
 def require_usable(model: MM1, decoding: Decoding, prefix: Prefix) -> None:
-    """Refuse settings that do not go with the model, before anything is read.
+    """Refuse settings that do not fit the model, before anything is read.
 
     Raises:
-        SamplingError: says which.
+        SamplingError: a setting does not fit; the message names it.
     """
-    decoding.sampler(model)
+    decoding.make_sampler(model)
     kv_group_size(model, prefix.kv_bits)
 
 
@@ -160,8 +160,8 @@ def answer_alone(
     decoding: Decoding,
     prefix: Prefix,
     vision_cache: VisionCache | None,
-) -> Iterator[Piece]:
-    """Read what ``prefix`` does not hold of a prompt, and yield the answer; both are in ``prefix`` afterwards."""
+) -> Generator[Piece, None, None]:
+    """Read the part of a prompt that ``prefix`` does not hold, and yield the answer; both are added to ``prefix``."""
     from mlx_lm.generate import stream_generate as stream_text
 
     content, inputs, timing = list(answering.content), answering.inputs, answering.timing
@@ -179,8 +179,8 @@ def answer_alone(
         model,
         tokenizer,
         inputs.input_ids[start:],
-        max_tokens=decoding.room(model, len(content)),
-        sampler=decoding.sampler(model),
+        max_tokens=decoding.limit_tokens(model, len(content)),
+        sampler=decoding.make_sampler(model),
         prompt_cache=prefix.cache,
         kv_bits=prefix.kv_bits,
         kv_group_size=kv_group_size(model, prefix.kv_bits),
@@ -191,7 +191,7 @@ def answer_alone(
     try:
         with closing(responses):
             with timing.phase("prefill"):
-                response = next(responses)
+                response: Any = next(responses)
             while True:
                 content.append(response.token)
                 piece = answering.add(response.text, response.token, response.finish_reason)
@@ -199,5 +199,5 @@ def answer_alone(
                 if piece.finish_reason is not None:
                     return
                 response = next(responses)
-    finally:  # also where the answer is cut short: the cache holds what it read
+    finally:  # even if the answer is cut short, the cache holds what it has read
         prefix.extend(content, inputs)

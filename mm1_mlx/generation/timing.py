@@ -1,4 +1,4 @@
-"""Where the time of one answer goes."""
+"""The time that the phases of one answer take."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Timing(Clock):
     decode: float = 0.0  # from the first token to the last
     prompt_tokens: int = 0
     visual_tokens: int = 0
-    encoded_views: int = 0  # that went through the image encoder; the others' tokens were known
-    prefilled_tokens: int = 0  # of the prompt, that the decoder read; the others were in its cache
+    encoded_views: int = 0  # views that the image encoder read; the tokens of the others were kept
+    prefilled_tokens: int = 0  # prompt tokens that the decoder read; the others were in its cache
     generation_tokens: int = 0
     peak_memory: int = 0
 
@@ -38,16 +38,16 @@ class Timing(Clock):
 
     @property
     def prompt_rate(self) -> float:
-        """Prompt tokens read in a second, image encoder and connector included."""
+        """Prompt tokens read per second, with the time of image encoder and connector."""
         return self.prompt_tokens / max(self.encoder + self.connector + self.prefill, 1e-9)
 
     @property
     def generation_rate(self) -> float:
-        """Tokens written in a second after the first; 0 where there was no second."""
+        """Tokens written per second after the first token; 0 if there is only one."""
         return (self.generation_tokens - 1) / self.decode if self.generation_tokens > 1 else 0.0
 
     def to_dict(self) -> dict[str, float]:
-        """Return all of it, the rates included."""
+        """Return all times and counts, and the rates, by name."""
         return asdict(self) | {
             "prompt_tokens_per_second": self.prompt_rate,
             "generation_tokens_per_second": self.generation_rate,

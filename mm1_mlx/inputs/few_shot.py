@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from mm1_mlx.errors import PictureError, PromptError
 from mm1_mlx.files.json_lines import read_json_lines, require_known
-from mm1_mlx.inputs.picture import Picture, open_picture
+from mm1_mlx.inputs.picture import Picture, Source, open_picture
 from mm1_mlx.inputs.prompt import IMAGE, num_places
 
 Kind = Literal["caption", "question", "rationale"]
@@ -45,7 +45,7 @@ class Shot:
         PromptError: a text cannot stand in a prompt, or two of them do not go together.
     """
 
-    image: str | Path | bytes | Picture | None = None
+    image: Source | None = None
     caption: str | None = None
     question: str | None = None  # None asks for a caption
     answer: str | None = None

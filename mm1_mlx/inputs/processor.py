@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
@@ -20,9 +20,7 @@ from mm1_mlx.inputs.layout import Layout, layout
 from mm1_mlx.inputs.picture import Source, find_picture
 from mm1_mlx.inputs.prompt import IMAGE, Prompt, escape, insert_image_parts, messages_of, plain_text, split_at
 from mm1_mlx.inputs.sub_images import view_indices
-from mm1_mlx.settings import MAX_PICTURE_PIXELS
-
-Template = Literal["chat", "plain"]
+from mm1_mlx.settings import MAX_PICTURE_PIXELS, Template
 
 TOKENIZING = threading.Lock()  # encoding changes which tokens the tokenizer splits, and threads share it
 

@@ -1,1 +1,1 @@
-"""What a model is, what it sees of a picture, and where it looks: tables and drawings."""
+"""Tables and drawings of a model's parts, of how it cuts a picture, and of what its answers attend to."""

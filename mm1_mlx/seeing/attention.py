@@ -1,4 +1,4 @@
-"""What the decoder attended to when it wrote each word of an answer."""
+"""The attention that each word of an answer paid to the picture."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mm1_mlx.vision.encode import embed
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the answer and what it attended to."""
+    """A word of an answer, and the attention that it paid to the picture."""
 
     number: int  # from 1
     text: str
-    paid: Float[np.ndarray, "M"]  # the share of its attention that each visual token got, in reading order
+    paid: Float[np.ndarray, "M"]  # each visual token's share of its attention, in reading order
 
 
-def words_on_picture(
+def answer_with_attention(
     model: MM1,
     processor: Processor,
     picture: Image.Image,
@@ -40,13 +40,19 @@ def words_on_picture(
     max_tokens: int = MAX_TOKENS,
     layer: int | None = None,
 ) -> list[Word]:
-    """Answer greedily; what each word of the answer attended to, the mean over heads and over layers.
+    """Answer a question greedily, and return the words with their attention, averaged over heads and layers.
 
     Args:
-        layer: counted from 1, in place of the mean; of the layers that attend.
+        model: from ``load``.
+        processor: from ``load``.
+        picture: the picture that the question is about.
+        prompt: the question.
+        max_tokens: the longest answer, in tokens.
+        layer: take one layer instead of the average: its number from 1 among the layers that attend.
 
     Raises:
-        MM1Error: the prompt does not fit, there is no answer or no such layer, or the connector keeps no order.
+        MM1Error: the prompt does not fit, the answer is empty, there is no such layer, or the connector's visual
+            tokens have no place on the picture.
     """
     if model.config.connector_config.type == "attention_pool":
         raise ConfigError(
@@ -58,7 +64,7 @@ def words_on_picture(
     words = split_words(processor.tokenizer, answer)
     if not words:
         raise PromptError("the model answers with nothing; ask something else.")
-    attention = answer_attention(model, inputs, answer)
+    attention = compute_attention(model, inputs, answer)
     if layer is not None:
         require_number("--layer", layer, len(attention), "layers that attend")
         attention = attention[layer - 1 : layer]
@@ -68,13 +74,13 @@ def words_on_picture(
 
 
 def split_words(tokenizer: Any, answer: list[int]) -> list[tuple[str, list[int]]]:
-    """The answer's words, each with the numbers of its tokens; a token of white space alone is of none."""
+    """Split an answer into words, each with the numbers of its tokens; tokens of only white space belong to none."""
     text = tokenizer.decode(answer)
     prefixes = [tokenizer.decode(answer[: n + 1]) for n in range(len(answer))]
     ends = [len(prefix.rstrip("\N{REPLACEMENT CHARACTER}")) for prefix in prefixes[:-1]] + [len(text)]
     spans = list(zip([0, *ends[:-1]], ends, strict=True))
     for n in reversed(range(len(spans) - 1)):
-        if spans[n][0] == spans[n][1]:  # the start of a character that a later token completes
+        if spans[n][0] == spans[n][1]:  # the token begins a character that a later token completes
             spans[n] = (spans[n][0], spans[n + 1][1])
     found = []
     for match in re.finditer(r"\S+", text):
@@ -83,10 +89,18 @@ def split_words(tokenizer: Any, answer: list[int]) -> list[tuple[str, list[int]]
     return found
 
 
-def answer_attention(model: MM1, inputs: Inputs, answer: list[int]) -> Float[np.ndarray, "K A L"]:
-    """Mean over heads of the attention in each of K layers, for each of A tokens of the answer, to the sequence.
+def compute_attention(model: MM1, inputs: Inputs, answer: list[int]) -> Float[np.ndarray, "K A L"]:
+    """Return the attention of each token of the answer to the sequence, in each layer, averaged over heads.
 
-    A token's attention is that of the position that wrote it, the one before its own.
+    A token's attention is that of the position that wrote it, which is the one before its own.
+
+    Args:
+        model: from ``load``.
+        inputs: the prompt as the processor prepared it.
+        answer: ids of the A tokens of the answer.
+
+    Returns:
+        attention by layer (K), by token of the answer (A) and by position of the sequence (L).
 
     Raises:
         ConfigError: the decoder has no attention that can be read.
@@ -96,7 +110,7 @@ def answer_attention(model: MM1, inputs: Inputs, answer: list[int]) -> Float[np.
     if len(before):
         embeddings = mx.concatenate([embeddings, model.embed_text(before).astype(embeddings.dtype)])
     ids = mx.concatenate([inputs.input_ids, before])
-    with recording(len(answer)) as layers:
+    with record_attention(len(answer)) as layers:
         model(ids[None], cache=model.make_cache(), input_embeddings=embeddings[None])
     layers = [np.array(layer) for layer in layers if layer.shape == (len(answer), len(ids))]
     if not layers:
@@ -106,11 +120,12 @@ def answer_attention(model: MM1, inputs: Inputs, answer: list[int]) -> Float[np.
 
 
 @contextmanager
-def recording(rows: int) -> Iterator[list[Float[mx.array, "A K"]]]:
-    """A list that grows, for each use of MLX's attention inside, by the weights of its last ``rows`` queries.
+def record_attention(rows: int) -> Iterator[list[Float[mx.array, "A K"]]]:
+    """Record attention while the context lasts: every call of MLX's attention adds an entry to the list that it gives.
 
-    They are means over the heads of the first sequence, evaluated, so that memory does not grow with the heads.
-    Decoders, ours and mlx-lm's, look the function up when they call it; the image encoder's calls are to stay outside.
+    An entry holds the attention weights of the last ``rows`` queries, averaged over the heads of the first sequence,
+    and evaluated, so that memory does not grow with the heads. It works because decoders, ours and mlx-lm's, look MLX's
+    function up when they call it. The image encoder must not be called inside.
     """
     attend, found = mx.fast.scaled_dot_product_attention, []
 
@@ -136,18 +151,21 @@ def attention_weights(
     sinks: Float[mx.array, "H"] | None = None,
     rows: int,
 ) -> Float[mx.array, "B H A K"]:
-    """How much the last ``rows`` queries attend to each key, as ``mx.fast.scaled_dot_product_attention`` does."""
+    """Return how much the last ``rows`` queries attend to each key.
+
+    Arguments are those of ``mx.fast.scaled_dot_product_attention``, whose computation this repeats.
+    """
     length, keys, groups = q.shape[2], k.shape[2], k.shape[1]
     rows = min(rows, length)
     q = mx.unflatten(q[:, :, -rows:].astype(mx.float32), 1, (groups, -1))
     scores = (q @ k[:, :, None].astype(mx.float32).swapaxes(-1, -2)).flatten(1, 2) * scale
-    if isinstance(mask, str):  # "causal", the last query sees all
+    if isinstance(mask, str):  # "causal": the last query attends to all keys
         mask = mx.arange(keys) <= mx.arange(keys - rows, keys)[:, None]
     elif mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
         mask = mask[..., -rows:, :]
     if mask is not None:
         scores = mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask
-    if sinks is not None:  # a score that takes part and is attended by nobody
+    if sinks is not None:  # a score that takes part in the softmax, but belongs to no key
         sink = mx.broadcast_to(sinks.astype(mx.float32)[:, None, None], (*scores.shape[:3], 1))
         scores = mx.concatenate([scores, sink], axis=-1)
     return mx.softmax(scores, axis=-1)[..., :keys]
@@ -156,8 +174,14 @@ def attention_weights(
 def require_number(flag: str, number: int, most: int, what: str) -> None:
     """Refuse a number outside 1 to ``most``.
 
+    Args:
+        flag: the flag that gave the number, for the message.
+        number: the number.
+        most: the largest number allowed.
+        what: what is counted, in words.
+
     Raises:
-        PromptError: it is.
+        PromptError: the number is outside.
     """
     if not 1 <= number <= most:
         raise PromptError(f"{flag} is {number}, expected 1 to {most}: there are no more {what}.")

@@ -1,7 +1,7 @@
-"""Where on the picture each view and each visual token stands, for every way of cutting.
+"""The place of each view and each visual token on the picture, for every way of cutting a picture.
 
-Views are made by resizing, padding and cropping, so a view's pixels are a stretch of the picture's along each axis.
-The sizes here are those of ``inputs.preprocess`` and ``inputs.sub_images``; the tests compare them with real views.
+Views are made by resizing, padding and cropping, so each view shows a rectangle of the picture. The sizes here are
+those of ``inputs.preprocess`` and ``inputs.sub_images``; the tests compare them with real views.
 """
 
 from __future__ import annotations
@@ -20,46 +20,58 @@ Size = tuple[int, int]  # width and height in pixels
 
 @dataclass(frozen=True)
 class View:
-    """What the image encoder sees at once."""
+    """One image that the image encoder reads: a crop of the picture, or all of it."""
 
     place: tuple[int, int]  # row and column among the crops, from 1; or OVERVIEW
     size: Size
-    box: Box  # reaches past the picture's edges where the view is padded
+    box: Box  # the part of the picture; reaches past its edges where the view is padded
     patch_grid: tuple[int, int]  # rows and columns
     patch_size: int  # pixels, each side
 
     @property
     def seen(self) -> Box:
-        """What the patches cover: pixels past the last whole patch are cut off."""
+        """The part of the picture that the patches cover; pixels past the last whole patch are cut off."""
         (rows, columns), (width, height) = self.patch_grid, self.size
-        return part(self.box, 0.0, 0.0, columns * self.patch_size / width, rows * self.patch_size / height)
+        return part_of(self.box, 0.0, 0.0, columns * self.patch_size / width, rows * self.patch_size / height)
 
     def patch_boxes(self) -> list[Box]:
-        """Row by row."""
+        """Return the box of each patch, row by row."""
         return cells(self.seen, *self.patch_grid)
 
 
 @dataclass(frozen=True)
 class Token:
-    """One visual token."""
+    """One visual token, and its place on the picture."""
 
-    number: int  # as the connector makes them, from 0
+    number: int  # from 0, in the order in which the connector makes them
     view: int  # from 0
-    row: int = 0  # in its grid, from 1; 0: it stands for no part of the picture
+    row: int = 0  # in its grid, from 1; 0 if it belongs to no part of the picture
     column: int = 0
-    boxes: tuple[Box, ...] = ()  # its part of the picture, were there no convolutions around the pooling
+    boxes: tuple[Box, ...] = ()  # its part of the picture, leaving aside convolutions around the pooling
 
 
 @dataclass(frozen=True)
 class Sight:
-    """All that a model sees of one picture."""
+    """The views and visual tokens that a model makes of one picture."""
 
     size: Size
     views: list[View]
-    tokens: list[Token | None]  # in reading order; None: the learned end of a row
-    num_text: int  # text tokens among them
+    tokens: list[Token | None]  # in reading order; None for the learned end of a row
+    num_text: int  # number of text tokens among them
+
+    def token(self, number: int) -> Token:
+        """Return a visual token by its number, counted from 1 in reading order.
+
+        Raises:
+            ValueError: it is the learned end of a row, which has no place on the picture.
+        """
+        found = self.tokens[number - 1]
+        if found is None:
+            raise ValueError(f"visual token {number} is the learned end of a row.")
+        return found
 
     def tokens_of(self, view: int) -> int:
+        """Return the number of visual tokens of a view."""
         return sum(token is not None and token.view == view for token in self.tokens)
 
 
@@ -67,31 +79,35 @@ def _no_text(_: str) -> list[int]:
     return []
 
 
-def sight(picture_size: Size, config: MM1Config, *, encode: Callable[[str], list[int]] = _no_text) -> Sight:
-    """What the model sees of a picture of ``picture_size`` that is alone in its prompt.
+def find_sight(
+    picture_size: Size, config: MM1Config, *, encode: Callable[[str], list[int]] = _no_text
+) -> Sight:
+    """Find the views and visual tokens of a picture that is alone in its prompt, from the picture's size.
 
     Args:
-        encode: text to token ids; without it position tags are not counted.
+        picture_size: width and height in pixels.
+        config: the configuration of the model.
+        encode: function that turns text into token ids; without it position tags are not counted.
 
     Raises:
         PictureError: the picture is too long and thin for the model's way of resizing.
     """
     found = layout(picture_size, config, encode=encode)
     views = view_boxes(picture_size, config)
-    made = _made_tokens(views, config)
+    made = _make_tokens(views, config)
     order = range(found.num_made) if found.order is None else found.order
     tokens = [None if number < 0 else made[number] for number in order]
     return Sight(picture_size, views, tokens, len(found.ids) - len(tokens))
 
 
 def view_boxes(picture_size: Size, config: MM1Config) -> list[View]:
-    """The views of a picture, in the order of ``inputs.sub_images.views``."""
+    """Return the views of a picture, in the order of ``inputs.sub_images.views``."""
     image = config.image_config
     size = (image.image_size, image.image_size)
     places = view_indices(picture_size, image)
     rows, columns = max(row for row, _ in places), max(column for _, column in places)
     cut = rule(image)
-    whole = canvas = full(picture_size)
+    whole = canvas = whole_box(picture_size)
     if cut == "static":
         whole = canvas = _square_box(picture_size, image, 2 * image.image_size)
     elif cut == "quadrants":
@@ -112,21 +128,21 @@ def view_boxes(picture_size: Size, config: MM1Config) -> list[View]:
     return [View(place, size, whole if place == OVERVIEW else next(crops), grid, patch) for place in places]
 
 
-def full(size: Size) -> Box:
-    """All of a picture."""
+def whole_box(size: Size) -> Box:
+    """Return the box of a whole picture."""
     return 0.0, 0.0, float(size[0]), float(size[1])
 
 
-def part(box: Box, left: float, top: float, right: float, bottom: float) -> Box:
-    """A part of ``box``, given in fractions of its sides."""
+def part_of(box: Box, left: float, top: float, right: float, bottom: float) -> Box:
+    """Return a part of ``box``, given in fractions of its sides."""
     width, height = box[2] - box[0], box[3] - box[1]
     return box[0] + left * width, box[1] + top * height, box[0] + right * width, box[1] + bottom * height
 
 
 def cells(box: Box, rows: int, columns: int) -> list[Box]:
-    """``box`` cut evenly, row by row."""
+    """Cut ``box`` into equal cells, and return them row by row."""
     return [
-        part(box, column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
+        part_of(box, column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
         for row in range(rows)
         for column in range(columns)
     ]
@@ -137,10 +153,10 @@ def _grid(size: Size, rows: int, columns: int) -> Size:
 
 
 def _square_box(picture_size: Size, image: ImageConfig, size: int) -> Box:
-    """What ``preprocess.to_square`` shows of a picture."""
+    """Return the part of a picture that ``preprocess.to_square`` shows."""
     width, height = picture_size
     if image.resize == "squash":
-        return full(picture_size)
+        return whole_box(picture_size)
     if image.resize == "pad":
         return _padded_box(picture_size)
     longer = int(size * max(picture_size) / min(picture_size))
@@ -154,12 +170,12 @@ def _padded_box(picture_size: Size) -> Box:
 
 
 def _fitted_box(picture_size: Size, canvas: Size) -> Box:
-    """What a canvas shows of a picture that ``preprocess.fit_within`` resized for it."""
+    """Return the part of a picture that a canvas shows after ``preprocess.fit_within`` has resized the picture."""
     return _window(picture_size, fitted_size(picture_size, canvas), canvas)
 
 
 def _window(picture_size: Size, resized: Size, canvas: Size) -> Box:
-    """What a canvas shows of a picture that is ``resized`` and then centred on it, or cut around its middle."""
+    """Return the part of a picture that a canvas shows if the picture is resized, then centred or cropped to it."""
     box = []
     for whole, side, window in zip(picture_size, resized, canvas, strict=True):
         start = (side - window) // 2 if side > window else -((window - side) // 2)
@@ -168,25 +184,25 @@ def _window(picture_size: Size, resized: Size, canvas: Size) -> Box:
     return left, top, right, bottom
 
 
-def _made_tokens(views: list[View], config: MM1Config) -> list[Token]:
-    """Every visual token of a picture's views, as the connector makes them."""
+def _make_tokens(views: list[View], config: MM1Config) -> list[Token]:
+    """Return all visual tokens of a picture's views, in the order in which the connector makes them."""
     connector = config.connector_config
     found: list[tuple] = []  # the fields of a token after its number
     for number, view in enumerate(views):
         if connector.type == "attention_pool":
-            found += [(number,)] * connector.num_visual_tokens
+            found += [(number,)] * (connector.num_visual_tokens or 0)
         elif connector.merge_size:
-            found += _merged(number, view, config)
+            found += _merge_tokens(number, view, config)
         elif connector.type != "c_abstractor_pair" or number % 5 == 4:
-            found += _pooled(number, view.seen, connector.side)
+            found += _pool_tokens(number, view.seen, connector.side)
         elif number % 5 == 0:  # the four quadrants, joined to one grid
-            found += _pooled(number, views[number + 4].seen, connector.side, joined=True)
+            found += _pool_tokens(number, views[number + 4].seen, connector.side, joined=True)
         found += [(number,)] * connector.num_extra_tokens
     return [Token(number, *fields) for number, fields in enumerate(found)]
 
 
-def _pooled(number: int, seen: Box, side: int, *, joined: bool = False) -> list[tuple]:
-    """A square of tokens; of ``joined`` views each is counted to the quadrant that its middle is in."""
+def _pool_tokens(number: int, seen: Box, side: int, *, joined: bool = False) -> list[tuple]:
+    """Return the fields of a square of tokens; with ``joined`` views, each belongs to the quadrant of its middle."""
     found = []
     for index, box in enumerate(cells(seen, side, side)):
         row, column = divmod(index, side)
@@ -195,8 +211,11 @@ def _pooled(number: int, seen: Box, side: int, *, joined: bool = False) -> list[
     return found
 
 
-def _merged(number: int, view: View, config: MM1Config) -> list[tuple]:
-    """A token for every square of patches, which the connector cuts from the sequence as if it came row by row."""
+def _merge_tokens(number: int, view: View, config: MM1Config) -> list[tuple]:
+    """Return the fields of a token for every square of patches.
+
+    The connector cuts the squares from the sequence of patches as if these came row by row.
+    """
     merge, (height, width) = config.connector_config.merge_size, view.patch_grid
     boxes, order = view.patch_boxes(), block_order(height, width, config.vision_config.patch_block)
     found = []
@@ -208,7 +227,7 @@ def _merged(number: int, view: View, config: MM1Config) -> list[tuple]:
 
 
 def block_order(rows: int, columns: int, block: int) -> list[int]:
-    """For each patch in the image encoder's sequence its place in the grid, counted row by row."""
+    """Return, for each patch in the image encoder's sequence, its place in the grid, counted row by row."""
     return [
         (top + y) * columns + left + x
         for top in range(0, rows, block)

@@ -7,25 +7,25 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from mm1_mlx.seeing.draw import FAINT, INK, PAPER, text
+from mm1_mlx.seeing.draw import FAINT, INK, PAPER, draw_text
 
 WIDTH, HEIGHT = 960, 540  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 80, 24, 56, 56  # margins, pixels
 GAP = 20  # pixels, behind a word of the key
 GRID = "#e4e4e8"
-STEPS = (1, 2, 5)  # that ticks may have, times a power of ten
+STEPS = (1, 2, 5)  # distances that ticks may have, times a power of ten
 Point = tuple[float | int, float | int]
 
 
 class Chart:
-    """An empty chart to draw into.
+    """A chart with two axes, to draw into.
 
     Args:
-        title: what is drawn upwards.
-        across: what is drawn to the right.
-        last: the largest number to the right.
-        highest: the largest number upwards.
-        labels: where the axis to the right has words, and which; by default round numbers.
+        title: the meaning of the vertical axis.
+        across: the meaning of the horizontal axis.
+        last: the largest number on the horizontal axis.
+        highest: the largest number on the vertical axis.
+        labels: places and texts of labels on the horizontal axis; by default round numbers.
     """
 
     def __init__(
@@ -43,41 +43,41 @@ class Chart:
         for tick in ticks(highest):
             y = round(self.place((0, tick))[1])
             self._draw.line((LEFT, y, WIDTH - RIGHT, y), fill=GRID)
-            label = text(f"{tick:g}", color=FAINT)
+            label = draw_text(f"{tick:g}", color=FAINT)
             self.image.paste(label, (LEFT - label.width - 10, y - label.height // 2))
         for at, words in [(tick, f"{tick:g}") for tick in ticks(last)] if labels is None else labels:
-            x, label = round(self.place((at, 0))[0]), text(words, color=FAINT)
+            x, label = round(self.place((at, 0))[0]), draw_text(words, color=FAINT)
             self.image.paste(label, (min(x - label.width // 2, WIDTH - label.width), HEIGHT - BOTTOM + 8))
-        self.image.paste(text(title, size=20, color=INK), (LEFT, 14))
-        label = text(across, color=FAINT)
+        self.image.paste(draw_text(title, size=20, color=INK), (LEFT, 14))
+        label = draw_text(across, color=FAINT)
         self.image.paste(label, ((LEFT + WIDTH - RIGHT - label.width) // 2, HEIGHT - label.height - 6))
 
     def place(self, point: Point) -> Point:
-        """Return where a pair of numbers is, in pixels."""
+        """Return the place of a pair of numbers in the image, in pixels."""
         x = LEFT + point[0] / self._last * (WIDTH - LEFT - RIGHT)
         return x, HEIGHT - BOTTOM - point[1] / self._highest * (HEIGHT - TOP - BOTTOM)
 
     def line(self, points: Sequence[Point], color: str) -> None:
-        """Join points."""
+        """Draw a line through points."""
         self._draw.line([self.place(point) for point in points], fill=color, width=3, joint="curve")
 
     def point(self, point: Point, color: str) -> None:
-        """Mark a point."""
+        """Draw a point."""
         x, y = self.place(point)
         self._draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=color, outline=PAPER)
 
     def bar(self, at: float, low: float, high: float, color: str) -> None:
-        """Draw an interval upwards, with ends."""
+        """Draw a vertical interval from ``low`` to ``high``, with short lines at its ends."""
         (x, bottom), (_, top) = self.place((at, low)), self.place((at, high))
         self._draw.line((x, bottom, x, top), fill=color, width=1)
         for y in (bottom, top):
             self._draw.line((x - 4, y, x + 4, y), fill=color, width=1)
 
     def key(self, words: Sequence[tuple[str, str]]) -> None:
-        """Write words in the colours that they explain, at the top on the right, in as many rows as there is room for."""
+        """Write a key at the top right, with each name in the colour that it explains, in as many rows as needed."""
         rows: list[list[Image.Image]] = [[]]
         for said, color in words:
-            label = text(said, color=color)
+            label = draw_text(said, color=color)
             if rows[-1] and _width([*rows[-1], label]) > WIDTH // 2 - RIGHT:
                 rows.append([])
             rows[-1].append(label)

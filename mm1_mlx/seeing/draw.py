@@ -14,14 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mm1_mlx.errors import PictureError
 from mm1_mlx.files.writing import new_file
-from mm1_mlx.seeing.boxes import Box, full
+from mm1_mlx.seeing.boxes import Box, whole_box
 
 INK, FAINT, PAPER = "#1b1b1f", "#62626c", "#ffffff"
 COLORS = ("#d62839", "#1d6fd1", "#1a8a4a", "#d1690a", "#7b3fc4", "#00808a", "#b0267f", "#8a6d00", "#5b5f97")
 GOLDEN = 0.618033988749895  # steps of it around a circle never meet
 RAMP = ((255, 226, 110), (253, 150, 44), (226, 40, 40), (122, 0, 92))  # of heat, from little to most
 SMALLEST, LARGEST = 640, 1600  # pixels, a panel's longer side
-THINNEST = 8  # a panel's longer side over its shorter one; a thinner picture is widened to be seen
+THINNEST = 8  # largest ratio of a panel's sides; a thinner picture is drawn wider than it is
 
 
 def color_of(number: int) -> str:
@@ -33,19 +33,19 @@ def color_of(number: int) -> str:
 
 
 class Panel:
-    """A picture at a size to look at, with the padding around it that a model sees; hatched, where there is any."""
+    """A picture, resized for people to look at, with hatched areas where the model's views are padded."""
 
     def __init__(
         self, picture: Image.Image, boxes: Iterable[Box] = (), *, least: int = SMALLEST, most: int = LARGEST
     ):
-        lefts, tops, rights, bottoms = zip(full(picture.size), *boxes, strict=True)
+        lefts, tops, rights, bottoms = zip(whole_box(picture.size), *boxes, strict=True)
         self.area = (min(lefts), min(tops), max(rights), max(bottoms))
         sides = (self.area[2] - self.area[0], self.area[3] - self.area[1])
         longest = min(max(round(max(sides)), least), most)
         self.size = tuple(max(round(side * longest / max(sides)), longest // THINNEST) for side in sides)
         self.scale = tuple(pixels / side for pixels, side in zip(self.size, sides, strict=True))
-        self.image = _hatched(self.size)
-        left, top, right, bottom = self.pixels(full(picture.size))
+        self.image = _draw_stripes(self.size)
+        left, top, right, bottom = self.pixels(whole_box(picture.size))
         whole = (max(right - left, 1), max(bottom - top, 1))
         how = Image.Resampling.NEAREST if min(self.scale) >= 2 else Image.Resampling.LANCZOS
         self.image.paste(picture.resize(whole, how), (left, top))
@@ -53,12 +53,13 @@ class Panel:
         self.line = max(longest // 400, 2)
 
     def pixels(self, box: Box) -> tuple[int, int, int, int]:
-        """A box of the picture in the panel's pixels."""
+        """Convert a box of the picture to the panel's pixels."""
         edges = zip(box, self.area[:2] * 2, self.scale * 2, strict=True)
-        return tuple(round((edge - start) * scale) for edge, start, scale in edges)
+        left, top, right, bottom = (round((edge - start) * scale) for edge, start, scale in edges)
+        return left, top, right, bottom
 
     def outline(self, box: Box, color: str, *, dashed: bool = False) -> None:
-        """A line around the inside of ``box``, light on either side so that it shows on any picture."""
+        """Draw a line along the inside of ``box``, with light edges so that it shows on any picture."""
         left, top, right, bottom = self.pixels(box)
         line, corners = self.line, (left, top, max(right - 1, left), max(bottom - 1, top))
         self.draw.rectangle(corners, outline=PAPER, width=line + 2)
@@ -76,15 +77,18 @@ class Panel:
                 self.draw.rectangle((x, y, x + line - 1, min(y + dash, bottom) - 1), fill=color)
 
     def label(self, box: Box, words: Sequence[str], color: str, *, at_end: bool = False) -> None:
-        """The first of ``words`` that fits, on a plate in the first or last corner of ``box``."""
+        """Draw the first of ``words`` that fits, or else the last, at the top left or the bottom right of ``box``."""
         left, top, right, bottom = self.pixels(box)
         inset, size = 2 * self.line + 2, 17 + 3 * self.line
         room = (right - left - 2 * inset, bottom - top - 2 * inset)
-        for text, height in ((text, size * shrunk // 10) for text in words for shrunk in (10, 8, 6)):
-            width = round(_font(height).getlength(text)) + height
-            if width <= room[0] and height * 1.5 <= room[1]:
-                break
-        tall = round(height * 1.5)
+
+        def width_of(text: str, height: int) -> int:
+            return round(_font(height).getlength(text)) + height
+
+        choices = [(text, size * shrunk // 10) for text in words for shrunk in (10, 8, 6)]
+        fitting = (c for c in choices if width_of(*c) <= room[0] and c[1] * 1.5 <= room[1])
+        text, height = next(fitting, choices[-1])
+        width, tall = width_of(text, height), round(height * 1.5)
         x, y = (right - inset - width, bottom - inset - tall) if at_end else (left + inset, top + inset)
         x, y = min(max(x, 0), self.size[0] - width), min(max(y, 0), self.size[1] - tall)
         self.draw.rounded_rectangle(
@@ -93,43 +97,46 @@ class Panel:
         self.draw.text((x + width / 2, y + tall / 2), text, PAPER, _font(height), anchor="mm")
 
     def fade(self, boxes: Iterable[Box]) -> None:
-        """Everything outside all of ``boxes`` becomes pale: the model does not see it."""
+        """Make everything outside of all ``boxes`` pale, because the model does not read it."""
         seen = Image.new("L", self.size, 255 * 7 // 10)
         for box in boxes:
             ImageDraw.Draw(seen).rectangle(self.pixels(box), fill=0)
         self.image.paste(PAPER, (0, 0), seen)
 
     def heat(self, values: Iterable[tuple[Box, float]]) -> None:
-        """Grey picture, ``values`` in colour over their boxes; they add up where boxes meet, the most is full colour."""
+        """Turn the picture grey, and draw ``values`` as colours over their boxes.
+
+        Values add up where boxes overlap, and the largest sum has the strongest colour.
+        """
         found = np.zeros(self.size[::-1], np.float32)
         for box, value in values:
             left, top, right, bottom = self.pixels(box)
             found[top:bottom, left:right] += value
         grey = np.asarray(self.image.convert("L"), np.float32)[..., None] * 0.75 + 64
-        self.image = Image.fromarray(heated(grey, found / max(found.max(initial=0), 1e-12)))
+        self.image = Image.fromarray(draw_heat(grey, found / max(found.max(initial=0), 1e-12)))
         self.draw = ImageDraw.Draw(self.image)
 
 
 def heat_key(low: str, high: str, *, size: int) -> Image.Image:
-    """What the colours of heat mean, in letters of ``size`` pixels."""
+    """Draw a key to the colours of heat, from ``low`` to ``high``, in letters of ``size`` pixels."""
     length = 14 * size
-    bar = Image.fromarray(heated(np.float32(255), np.tile(np.linspace(0, 1, length), (size, 1))))
+    bar = Image.fromarray(draw_heat(np.float32(255), np.tile(np.linspace(0, 1, length), (size, 1))))
     ImageDraw.Draw(bar).rectangle((0, 0, length - 1, size - 1), outline=FAINT)
-    return beside([text(low, size=size, color=FAINT), bar, text(high, size=size, color=FAINT)])
+    return join_row([draw_text(low, size=size, color=FAINT), bar, draw_text(high, size=size, color=FAINT)])
 
 
-def heated(
+def draw_heat(
     grey: Float[np.ndarray, "h w 1"] | np.float32, level: Float[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The colours of heat from 0 to 1 over grey, the hotter the thicker."""
+    """Draw heat levels from 0 to 1 over grey; higher levels are more opaque."""
     stops = np.linspace(0, 1, len(RAMP))
     colors = np.stack([np.interp(level, stops, channel) for channel in zip(*RAMP, strict=True)], axis=-1)
     alpha = 0.85 * level[..., None] ** 0.6
     return np.rint((1 - alpha) * grey + alpha * colors).astype(np.uint8)
 
 
-def text(words: str, *, size: int = 16, color: str = INK, width: int = LARGEST) -> Image.Image:
-    """Text on paper, in lines of at most ``width`` pixels."""
+def draw_text(words: str, *, size: int = 16, color: str = INK, width: int = LARGEST) -> Image.Image:
+    """Draw text as an image, in lines of at most ``width`` pixels."""
     font, lines = _font(size), []
     for paragraph in words.split("\n"):
         line = ""
@@ -147,8 +154,8 @@ def text(words: str, *, size: int = 16, color: str = INK, width: int = LARGEST) 
     return image
 
 
-def beside(images: Sequence[Image.Image], *, gap: int = 8) -> Image.Image:
-    """Pictures side by side, their middles level."""
+def join_row(images: Sequence[Image.Image], *, gap: int = 8) -> Image.Image:
+    """Join images side by side, aligned at their middles."""
     height = max(image.height for image in images)
     row = Image.new("RGB", (sum(image.width + gap for image in images) - gap, height), PAPER)
     x = 0
@@ -158,8 +165,8 @@ def beside(images: Sequence[Image.Image], *, gap: int = 8) -> Image.Image:
     return row
 
 
-def stacked(images: Sequence[Image.Image], *, gap: int, margin: int = 0) -> Image.Image:
-    """Pictures one under the other, their left sides level."""
+def join_column(images: Sequence[Image.Image], *, gap: int, margin: int = 0) -> Image.Image:
+    """Join images one below the other, aligned at their left sides."""
     width = max(image.width for image in images) + 2 * margin
     column = Image.new("RGB", (width, sum(image.height + gap for image in images) - gap + 2 * margin), PAPER)
     y = margin
@@ -170,7 +177,7 @@ def stacked(images: Sequence[Image.Image], *, gap: int, margin: int = 0) -> Imag
 
 
 def sheet(images: Sequence[Image.Image], columns: int, *, gap: int) -> Image.Image:
-    """Pictures in rows of ``columns``, in cells of one size."""
+    """Join images in rows of ``columns``, in cells of one size."""
     width, height = (max(sides) for sides in zip(*(image.size for image in images), strict=True))
     columns, rows = min(columns, len(images)), -(-len(images) // columns)
     page = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), PAPER)
@@ -181,7 +188,7 @@ def sheet(images: Sequence[Image.Image], columns: int, *, gap: int) -> Image.Ima
 
 
 def write_png(image: Image.Image, path: Path) -> None:
-    """Whole or not at all, by way of a temporary name beside it.
+    """Write an image as a PNG file, completely or not at all, through a temporary file beside it.
 
     Raises:
         PictureError: the file cannot be written.
@@ -194,10 +201,15 @@ def write_png(image: Image.Image, path: Path) -> None:
 
 
 def output_path(given: str | None, source: str, what: str) -> Path:
-    """Where to write: ``given``, or a name made of the picture's in the current folder.
+    """Return the path to write to: ``given``, or one in the current folder named after the picture.
+
+    Args:
+        given: the path that the user asked for.
+        source: where the picture came from.
+        what: what is drawn, as the second part of the name.
 
     Raises:
-        PictureError: it is no PNG, its folder is not there, or it is the picture itself.
+        PictureError: the path does not end in .png, its folder does not exist, or it is the picture itself.
     """
     stem = "picture" if source == "-" or source.startswith("data:") else Path(source).stem
     path = Path(f"{stem}-{what}.png" if given is None else os.path.expanduser(given))
@@ -213,13 +225,13 @@ def output_path(given: str | None, source: str, what: str) -> Path:
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own, so that drawings are the same everywhere."""
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, so that drawings are the same everywhere."""
     return ImageFont.load_default(size)
 
 
-def _hatched(size: tuple[int, int]) -> Image.Image:
-    """Paper with pale stripes: what is not there."""
+def _draw_stripes(size: tuple[int, int]) -> Image.Image:
+    """Draw pale stripes, the background of padding."""
     y, x = np.mgrid[: size[1], : size[0]]
     stripes = np.where((x + y) % 16 < 5, 205, 238).astype(np.uint8)
     return Image.fromarray(np.repeat(stripes[..., None], 3, axis=-1))

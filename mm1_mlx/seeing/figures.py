@@ -1,4 +1,4 @@
-"""The drawings: a picture's sub-images, what visual tokens respond to, what the words of an answer attended to."""
+"""Drawings of a picture's sub-images, of the responses of visual tokens, and of the attention of an answer's words."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ from PIL import Image
 
 from mm1_mlx.inputs.sub_images import OVERVIEW
 from mm1_mlx.seeing.attention import Word
-from mm1_mlx.seeing.boxes import Box, Sight, full
-from mm1_mlx.seeing.draw import FAINT, INK, LARGEST, Panel, color_of, heat_key, sheet, stacked, text
+from mm1_mlx.seeing.boxes import Box, Sight, whole_box
+from mm1_mlx.seeing.draw import (
+    FAINT,
+    INK,
+    LARGEST,
+    Panel,
+    color_of,
+    draw_text,
+    heat_key,
+    join_column,
+    sheet,
+)
 
-THUMBNAIL = 7  # of a view's side, in letters
+THUMBNAIL = 7  # side of a thumbnail, as a multiple of the height of letters
 MOST_THUMBNAILS, MOST_MAPS = 48, 36
-COLUMNS = 6  # of maps in a sheet
-NARROWEST = 640  # pixels, of a figure
+COLUMNS = 6  # of maps in a figure
+NARROWEST = 640  # pixels; the least width of a figure
 MARGIN, GAP = 24, 14  # pixels
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Heat over a picture."""
+    """Values to draw as heat over a picture."""
 
     caption: str
     values: list[tuple[Box, float]]
@@ -29,7 +39,7 @@ class HeatMap:
 
 
 def sub_images_figure(title: str, picture: Image.Image, views: list[Image.Image], seen: Sight) -> Image.Image:
-    """The boxes of all views over the picture, in order, and under it the views as the image encoder gets them."""
+    """Draw the boxes of all views over the picture, and below it the views as the image encoder reads them."""
     boxes = [view.box for view in seen.views]
     panel, labels, strip = Panel(picture, boxes), [], []
     width = max(panel.size[0], NARROWEST)
@@ -42,8 +52,8 @@ def sub_images_figure(title: str, picture: Image.Image, views: list[Image.Image]
         labels.append((view.box, (f"{name}: {count}", name, f"{number + 1}"), color, whole))
         if number < MOST_THUMBNAILS:
             small = Panel(pixels, least=side, most=side)
-            small.outline(full(pixels.size), color)
-            strip.append(stacked([small.image, _note(f"{name}\n{count}", width)], gap=4))
+            small.outline(whole_box(pixels.size), color)
+            strip.append(join_column([small.image, _note(f"{name}\n{count}", width)], gap=4))
     for box, _, color, whole in sorted(labels, key=lambda label: label[-1]):  # the whole over its crops
         panel.outline(box, color, dashed=whole and len(boxes) > 1)
     for box, words, color, whole in labels:
@@ -57,8 +67,8 @@ def sub_images_figure(title: str, picture: Image.Image, views: list[Image.Image]
 def responses_figure(
     name: str, picture: Image.Image, seen: Sight, maps: dict[int, list[tuple[Box, float]]]
 ) -> Image.Image:
-    """What visual tokens respond to, each with the outline of its own part of the picture."""
-    tokens = {number: seen.tokens[number - 1] for number in maps}
+    """Draw a map of what each visual token responds to, with the outline of the token's own part of the picture."""
+    tokens = {number: seen.token(number) for number in maps}
     rows, columns = ({getattr(token, axis) for token in tokens.values()} for axis in ("row", "column"))
     in_grid = len(rows) * len(columns) == len(maps)
     drawn = []
@@ -71,7 +81,7 @@ def responses_figure(
 
 
 def attention_figure(question: str, picture: Image.Image, seen: Sight, words: Sequence[Word]) -> Image.Image:
-    """What the words of an answer attended to on the picture."""
+    """Draw a map of what each word of an answer attended to on the picture."""
     drawn = []
     for word in words[:MOST_MAPS]:
         heat = [
@@ -87,7 +97,7 @@ def attention_figure(question: str, picture: Image.Image, seen: Sight, words: Se
 
 
 def spread(boxes: Sequence[Box], weight: float) -> list[tuple[Box, float]]:
-    """``weight`` spread evenly over ``boxes``: what each square pixel of the picture gets of it."""
+    """Spread ``weight`` evenly over ``boxes``, and return for each box the weight of a pixel of the picture."""
     area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
     return [(box, weight / area) for box in boxes]
 
@@ -95,7 +105,7 @@ def spread(boxes: Sequence[Box], weight: float) -> list[tuple[Box, float]]:
 def _heat_figure(
     title: str, picture: Image.Image, seen: Sight, maps: list[HeatMap], columns: int, most: str
 ) -> Image.Image:
-    """One large map, or several in rows of at most ``columns``; ``most`` says what full colour means."""
+    """Draw one large map, or several in rows of at most ``columns``; ``most`` explains the strongest colour."""
     columns, boxes = min(columns, len(maps)), [view.box for view in seen.views]
     side = min((LARGEST - GAP * (columns - 1)) // columns, 480)
     size = {"least": side, "most": side} if len(maps) > 1 else {}
@@ -107,16 +117,16 @@ def _heat_figure(
         panel.heat(heat_map.values)
         for box in heat_map.outlined:
             panel.outline(box, INK)
-        caption = text(heat_map.caption, size=letters, width=max(panel.size[0], side // 2))
-        drawn.append(stacked([panel.image, caption], gap=6))
+        caption = draw_text(heat_map.caption, size=letters, width=max(panel.size[0], side // 2))
+        drawn.append(join_column([panel.image, caption], gap=6))
     key = heat_key("0", most, size=letters)
     return _figure(title, [sheet(drawn, columns, gap=GAP), *_remarks(panels[0], seen, width), key], width)
 
 
 def _remarks(panel: Panel, seen: Sight, width: int) -> list[Image.Image]:
-    """What is not plain to see."""
+    """Draw notes about padding, parts that are not read and stretched pictures, where the panel shows them."""
     found, (across, down) = [], seen.size
-    if panel.area != full(seen.size):
+    if panel.area != whole_box(seen.size):
         found.append("striped: padding")
     lefts, tops, rights, bottoms = zip(*(view.box for view in seen.views), strict=True)
     if min(lefts) > 0 or min(tops) > 0 or max(rights) < across or max(bottoms) < down:
@@ -129,14 +139,14 @@ def _remarks(panel: Panel, seen: Sight, width: int) -> list[Image.Image]:
 
 
 def _figure(title: str, parts: Sequence[Image.Image], width: int) -> Image.Image:
-    heading = text(title, size=_letters(width) * 4 // 3, width=width)
-    return stacked([heading, *parts], gap=GAP, margin=MARGIN)
+    heading = draw_text(title, size=_letters(width) * 4 // 3, width=width)
+    return join_column([heading, *parts], gap=GAP, margin=MARGIN)
 
 
 def _note(words: str, width: int) -> Image.Image:
-    return text(words, size=_letters(width), color=FAINT, width=width)
+    return draw_text(words, size=_letters(width), color=FAINT, width=width)
 
 
 def _letters(width: int) -> int:
-    """The height of letters that can be read under a figure of that width."""
+    """Return the height in pixels of letters that can be read in a figure of this width."""
     return max(width // 60, 15)

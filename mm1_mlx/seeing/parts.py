@@ -1,16 +1,16 @@
-"""A model on one screen: its parts, their sizes and parameters, and what a picture costs."""
+"""A summary of a model: its parts, their sizes and parameters, and the number of tokens of a picture."""
 
 from __future__ import annotations
 
 from mm1_mlx.config import DecoderConfig, ImageConfig, MlxLmDecoderConfig, MM1Config
 from mm1_mlx.model.mm1 import MM1, count_parameters
-from mm1_mlx.seeing.boxes import sight
+from mm1_mlx.seeing.boxes import find_sight
 
 PICTURES = ((378, 378), (1344, 1344), (4032, 3024))  # width and height in pixels; the last is a phone's
 
 
-def screen(config: MM1Config) -> str:
-    """Everything that the configuration settles. No weight is evaluated, so any size costs no memory."""
+def describe_model(config: MM1Config) -> str:
+    """Return a summary of everything that the configuration decides. No weight is evaluated, so it needs no memory."""
     model = MM1(config)
     parts = {"image encoder": model.image_encoder, "connector": model.connector, "decoder": model.decoder}
     sizes = {name: count_parameters(part) for name, part in parts.items()}
@@ -24,7 +24,7 @@ def screen(config: MM1Config) -> str:
     lines.append(f"{'context':14} {'not said' if context is None else f'{context:,} tokens'}")
     lines.append(f"{'quantization':14} {_quantization(config)}")
     lines.append(f"{'untrained':14} {' and '.join(config.untrained) or 'nothing'}")
-    lines.append(f"{'a picture':14} {_resized(config.image_config)}")
+    lines.append(f"{'a picture':14} {_describe_resizing(config.image_config)}")
     return "\n".join(lines + _costs(config))
 
 
@@ -102,8 +102,8 @@ def _quantization(config: MM1Config) -> str:
     return f"{packed.get('bits')} bit in groups of {packed.get('group_size')}, {packed.get('mode', 'affine')}{but}"
 
 
-def _resized(image: ImageConfig) -> str:
-    """How a picture becomes views."""
+def _describe_resizing(image: ImageConfig) -> str:
+    """Return in words how a picture becomes views."""
     if image.resize == "smart":
         return (
             f"keeps its shape: sides multiples of {image.size_multiple} pixels, "
@@ -128,7 +128,7 @@ def _costs(config: MM1Config) -> list[str]:
     context = config.text_config.max_positions
     lines = [f"{'':14} {'pixels':>12} {'views':>6} {'visual tokens':>14} {'of the context':>15}"]
     for width, height in PICTURES:
-        seen = sight((width, height), config)
+        seen = find_sight((width, height), config)
         share = "" if context is None else f"{100 * len(seen.tokens) / context:.1f} %"
         lines.append(
             f"{'':14} {f'{width} x {height}':>12} {len(seen.views):6} {len(seen.tokens):14,} {share:>15}".rstrip()

@@ -1,6 +1,7 @@
-"""Which patches a visual token responds to, through the connector, at the picture as it is.
+"""The patches that a visual token responds to, found from the connector's gradients at a given picture.
 
-The image encoder comes before: its patch features have seen the whole picture already.
+Only the connector is measured. The patch features that it reads already depend on the whole picture, through the
+attention of the image encoder.
 """
 
 from __future__ import annotations
@@ -17,40 +18,40 @@ from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.seeing.boxes import Box, Sight, block_order
 
-PROBES = 16  # random directions of a token; where it has no more dimensions than that, each of them
+PROBES = 16  # number of random directions of a token; a token with no more dimensions is measured along each of them
 
 
-def first_view(seen: Sight, most: int = 6) -> list[int]:
-    """Return the numbers, from 1, of the first view's visual tokens: all, or at most ``most`` rows and columns of them."""
+def choose_tokens(seen: Sight, most: int = 6) -> list[int]:
+    """Return the numbers, from 1, of the first view's visual tokens, in at most ``most`` rows and columns."""
     numbered = [(n, token) for n, token in enumerate(seen.tokens, 1) if token is not None]
     own = [(n, token) for n, token in numbered if token.view == numbered[0][1].view]
     placed = [(n, token) for n, token in own if token.boxes]
-    if not placed:  # of attention pooling
-        return [own[place][0] for place in _evenly(len(own), most * most)]
+    if not placed:  # attention pooling, whose tokens have no place
+        return [own[place][0] for place in _pick_evenly(len(own), most * most)]
     rows, columns = (sorted({getattr(token, axis) for _, token in placed}) for axis in ("row", "column"))
-    rows, columns = ({places[n] for n in _evenly(len(places), most)} for places in (rows, columns))
+    rows, columns = ({places[n] for n in _pick_evenly(len(places), most)} for places in (rows, columns))
     return [n for n, token in placed if token.row in rows and token.column in columns]
 
 
-def _evenly(number: int, most: int) -> list[int]:
-    """Pick at most ``most`` of ``number`` places, the first and the last among them."""
+def _pick_evenly(number: int, most: int) -> list[int]:
+    """Pick at most ``most`` of ``number`` places at equal distances, among them the first and the last."""
     return sorted(set(np.linspace(0, number - 1, min(number, most)).round().astype(int).tolist()))
 
 
 def response_map(
     model: MM1, views: list[Image.Image], seen: Sight, config: ImageConfig, token: int
 ) -> list[tuple[Box, float]]:
-    """Return how much each patch moves one visual token.
+    """Return, for the box of each patch, how strongly one visual token responds to it.
 
     Args:
-        model: whose connector makes it.
-        views: all of the picture's, as ``inputs.sub_images.views`` makes them.
-        seen: what they are of the picture, and where its visual tokens are.
+        model: the model whose connector is measured.
+        views: all views of the picture, as ``inputs.sub_images.views`` makes them.
+        seen: the places of the views and of the visual tokens on the picture.
         config: how views become pixels.
-        token: its number, counted from 1 as the decoder reads them.
+        token: the number of the visual token, counted from 1 in reading order.
 
     Raises:
-        PromptError: there is no such visual token, or it is learned.
+        PromptError: there is no such visual token, or it is the same for every picture.
     """
     if not 1 <= token <= len(seen.tokens):
         raise PromptError(
@@ -65,7 +66,7 @@ def response_map(
     first = place.view // at_once * at_once
     features, grid = model.patch_features(mx.array(normalize(views[first : first + at_once], config)))
     number = place.number % model.config.connector_config.num_tokens(*grid)
-    norms = responses(model.connector, features, grid, number)
+    norms = measure_responses(model.connector, features, grid, number)
     order = block_order(*grid, model.config.vision_config.patch_block)
     boxes = [view.patch_boxes() for view in seen.views[first : first + at_once]]
     return [
@@ -75,12 +76,12 @@ def response_map(
     ]
 
 
-def responses(
+def measure_responses(
     connector: nn.Module, patches: Float[mx.array, "N P E"], grid: tuple[int, int], number: int
 ) -> Float[np.ndarray, "N P"]:
-    """Return the Frobenius norm of d (visual token ``number``) / d (patch features), patch by patch.
+    """Return the Frobenius norm of d (visual token ``number``) / d (patch features) for each patch.
 
-    Estimated: the gradients along random directions have that norm on average, and are 0 where it is 0.
+    It is estimated from gradients along random directions, which have this norm on average, and are 0 where it is 0.
     """
     dims = connector(patches, grid).shape[-1]
     if dims <= PROBES:

@@ -1,4 +1,4 @@
-"""What the drawings show, in lines of text."""
+"""Tables of the same content as the drawings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mm1_mlx.seeing.boxes import Box, Sight
 
 
 def views_table(seen: Sight, context: int | None) -> str:
-    """Where each view is on the picture, and what all of them cost."""
+    """Return a table of the place of each view on the picture and of its visual tokens."""
     lines = [f"{'view':>4} {'row':>5} {'column':>6}  {'pixels of the picture':38} {'visual tokens':>13}"]
     for number, view in enumerate(seen.views):
         row, column = ("whole", "") if view.place == OVERVIEW else view.place
@@ -28,12 +28,12 @@ def views_table(seen: Sight, context: int | None) -> str:
 
 
 def responses_table(seen: Sight, maps: dict[int, list[tuple[Box, float]]]) -> str:
-    """Each token's part of the picture, and how much of its response comes from there."""
+    """Return a table of each token's part of the picture, and of the share of its response that comes from there."""
     lines = [
         f"{'token':>5} {'view':>4} {'row':>4} {'column':>6}  {'its part of the picture':38} {'of its response':>15}"
     ]
     for number, values in maps.items():
-        token = seen.tokens[number - 1]
+        token = seen.token(number)
         row, column = (token.row, token.column) if token.row else ("", "")
         place = _pixels(token.boxes) if token.boxes else "none of its own"
         share = f"{100 * _share_inside(values, token.boxes):.1f} %" if token.boxes else ""
@@ -42,7 +42,7 @@ def responses_table(seen: Sight, maps: dict[int, list[tuple[Box, float]]]) -> st
 
 
 def words_table(words: Sequence[Word], seen: Sight) -> str:
-    """How much of each word's attention went to the picture, and to which visual token most."""
+    """Return a table of the share of each word's attention that went to the picture, and of its strongest token."""
     widest = max(len(word.text) for word in words)
     lines = [f"word {'':{widest}} {'on the picture':>15}  most at"]
     for word in words:
@@ -66,7 +66,7 @@ def _pixels(boxes: list[Box] | tuple[Box, ...]) -> str:
 
 
 def _share_inside(values: list[tuple[Box, float]], boxes: tuple[Box, ...]) -> float:
-    """How much of all ``values`` has its middle in one of ``boxes``."""
+    """Return the share of all ``values`` whose boxes have their middle inside one of ``boxes``."""
     inside = 0.0
     for (left, top, right, bottom), value in values:
         x, y = (left + right) / 2, (top + bottom) / 2

@@ -1,1 +1,1 @@
-"""What a model or a run takes: memory and work."""
+"""Estimates and measurements of the memory, work and time that a model or a training run needs."""

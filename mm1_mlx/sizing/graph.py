@@ -1,7 +1,7 @@
-"""What MLX will compute, and the memory that it holds meanwhile; nothing is computed here.
+"""The graph of what MLX will compute, and the memory that this will need; nothing is computed here.
 
-MLX builds a graph before it computes anything, and exports it. It is read here and walked: what a step writes is held
-until the last step that reads it is done.
+MLX builds a graph before it computes anything, and can export it. The export is read here, and followed step by step:
+memory that a step writes is needed until the last step that reads it is done.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
-LATE = 6  # steps: MLX hands them out faster than they are computed, so memory comes free some steps late
-# These write nothing: what they give lies where their input lies.
+LATE = 6  # steps after which memory becomes free: MLX submits steps faster than they are computed
+# These write nothing: their output has the memory of their input.
 VIEWS = {"AsStrided", "Broadcast", "Copy", "Depends", "ExpandDims", "Flatten", "Reshape", "Slice", "Split"}
 VIEWS |= {"Squeeze", "StopGradient", "Transpose", "Unflatten", "View"}
-RESHAPES = {"Flatten", "Reshape"}  # but of a transposed array they make a copy
+RESHAPES = {"Flatten", "Reshape"}  # these copy a transposed array after all
 
 
 class Array(NamedTuple):
@@ -36,17 +36,17 @@ class Array(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One operation."""
+    """One operation of a graph."""
 
-    name: str  # as MLX calls it
+    name: str  # MLX's name for it
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
-    is_view: bool  # it writes nothing
+    is_view: bool  # whether its outputs have the memory of its inputs
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The steps from some arrays to others, in an order in which they can be computed."""
+    """The steps that compute some arrays from others, in an order in which they can be computed."""
 
     inputs: list[Array]
     steps: list[Step]
@@ -58,35 +58,32 @@ def arrays_in(tree: Any) -> list[mx.array]:
     return [leaf for _, leaf in tree_flatten(tree) if isinstance(leaf, mx.array)]
 
 
-def with_arrays(tree: Any, arrays: Iterable[mx.array]) -> Any:
-    """Return ``tree`` with others in the places of its arrays."""
+def replace_arrays(tree: Any, arrays: Iterable[mx.array]) -> Any:
+    """Return a copy of ``tree`` with the given arrays in the places of its own."""
     given = iter(arrays)
     return tree_map(lambda leaf: next(given) if isinstance(leaf, mx.array) else leaf, tree)
 
 
-def traced(function: Callable[..., Any], *trees: Any) -> Graph:
-    """Return the graph of ``function(*trees)``, from all arrays in ``trees`` to all in what it returns.
+def trace(function: Callable[..., Any], *trees: Any) -> Graph:
+    """Return the graph of ``function(*trees)``, from all arrays in ``trees`` to all arrays in its result.
 
-    Weights that it uses beside them are to be evaluated before, or their making is part of the graph.
+    Other weights that the function uses must be evaluated before, or else the graph includes making them.
 
     Raises:
-        ValueError: it has an operation that MLX keeps to itself.
+        ValueError: the function has an operation that MLX does not export.
     """
     entries: list[dict[str, Any]] = []
 
     def flat(*arrays: mx.array) -> list[mx.array]:
-        return arrays_in(function(*with_arrays(trees, arrays)))
+        return arrays_in(function(*replace_arrays(trees, arrays)))
 
     mx.export_function(entries.append, flat, *arrays_in(trees))
     ends = {entry["type"]: entry for entry in entries}
     steps, transposed = [], set()
     for entry in entries:
         if entry["type"] == "primitive":
-            name, *arrays = (
-                entry["name"],
-                *(tuple(Array(*a) for a in entry[k]) for k in ("inputs", "outputs")),
-            )
-            steps.append(_step(name, *arrays, transposed))
+            inputs, outputs = (tuple(Array(*a) for a in entry[k]) for k in ("inputs", "outputs"))
+            steps.append(_make_step(entry["name"], inputs, outputs, transposed))
     return Graph(
         [Array(*array) for array in ends["inputs"]["inputs"]],
         steps,
@@ -94,8 +91,10 @@ def traced(function: Callable[..., Any], *trees: Any) -> Graph:
     )
 
 
-def _step(name: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], transposed: set[str]) -> Step:
-    """Return a step; ``transposed`` grows by the names of what it transposes."""
+def _make_step(
+    name: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], transposed: set[str]
+) -> Step:
+    """Make a step, and add the names of the arrays that it transposes to ``transposed``."""
     of_transposed = bool(inputs) and inputs[0].name in transposed
     is_view = name in VIEWS and not (name in RESHAPES and of_transposed)
     if is_view and (name == "Transpose" or of_transposed):
@@ -104,15 +103,15 @@ def _step(name: str, inputs: tuple[Array, ...], outputs: tuple[Array, ...], tran
 
 
 def held_bytes(graph: Graph, *, inputs_go: bool = False) -> list[int]:
-    """Return for each step the bytes that are held while it is computed, beyond the graph's inputs.
+    """Return for each step the bytes that are in use while it is computed, besides the graph's inputs.
 
     Args:
-        graph: to be computed at once.
-        inputs_go: nothing else needs its inputs: they go when they have been read.
+        graph: a graph that is computed at once.
+        inputs_go: count the inputs too, and free each one after the last step that reads it.
     """
-    lies_in: dict[str, str] = {}  # for each array the one that was written where it lies
-    last: dict[str, int] = {}  # the step that last reads what was written
-    change = [0] * (len(graph.steps) + LATE + 2)  # in what is held
+    lies_in: dict[str, str] = {}  # for each array, the array that was written to the same memory
+    last: dict[str, int] = {}  # for each written array, the last step that reads it
+    change = [0] * (len(graph.steps) + LATE + 2)  # change in the bytes in use, by step
 
     def write(array: Array, place: int) -> None:
         lies_in[array.name], last[array.name], sizes[array.name] = array.name, place, array.nbytes
@@ -127,7 +126,7 @@ def held_bytes(graph: Graph, *, inputs_go: bool = False) -> list[int]:
                 change[place] += array.nbytes
                 continue
             source = step.inputs[number if step.name == "Depends" else 0].name
-            if source in lies_in:  # what comes from outside is held by others
+            if source in lies_in:  # otherwise it is an array from outside, which is not counted
                 lies_in[array.name] = lies_in[source]
         last |= {lies_in[array.name]: place for array in step.inputs if array.name in lies_in}
     last |= {lies_in[array.name]: len(graph.steps) for array in graph.outputs if array.name in lies_in}

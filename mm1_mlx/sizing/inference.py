@@ -1,4 +1,4 @@
-"""What a model takes of this machine's memory, by dtype and packing; no weight is read or made."""
+"""The memory that a model needs to answer, for each type of its weights; no weight is read or made."""
 
 from __future__ import annotations
 
@@ -16,40 +16,45 @@ from mm1_mlx.model.mm1 import MM1, count_parameters
 from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
 
 FULL, HALF = "float32", "bfloat16 or float16"
-PACKED = {f"{bits} bit": bits for bits in (8, 6, 4, 3)}  # the decoder; the rest as in HALF
+PACKED = {
+    f"{bits} bit": bits for bits in (8, 6, 4, 3)
+}  # bits of the decoder's layers; the rest is as in HALF
 GROUP_SIZE = 64
 PHONE_PICTURE = (4032, 3024)  # width and height in pixels
-DEFAULT_CONTEXT = 4096  # tokens, where the decoder names no longest context
+DEFAULT_CONTEXT = 4096  # tokens, for a decoder that gives no longest context
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes that a model takes in one form."""
+class ModelNeed:
+    """The bytes that a model needs in one form, such as 16-bit weights."""
 
     name: str
     weights: int
-    kv_cache: int | None  # None: unknown
-    visual_work: int  # the widest step of encoding one batch of views, estimated
+    kv_cache: int | None  # None where it is unknown
+    visual_work: int  # an estimate of the largest step of encoding one batch of views
 
     @property
     def total(self) -> int | None:
+        """All bytes together, or None where they are unknown."""
         return None if self.kv_cache is None else self.weights + self.kv_cache + self.visual_work
 
 
-def needs(
+def list_needs(
     config: MM1Config, folder: Path | None = None, *, context: int | None = None, num_images: int = 1
-) -> list[Need]:
-    """The needs of every form of a model; of one that is packed already, as it is stored in ``folder``.
+) -> list[ModelNeed]:
+    """Return the memory that every form of a model needs; for a packed model, only the form stored in ``folder``.
 
     Args:
-        context: tokens in the KV cache; by default all that the decoder was made for.
+        config: the configuration of the model.
+        folder: the folder of a packed model.
+        context: tokens in the KV cache; by default the longest context of the decoder.
         num_images: pictures in the prompt, each as large as a phone's.
 
     Raises:
-        MM1Error: the context is not one of this model, the pictures are fewer than none, or a packed model's
-            weights are missing.
+        MM1Error: the model cannot have this context, the number of pictures is negative, or a packed model's weights
+            are missing.
     """
-    context = _checked_context(config, context)
+    context = _check_context(config, context)
     if num_images < 0:
         raise ConfigError(f"--num-images is {num_images}, expected 0 or more.")
     model = MM1(config)
@@ -58,10 +63,10 @@ def needs(
     full = (cache_bytes(model, context), views * view_bytes(model))
     model.set_dtype(mx.bfloat16)
     half = (cache_bytes(model, context), views * view_bytes(model))
-    return [Need(name, size, *(full if name == FULL else half)) for name, size in weights.items()]
+    return [ModelNeed(name, size, *(full if name == FULL else half)) for name, size in weights.items()]
 
 
-def _checked_context(config: MM1Config, context: int | None) -> int:
+def _check_context(config: MM1Config, context: int | None) -> int:
     most = config.text_config.max_positions
     if context is None:
         return most or DEFAULT_CONTEXT
@@ -72,11 +77,15 @@ def _checked_context(config: MM1Config, context: int | None) -> int:
 
 
 def weight_bytes(model: MM1, folder: Path | None = None) -> dict[str, int]:
-    """Bytes of the weights in each form, by its name; ``model`` has not been packed and its weights not evaluated.
+    """Return the bytes of the weights in each form, by its name.
+
+    Args:
+        model: a model that is not packed; its weights need not be evaluated.
+        folder: the folder of a packed model.
 
     Raises:
-        ConfigError: the model is packed, and in no folder that could be weighed.
-        CheckpointError: that folder has no weights.
+        ConfigError: the configuration is of a packed model, but there is no folder.
+        CheckpointError: the folder has no weights.
     """
     packed = model.config.quantization
     if packed is not None:
@@ -91,7 +100,7 @@ def weight_bytes(model: MM1, folder: Path | None = None) -> dict[str, int]:
     for name, bits in PACKED.items():
         try:
             plan = packing_plan(model, Packing(bits, GROUP_SIZE))
-        except ConfigError:  # too narrow for groups of that size: it has no such form
+        except ConfigError:  # the model is too narrow for groups of this size, so it has no such form
             break
         sizes = {path: module.weight.size for path, module in model.named_modules() if path in plan}
         saved = sum(2 * size - packed_bytes(size, **plan[path]) for path, size in sizes.items())
@@ -100,41 +109,43 @@ def weight_bytes(model: MM1, folder: Path | None = None) -> dict[str, int]:
 
 
 def packed_bytes(num_weights: int, *, bits: int, group_size: int, mode: str) -> int:
-    """Bytes of packed weights: their bits, and for each group a scale and, in mode affine, a bias."""
+    """Return the bytes of packed weights: their bits, and for each group a scale and, in mode affine, a bias."""
     for_each_group = 4 if mode == "affine" else 1
     return num_weights * bits // 8 + num_weights // group_size * for_each_group
 
 
 def cache_bytes(model: MM1, context: int) -> int | None:
-    """Bytes of the KV cache once ``context`` tokens are read; None where the decoder does not tell.
+    """Return the bytes of the KV cache after ``context`` tokens, or None where they cannot be found.
 
-    The decoder runs over nothing: MLX knows all shapes before it computes. So sliding windows and whatever else
-    mlx-lm's decoders keep are counted as they are.
+    The decoder is called, but nothing is computed, because MLX knows all shapes before. So sliding windows, and
+    whatever else mlx-lm's decoders keep, are counted correctly.
     """
     cache, dims = model.make_cache(), model.config.text_config.hidden_dims
     dtype = model.image_encoder.dtype
     try:
-        for length in (context - 1, 1):  # a sliding window forgets when the next token comes
+        for length in (context - 1, 1):  # a sliding window drops old tokens only at the next call
             if length:
                 ids = mx.zeros((1, length), mx.int32)
                 model(ids, cache=cache, input_embeddings=mx.zeros((1, length, dims), dtype))
         return sum(entry.nbytes for entry in cache)
-    except Exception:  # each architecture of mlx-lm's has a way of its own
+    except Exception:  # each architecture of mlx-lm fails in its own way
         return None
 
 
-def verdict(found: list[Need], memory: int) -> str:
-    """What the machine can hold: the model in 16 bit or as it is stored, or packed to fewer bits."""
+def describe_fit(found: list[ModelNeed], memory: int) -> str:
+    """Return in words which forms of the model fit into ``memory`` bytes: 16 bits or as stored, or packed ones."""
     if any(need.total is None for need in found):
         return "unknown: this decoder does not tell what its KV cache takes"
-    fitting = [need.name for need in found if need.name != FULL and need.total <= memory]
+    fitting = [
+        need.name for need in found if need.name != FULL and need.total is not None and need.total <= memory
+    ]
     if not fitting:
         return "does not fit"
     return f"fits at {fitting[0]}" if fitting[0] in PACKED else "fits"
 
 
-def memory_table(found: list[Need], memory: int) -> str:
-    """The needs in GB, as people read them."""
+def memory_table(found: list[ModelNeed], memory: int) -> str:
+    """Return a table of the needs, in GB, for people to read."""
     lines = [
         f"{f'GB, of {memory / 1e9:.1f} here':20} {'weights':>9} {'KV cache':>9} {'visual work':>12} {'sum':>9}"
     ]

@@ -1,4 +1,4 @@
-"""Where the time goes from a picture's file to the last token: seconds, work and memory of each phase."""
+"""Measurements of each phase from a picture's file to the last token of an answer: seconds, work and memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -31,7 +32,7 @@ from mm1_mlx.vision.encode import encode_batches, round_to_groups
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: one prompt, made of pictures and random text."""
+    """The sizes of one measured prompt, which is made of pictures and random text."""
 
     num_images: int
     prompt_tokens: int  # of text, after the pictures
@@ -42,34 +43,34 @@ class Case:
 
 @dataclass(frozen=True)
 class Limits:
-    """What this machine reaches with nothing in its way."""
+    """The highest speeds of this machine."""
 
-    flops_per_second: float  # the best square matrix product
-    bytes_per_second: float  # a large array, read and written in place
+    flops_per_second: float  # of the fastest square matrix product
+    bytes_per_second: float  # of reading and writing a large array
     matmul_size: int  # side of the largest matrices tried
 
 
 @dataclass
 class Phase:
-    """One phase over all repeats."""
+    """The measurements of one phase over all repeats."""
 
     seconds: list[float] = field(default_factory=list)
-    peak_memory: int = 0  # bytes, the most that MLX held
-    work: Work | None = None  # None: outside MLX, or a sum of phases
+    peak_memory: int = 0  # the most bytes that MLX held
+    work: Work | None = None  # None for a phase outside MLX, and for a sum of phases
 
 
 PHASES = ("open", "resize", "encoder", "connector", "embedding", "prefill", "decode")
 
 
 class Laps(Clock):
-    """Adds what each phase takes to the phases of one case."""
+    """A clock that adds the time and memory of each phase to the phases of one case."""
 
     def __init__(self, phases: dict[str, Phase]):
         self.phases = phases
-        self.shapes: list[tuple[int, ...]] = []  # of the batches of views
+        self.shapes: list[tuple[int, ...]] = []  # shapes of the batches of views
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Time a phase that is measured; making pixels is, in two phases of its own."""
+        """Time the block if the phase is measured; "preprocess" is not, since its two parts are measured instead."""
         return self._lap(self.phases[name]) if name in self.phases else nullcontext()
 
     @contextmanager
@@ -83,7 +84,7 @@ class Laps(Clock):
 
 
 class Measurement:
-    """The phases of one case; ``first_token`` runs from the picture's file to the first token."""
+    """The measured phases of one case; ``first_token`` runs from the picture's file to the first token."""
 
     def __init__(self, model: MM1, case: Case, *, seed: int = 0):
         self.model, self.case = model, case
@@ -92,7 +93,7 @@ class Measurement:
         untagged = replace(config, image_config=config.image_config.changed(position_tags="none"))
         picture = layout(case.picture_size, untagged, num_images=case.num_images)
         text = random.integers(config.text_config.vocab_size - 1, size=case.prompt_tokens)
-        text += text >= config.image_token_id  # any token but the picture's
+        text += text >= config.image_token_id  # all tokens but the one that stands for pictures
         self.input_ids = mx.array(picture.ids * case.num_images + text.tolist())
         self.visual_tokens = picture.ids.count(config.image_token_id) * case.num_images
         starts = [picture.num_made * number for number in range(case.num_images)]
@@ -106,7 +107,7 @@ class Measurement:
             )
 
     def repeat(self, repeats: int, *, warmup: int = 1) -> None:
-        """Go from file to last token: ``warmup`` runs unmeasured, then ``repeats``; the work is counted once."""
+        """Run from file to last token, ``warmup`` times unmeasured, then ``repeats`` times; count the work once."""
         for number in range(warmup + repeats):
             if number in (0, warmup):
                 self.phases = {name: Phase() for name in (*PHASES, "first_token")}
@@ -138,12 +139,12 @@ class Measurement:
         with laps.phase("decode"):
             for _ in range(case.max_tokens - 1):
                 next(tokens)
-        mx.eval([entry.state for entry in cache])  # mlx-lm is a token ahead: let it end before the next run
+        mx.eval([entry.state for entry in cache])  # mlx-lm computes one token ahead: wait for it
         if counting:
             self._count(laps.shapes, visual_tokens, embeddings)
 
     def _pixels(self, laps: Laps) -> Iterator[Float[mx.array, "n H W 3"]]:
-        """Open, resize and normalise the pictures, one after the other, as many views at a time as are encoded."""
+        """Open, resize and normalise the pictures one by one, and yield their views in batches to encode."""
         case, config = self.case, self.model.config.image_config
         step, held = round_to_groups(self.model, case.batch_size), []
         for number in range(1, case.num_images + 1):
@@ -177,14 +178,15 @@ class Measurement:
         )
         first, num_steps = len(embeddings), self.case.max_tokens - 1
         ends = decode_work(model, first) + decode_work(model, first + num_steps - 1)
-        phases["decode"].work = Work(ends.flops * num_steps // 2, ends.bytes * num_steps // 2)  # evenly more
+        # The work grows evenly from the first step to the last, so the sum follows from the two ends.
+        phases["decode"].work = Work(ends.flops * num_steps // 2, ends.bytes * num_steps // 2)
 
     def _features(self, pixels: Float[mx.array, "n H W 3"]) -> Float[mx.array, "n P E"]:
         return self.model.patch_features(pixels)[0]
 
 
 def make_jpeg(width: int, height: int, random: np.random.Generator) -> bytes:
-    """A picture as hard to decode as a photograph: soft shapes under fine noise."""
+    """Make a picture that is as hard to decode as a photograph, of soft shapes under fine noise."""
     shapes = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8)).resize((width, height))
     noise = random.integers(-8, 9, (height, width, 1), np.int16)
     pixels = np.clip(np.asarray(shapes, np.int16) + noise, 0, 255).astype(np.uint8)
@@ -196,17 +198,15 @@ def make_jpeg(width: int, height: int, random: np.random.Generator) -> bytes:
 def read_prompt(
     model: MM1, input_ids: Integer[mx.array, "L"], embeddings: Float[mx.array, "L D"], cache: list[Any]
 ) -> Float[mx.array, "1 1 V"]:
-    """Logits after a prompt, read as mlx-lm does: in steps, the last position on its own."""
+    """Return the logits after a prompt, which is read as mlx-lm does: in steps, with the last position alone."""
     last = len(input_ids) - 1
-    starts = [*range(0, last, PREFILL_STEP_SIZE), last]
-    for start, stop in zip(starts, [*starts[1:], last + 1], strict=True):
-        part = embeddings[None, start:stop]
-        logits = model(input_ids[None, start:stop], cache=cache, input_embeddings=part)
-    return logits
+    for start, stop in pairwise([*range(0, last, PREFILL_STEP_SIZE), last]):
+        model(input_ids[None, start:stop], cache=cache, input_embeddings=embeddings[None, start:stop])
+    return model(input_ids[None, last:], cache=cache, input_embeddings=embeddings[None, last:])
 
 
 def decode_work(model: MM1, length: int) -> Work:
-    """The work of one more token after ``length``: that of both together less that of the first ones."""
+    """Return the work of one more token after ``length`` tokens, as the difference of the work with and without it."""
     ids = mx.zeros(length, mx.int32)
 
     def fill(embeddings: mx.array, *, step: bool) -> list[mx.array]:
@@ -222,7 +222,7 @@ def decode_work(model: MM1, length: int) -> Work:
 
 
 def measure_limits(dtype: mx.Dtype) -> Limits:
-    """What this machine reaches: the best square matrix product, and a quarter of a GB rewritten 16 times."""
+    """Measure the limits of this machine, with square matrix products and by rewriting a quarter of a GB 16 times."""
     side, rate, seconds = 128, 0.0, 0.0
     while seconds < 0.05 and side < 8192:
         side *= 2
@@ -235,7 +235,7 @@ def measure_limits(dtype: mx.Dtype) -> Limits:
 
 
 def _fastest(function: Callable[[], mx.array], *inputs: mx.array, repeats: int = 5) -> float:
-    """Seconds of the fastest of some runs, after one that warms up."""
+    """Return the seconds of the fastest of some runs, after one run to warm up."""
     mx.eval(inputs)
     found = []
     for _ in range(repeats + 1):

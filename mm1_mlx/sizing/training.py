@@ -1,9 +1,8 @@
-"""The memory that a training run will take, foreseen from the graphs of its steps; nothing is computed.
+"""An estimate of the memory that training will need, from the graphs of its steps; nothing is computed.
 
-MLX does not export a layer that it computes twice (``mx.checkpoint``). So gradient checkpointing is reckoned with as
-a sum: what all layers read, and the larger of the backward pass of one layer and of all that is outside of them. What
-no graph shows is what the trainer holds beside it: the sum of the gradients so far where an update has several
-sequences.
+MLX does not export a layer that it computes twice (``mx.checkpoint``). So with gradient checkpointing the estimate is
+a sum: the inputs of all layers, and the larger of the backward pass of one layer and of everything outside the layers.
+One part is in no graph and is added: the sum of the gradients so far, if an update has several sequences.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.layer_calls import layers_of, redirect_calls
 from mm1_mlx.model.mlx_lm_parts import QuantizedSwitchLinear, SwitchLinear
-from mm1_mlx.sizing.graph import LATE, arrays_in, held_bytes, traced, with_arrays
+from mm1_mlx.sizing.graph import LATE, arrays_in, held_bytes, replace_arrays, trace
 from mm1_mlx.sizing.need import Need
 from mm1_mlx.tuning.adapters import tunings_of
 
-TOGETHER = 1 << 20  # bytes of parameters whose optimizer steps are computed together; a larger one is alone
+TOGETHER = 1 << 20  # bytes of parameters whose optimizer steps are computed together
 
-Loss = Callable[[nn.Module, Any], mx.array]  # of a model, and of the arrays of a sequence's pictures
+Loss = Callable[..., mx.array]  # takes a model, and the arrays of a sequence's pictures
 Function = Callable[..., Any]
 
 
-def training_need(
+def estimate_training(
     model: nn.Module,
     loss: Loss,
     seen: Any,
@@ -43,24 +42,25 @@ def training_need(
     several: bool = False,
     pictures: int = 0,
 ) -> Need:
-    """Return what training a prepared model takes.
+    """Estimate the memory that training a prepared model needs.
 
     Args:
-        loss: of the largest sequence of an update.
-        seen: the pictures of that sequence, as the loss takes them; the sizes of their arrays alone count.
-        optimizer: that has updated nothing yet.
-        clip: what is done to gradients before.
-        several: there are several sequences in an update.
-        pictures: bytes that encoding pictures takes, outside of the loss.
+        model: prepared for training; only its sizes count.
+        loss: the loss of the largest sequence of an update.
+        seen: the pictures of that sequence, as the loss takes them; only the sizes of their arrays count.
+        optimizer: an optimizer that has updated nothing yet.
+        clip: function that clips the gradients.
+        several: an update has several sequences.
+        pictures: bytes that encoding pictures needs outside of the loss.
 
     Raises:
-        TrainingError: the model has an operation that MLX does not show.
+        TrainingError: the model has an operation that MLX does not export.
     """
     gradients = _bytes(model.trainable_parameters())
     try:
-        with _in_training(model):
-            kept, checkpointed = _kept(model, loss, seen), _checkpointed(model, loss, seen)
-        updating = _updating(model, copy.deepcopy(optimizer), clip)
+        with _turn_on_dropout(model):
+            kept, checkpointed = _step_bytes(model, loss, seen), _checkpointed_bytes(model, loss, seen)
+        updating = _update_bytes(model, copy.deepcopy(optimizer), clip)
     except ValueError as error:
         raise TrainingError(
             f"the memory that this model takes cannot be foreseen ({error}); train it with `force`."
@@ -84,7 +84,7 @@ def _bytes(tree: Any) -> int:
 
 
 def _adapters(model: nn.Module) -> int:
-    """Return the bytes of what is trained in parts that have adapters."""
+    """Return the bytes of the trained weights in parts that have adapters."""
     return sum(
         _bytes(model[part].trainable_parameters())
         for tuning in tunings_of(model)
@@ -94,8 +94,8 @@ def _adapters(model: nn.Module) -> int:
 
 
 @contextmanager
-def _in_training(model: nn.Module) -> Iterator[None]:
-    """Inside, dropout is on."""
+def _turn_on_dropout(model: nn.Module) -> Iterator[None]:
+    """Turn dropout on while the context lasts."""
     before = model.training
     model.train()
     try:
@@ -105,8 +105,8 @@ def _in_training(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _same_parameters(module: nn.Module) -> Iterator[dict[str, Any]]:
-    """Gives those of ``module``, which it has again afterwards."""
+def _keep_parameters(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Give the parameters of ``module``, and put them back when the context ends."""
     parameters = module.parameters()
     try:
         yield parameters
@@ -114,13 +114,13 @@ def _same_parameters(module: nn.Module) -> Iterator[dict[str, Any]]:
         module.update(parameters)
 
 
-def updated_together(parameters: Any) -> Iterator[list[str]]:
-    """Yield the keys of parameters, a few at a time: an optimizer's step is computed for each few alone.
+def group_updates(parameters: Any) -> Iterator[list[str]]:
+    """Yield the keys of parameters in small groups, for each of which the optimizer's step is computed separately.
 
-    So there are new weights beside old ones for a few of them, never for all.
+    So only a few weights are in memory twice, with their old and their new values.
     """
     keys, size = [], 0
-    for key, value in tree_flatten(parameters):
+    for key, value in flatten(parameters).items():
         if keys and size + value.nbytes > TOGETHER:
             yield keys
             keys, size = [], 0
@@ -130,10 +130,10 @@ def updated_together(parameters: Any) -> Iterator[list[str]]:
         yield keys
 
 
-def _updating(model: nn.Module, optimizer: optim.Optimizer, clip: Callable[[Any], Any]) -> int:
-    """Return the bytes of gradients and of what is new, beside weights and state, while the optimizer works."""
-    weights = dict(tree_flatten(model.trainable_parameters()))
-    groups = [{key: weights[key] for key in keys} for keys in updated_together(weights)]
+def _update_bytes(model: nn.Module, optimizer: optim.Optimizer, clip: Callable[[Any], Any]) -> int:
+    """Return the bytes of gradients and new values while the optimizer works, besides weights and state."""
+    weights = flatten(model.trainable_parameters())
+    groups = [{key: weights[key] for key in keys} for keys in group_updates(weights)]
     largest = max(groups, key=_bytes)
     optimizer.init(largest)
 
@@ -141,38 +141,40 @@ def _updating(model: nn.Module, optimizer: optim.Optimizer, clip: Callable[[Any]
         optimizer.state, gradients = state, clip(gradients)
         return optimizer.apply_gradients(gradients, weights), optimizer.state, gradients
 
-    graph = traced(update, largest, optimizer.state, largest)  # gradients are as large as what they are of
+    graph = trace(update, largest, optimizer.state, largest)  # gradients are as large as their weights
     return _bytes(weights) + max(held_bytes(graph, inputs_go=True), default=0)
 
 
-def _kept(model: nn.Module, loss: Loss, seen: Any) -> int:
-    """Return the bytes of a step, its gradients included, where all that the backward pass needs is kept."""
+def _step_bytes(model: nn.Module, loss: Loss, seen: Any) -> int:
+    """Return the bytes of a step and its gradients, if everything that the backward pass needs is kept."""
     gradients_of = nn.value_and_grad(model, loss)
 
     def step(parameters: dict[str, Any], seen: Any) -> Any:
         model.update(parameters)
         return gradients_of(model, seen)
 
-    with _experts_used_evenly(model), _same_parameters(model) as parameters:
-        return max(held_bytes(traced(step, parameters, seen)))
+    with _use_experts_evenly(model), _keep_parameters(model) as parameters:
+        return max(held_bytes(trace(step, parameters, seen)))
 
 
-def _checkpointed(model: nn.Module, loss: Loss, seen: Any) -> int:
-    """Return the bytes of a step, without most of its gradients, where layers keep nothing but what they read."""
+def _checkpointed_bytes(model: nn.Module, loss: Loss, seen: Any) -> int:
+    """Return the bytes of a step, without most of its gradients, if layers keep only their inputs."""
     layers = layers_of(model)
     in_layers = {id(array) for layer in layers for array in arrays_in(layer.trainable_parameters())}
     is_outside = [id(array) not in in_layers for array in arrays_in(model.trainable_parameters())]
     calls: list[_LayerCall] = []
-    nudges: Iterator[mx.array] = repeat(mx.array(0.0))  # added to what passes by a layer
+    nudges: Iterator[mx.array] = repeat(mx.array(0.0))  # added to what bypasses a layer
 
     def pass_by(function: Function, layer: nn.Module, x: mx.array, *args: Any, **options: Any) -> Any:
         found = function(layer, x, *args, **options)
         first, *rest = arrays_in(found)
         if (first.shape, first.dtype) != (x.shape, x.dtype):
-            return found  # counted as if it kept all
+            return found  # this layer cannot be bypassed: count it as if it kept everything
         shapes = (x, args, options)
-        calls.append(_LayerCall(function, layer, *with_arrays(shapes, map(mx.zeros_like, arrays_in(shapes)))))
-        return with_arrays(found, [x + next(nudges).astype(x.dtype), *map(mx.zeros_like, rest)])
+        calls.append(
+            _LayerCall(function, layer, *replace_arrays(shapes, map(mx.zeros_like, arrays_in(shapes))))
+        )
+        return replace_arrays(found, [x + next(nudges).astype(x.dtype), *map(mx.zeros_like, rest)])
 
     def step(parameters: dict[str, Any], seen: Any, zeros: list[mx.array]) -> Any:
         def loss_of(trained: dict[str, Any], zeros: list[mx.array]) -> mx.array:
@@ -185,11 +187,11 @@ def _checkpointed(model: nn.Module, loss: Loss, seen: Any) -> int:
         value, found = mx.value_and_grad(loss_of, (0, 1))(model.trainable_parameters(), zeros)
         return found[1], value, list(compress(arrays_in(found[0]), is_outside))
 
-    with _experts_used_evenly(model), redirect_calls(model, layers, pass_by):
+    with _use_experts_evenly(model), redirect_calls(model, layers, pass_by):
         loss(model, seen)
         number = len(calls)
-        with _same_parameters(model) as parameters:
-            outside = traced(step, parameters, seen, [mx.array(0.0)] * number)
+        with _keep_parameters(model) as parameters:
+            outside = trace(step, parameters, seen, [mx.array(0.0)] * number)
         held = held_bytes(outside)
         made = {array.name: place for place, step in enumerate(outside.steps) for array in step.outputs}
         beside = [
@@ -197,18 +199,18 @@ def _checkpointed(model: nn.Module, loss: Loss, seen: Any) -> int:
         ]  # while a layer's gradients are made
         backward = [call.backward_bytes() for call in calls[:number]]
     largest = max([*held, *map(sum, zip(backward, beside, strict=True))])
-    if not any(is_outside):  # before the first layer that learns no gradient is needed
+    if not any(is_outside):  # no gradient is needed before the first layer that learns
         calls = list(dropwhile(lambda call: not call.trained, calls))
     return sum(call.x.nbytes for call in calls[:number]) + largest
 
 
 @dataclass(frozen=True)
 class _LayerCall:
-    """A call of a layer; its arrays tell shapes and types alone."""
+    """A call of a layer, with arrays that have only the right shapes and types."""
 
     function: Function
     layer: nn.Module
-    x: mx.array  # what the layer gives first is like it
+    x: mx.array  # the layer's first output has the same shape and type
     args: tuple[Any, ...]
     options: dict[str, Any]
 
@@ -217,7 +219,7 @@ class _LayerCall:
         return arrays_in(self.layer.trainable_parameters())
 
     def backward_bytes(self) -> int:
-        """Return what computing the layer again and its gradients takes."""
+        """Return the bytes that computing the layer again and its gradients needs."""
         layer = self.layer
 
         def backward(
@@ -228,19 +230,22 @@ class _LayerCall:
             trained = layer.trainable_parameters()
 
             def forward(x: mx.array, *weights: mx.array) -> mx.array:
-                layer.update(with_arrays(trained, weights))
+                layer.update(replace_arrays(trained, weights))
                 return arrays_in(self.function(layer, x, *args, **options))[0]
 
             return mx.vjp(forward, [x, *arrays_in(trained)], [gradient])[1]
 
-        with _same_parameters(layer) as parameters:
-            graph = traced(backward, self.x, self.x, (self.args, self.options), parameters)
+        with _keep_parameters(layer) as parameters:
+            graph = trace(backward, self.x, self.x, (self.args, self.options), parameters)
         return max(held_bytes(graph))
 
 
 @contextmanager
-def _experts_used_evenly(model: nn.Module) -> Iterator[None]:
-    """Inside, experts that learn take equal shares of the rows: MLX does not export how each gets its gradient."""
+def _use_experts_evenly(model: nn.Module) -> Iterator[None]:
+    """Give experts that learn equal shares of the rows while the context lasts.
+
+    MLX cannot export the gradients of its own products for experts, so plain products of equal size stand in for them.
+    """
 
     def product(x: mx.array, weights: mx.array, indices: mx.array) -> mx.array:
         num_experts, width, depth = weights.shape
@@ -249,7 +254,7 @@ def _experts_used_evenly(model: nn.Module) -> Iterator[None]:
         found = rows.reshape(shares, -1, depth) @ weights[:shares].swapaxes(1, 2)
         return found.reshape(*indices.shape, 1, width)
 
-    def call(_: Function, layer: nn.Module, x: mx.array, indices: mx.array, **options: Any) -> mx.array:
+    def call(_: Function, layer: Any, x: mx.array, indices: mx.array, **options: Any) -> mx.array:
         if "linear" not in layer:
             return product(x, layer.weight, indices)
         change = product(product(layer.dropout(x), layer.lora_a, indices), layer.lora_b, indices)

@@ -1,4 +1,4 @@
-"""Models of other parts, or of fewer layers, than a configuration has: random weights are enough to measure them."""
+"""Models with other parts or fewer layers than a configuration has, with random weights, to be measured."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mm1_mlx.presets import DECODERS, IMAGE_ENCODERS, VOCAB_SIZE
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed; None leaves it as it is."""
+    """Changes to a configuration; None means no change."""
 
-    encoder: str | None = None  # the name of an image encoder
-    encoder_layers: int | None = None  # its first ones
-    decoder_dims: int | None = None  # width of a plain decoder
-    layers: int | None = None  # the decoder's first ones
+    encoder: str | None = None  # the name of another image encoder
+    encoder_layers: int | None = None  # keep only this many first layers of the encoder
+    decoder_dims: int | None = None  # take a plain decoder of this width
+    layers: int | None = None  # keep only this many first layers of the decoder
     sub_images: str | None = None
     max_sub_images: int | None = None
 
@@ -28,7 +28,7 @@ class Variant:
         """Return ``config`` with the changes.
 
         Raises:
-            ConfigError: one is not possible.
+            ConfigError: a change is not possible.
         """
         encoder, connector = config.vision_config, config.connector_config
         decoder, image, token = config.text_config, config.image_config, config.image_token_id
@@ -48,7 +48,7 @@ class Variant:
             connector = replace(connector, output_dims=self.decoder_dims)
             config = replace(config, eos_token_id=None)
         if self.layers is not None:
-            decoder = first_layers(decoder, self.layers)
+            decoder = keep_first_layers(decoder, self.layers)
         rule = {"sub_images": self.sub_images, "max_sub_images": self.max_sub_images}
         image = image.changed(**{name: value for name, value in rule.items() if value is not None})
         return replace(
@@ -61,18 +61,18 @@ class Variant:
         )
 
 
-def random_model(config: MM1Config, dtype: mx.Dtype) -> MM1:
-    """Make a model with random weights, in memory."""
+def make_random_model(config: MM1Config, dtype: mx.Dtype) -> MM1:
+    """Make a model with random weights, which are evaluated."""
     model = MM1(config)
     model.set_dtype(dtype)
     for _, weight in tree_flatten(model.parameters()):
-        mx.eval(weight)  # one at a time: they are drawn in float32
+        mx.eval(weight)  # one at a time, because they are drawn in float32
     model.eval()
     return model
 
 
 def plain_decoder(dims: int) -> DecoderConfig:
-    """Return a dense decoder in the proportions of MM1's 3B: heads of 128, 8 / 3 as wide inside."""
+    """Return a dense decoder of this width in the proportions of MM1-3B's: heads of 128, and 8 / 3 as wide inside."""
     plain = DECODERS["mm1-3b"]
     if dims % plain.head_dims:
         raise ConfigError(f"`decoder_dims` is {dims}, expected a multiple of {plain.head_dims}.")
@@ -82,10 +82,10 @@ def plain_decoder(dims: int) -> DecoderConfig:
     )
 
 
-def first_layers(
+def keep_first_layers(
     decoder: DecoderConfig | MlxLmDecoderConfig, layers: int
 ) -> DecoderConfig | MlxLmDecoderConfig:
-    """Cut a decoder, ours or mlx-lm's; lists with one entry for each layer are cut too."""
+    """Return the configuration of a decoder with only its first layers; lists with an entry per layer are cut too."""
     if isinstance(decoder, DecoderConfig):
         _require_layers("layers", layers, decoder.num_layers, "decoder")
         dense = decoder.sparse_every > layers

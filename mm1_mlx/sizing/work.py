@@ -1,4 +1,4 @@
-"""What a computation has to do, read off the graph that MLX builds for it, so it holds for any decoder.
+"""The work of a computation, counted from the graph that MLX builds for it, and so for any decoder.
 
 FLOPs are two for each multiply-add of the matrix products, attention (whole, not only its causal half) and
 convolutions. Bytes are what every operation reads and writes, weights included; views (transposes, slices) are free,
@@ -14,14 +14,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from mm1_mlx.sizing.graph import Array, traced
+from mm1_mlx.sizing.graph import Array, trace
 
 PRODUCTS = {"AddMM", "GatherMM", "GatherQMM", "Matmul", "QuantizedMatmul"}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a computation has to do at least."""
+    """The least work that a computation has to do."""
 
     flops: int = 0
     bytes: int = 0
@@ -34,14 +34,16 @@ class Work:
 
 
 def count_work(function: Callable[..., Any], *inputs: mx.array) -> Work:
-    """Return the work of ``function(*inputs)``; nothing is computed. Evaluate weights before."""
+    """Return the work of ``function(*inputs)``; nothing is computed. Weights must be evaluated before."""
     work = Work()
-    behind: dict[str, int] = {}  # bytes behind a view; a broadcast array takes no more than what it repeats
+    behind: dict[
+        str, int
+    ] = {}  # bytes of the memory that a view shows; a broadcast array has only what it repeats
 
     def size(array: Array) -> int:
         return behind.get(array.name, array.nbytes)
 
-    for step in traced(function, *inputs).steps:
+    for step in trace(function, *inputs).steps:
         if step.is_view:
             behind |= {array.name: min(size(array), size(step.inputs[0])) for array in step.outputs}
         else:
@@ -67,7 +69,7 @@ def bytes_of(
 ) -> int:
     """Return the bytes that one operation reads and writes."""
     result = sum(map(size, written))
-    if name in PRODUCTS and name.startswith("Gather"):  # experts: those that are chosen
+    if name in PRODUCTS and name.startswith("Gather"):  # experts, of which only the chosen ones are read
         there = read[1].shape[0]
         chosen = min(math.prod(read[-1].shape), there)
         return size(read[0]) + sum(map(size, read[1:-2])) * chosen // there + result

@@ -1,1 +1,1 @@
-"""Tuning and pre-training: rows of data in, weights that know them out."""
+"""Tuning and pre-training: they turn rows of data into trained weights."""

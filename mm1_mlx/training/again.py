@@ -1,27 +1,29 @@
-"""A layer's call that can be made twice: the backward pass computes again what the forward pass has not kept."""
+"""A layer's call that can be made twice: the backward pass computes again what the forward pass did not keep."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-ARRAY = object()  # stands where a result has an array
+from mm1_mlx.arrays import to_list
+
+ARRAY = object()  # marks the places of arrays in the form of a result
 
 
 class Again:
     """A call that can be made twice, as a function of the arrays through which gradients flow.
 
-    The second time it draws the random numbers of the first, so that dropout drops the same.
+    The second call draws the same random numbers as the first, so that dropout drops the same values.
 
     Args:
         function: a method of ``layer``.
-        layer: that computes.
-        args: of the call; arrays of numbers with a point, wherever in there, are its ``inputs``.
-        options: likewise.
+        layer: the layer that computes.
+        args: positional arguments of the call. All floating-point arrays in them, however nested, are its ``inputs``.
+        options: keyword arguments of the call, treated in the same way.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class Again:
         self.inputs = [leaf for _, leaf in tree_flatten(self._arguments) if _carries_gradient(leaf)]
 
     def __call__(self, inputs: list[mx.array]) -> list[mx.array]:
-        """All arrays of the result, flat."""
+        """Call the layer with these inputs, and return all arrays of the result as a flat list."""
         given = iter(inputs)
         args, options = tree_map(
             lambda leaf: next(given) if _carries_gradient(leaf) else leaf, self._arguments
@@ -50,16 +52,17 @@ class Again:
         return [leaf for _, leaf in tree_flatten(found) if isinstance(leaf, mx.array)]
 
     def result(self, arrays: list[mx.array]) -> Any:
-        """The result of the call in its own form."""
+        """Return the result of the call in its original form, with ``arrays`` in its places."""
         made = iter(arrays)
         return tree_map(lambda leaf: next(made) if leaf is ARRAY else leaf, self._form)
 
 
-def _carries_gradient(leaf: Any) -> bool:
+def _carries_gradient(leaf: Any) -> TypeGuard[mx.array]:
     return isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)
 
 
 def _random_seed() -> int:
-    """The seed that gives the random numbers which come next."""
-    high, low = mx.random.state[0].tolist()
+    """Return the seed that would give the random numbers which come next."""
+    state: Any = mx.random.state  # MLX annotates it as an object; it is indexed like a list
+    high, low = to_list(state[0])
     return high << 32 | low

@@ -1,7 +1,7 @@
-"""A check that a run makes before its first update: nothing is predicted from what it must not see.
+"""A check before the first update of a run: no token is predicted from tokens that it must not attend to.
 
-The loss at a position may not change when a later token or picture does, nor when another row of the same packed
-sequence does. A wrong mask breaks this in silence and trains a model that looks ahead.
+The loss at a position must not change when a later token or picture changes, nor when another row of the same packed
+sequence changes. A wrong mask would break this without any error, and would train a model that looks ahead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float
 
+from mm1_mlx.arrays import to_number
 from mm1_mlx.data.packing import Packed, logits_of
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.mm1 import MM1
@@ -19,9 +20,10 @@ TOLERANCE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}  # of the la
 
 
 def require_causality(model: MM1, packed: Packed, seen: FrozenOutput) -> None:
-    """Change what stands behind the middle of a sequence, then its first row; both must leave the rest alone.
+    """Refuse a model whose predictions depend on later tokens or on other rows.
 
-    A sequence of one row is computed as often as any other: processes that share a model call it together.
+    The second half of the sequence is changed, then its first row; the logits of the rest must stay the same. Both
+    tests are made even for a sequence of one row, because processes that share a model must call it equally often.
 
     Raises:
         TrainingError: a prediction changed that must not.
@@ -50,8 +52,8 @@ def _require_same(
 ) -> None:
     other = mx.where(mx.array(changed)[:, None], -embeddings[::-1] + 0.5, embeddings)
     moved = mx.abs(logits_of(model, packed, other) - plain).astype(mx.float32).max(axis=-1)
-    largest = mx.abs(plain).max().item()
-    worst = mx.max(mx.where(mx.array(kept), moved, 0.0)).item()
+    largest = to_number(mx.abs(plain).max())
+    worst = to_number(mx.max(mx.where(mx.array(kept), moved, 0.0)))
     if not worst <= TOLERANCE.get(plain.dtype, 1e-4) * max(largest, 1.0):
         raise TrainingError(
             f"the {model.config.text_config.model_type} decoder looks where it must not: a logit moved by {worst:.3g} "

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a layer's insides are computed again in the backward pass instead of being kept."""
+"""Gradient checkpointing: the backward pass computes each layer's inner values again, so they need not be kept."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mm1_mlx.training.again import Again
 
 
 @contextmanager
-def layers_checkpointed(model: nn.Module, *, on: bool = True) -> Iterator[None]:
-    """Inside, every layer of the image encoder and of the decoder keeps nothing but its input."""
-    with redirect_calls(model, layers_of(model) if on else [], checkpointed):
+def checkpoint_layers(model: nn.Module, *, on: bool = True) -> Iterator[None]:
+    """Have every layer of the image encoder and of the decoder keep only its input, while the context lasts."""
+    with redirect_calls(model, layers_of(model) if on else [], call_checkpointed):
         yield
 
 
-def checkpointed(function: Callable[..., Any], layer: nn.Module, *args: Any, **options: Any) -> Any:
-    """Return what ``function`` of ``layer`` gives, keeping its arguments alone for the backward pass."""
+def call_checkpointed(function: Callable[..., Any], layer: nn.Module, *args: Any, **options: Any) -> Any:
+    """Call a method of a layer so that only its arguments are kept for the backward pass."""
     call_again = Again(function, layer, args, options)
 
     def inner(parameters: dict[str, Any], inputs: list[mx.array]) -> list[mx.array]:

@@ -15,12 +15,15 @@ Point = tuple[int, float]  # update, loss
 
 
 def draw_curve(folder: Path) -> Path | None:
-    """Draw ``loss.png`` into a run's folder: training as a line, validation as points. None: nothing to draw yet."""
+    """Draw ``loss.png`` into a run's folder, and return its path, or None where there is nothing to draw yet.
+
+    The training loss is a line, the validation loss are points.
+    """
     rows = RunFolder(folder).lines()
     trained, validated = (_points(rows, name) for name in ("loss", "val_loss"))
     if not trained:
         return None
-    write_png(curve(trained, validated), folder / "loss.png")
+    write_png(draw_losses(trained, validated), folder / "loss.png")
     return folder / "loss.png"
 
 
@@ -28,8 +31,8 @@ def _points(rows: list[dict[str, Any]], name: str) -> list[Point]:
     return [(row["update"], float(row[name])) for row in rows if name in row]
 
 
-def curve(trained: list[Point], validated: list[Point]) -> Image.Image:
-    """Draw the losses by update, nats a learned token, from 0 up."""
+def draw_losses(trained: list[Point], validated: list[Point]) -> Image.Image:
+    """Draw the losses, in nats for each learned token, over the updates; the axis begins at 0."""
     points = trained + validated
     chart = Chart(
         "Loss, nats a learned token",

@@ -1,4 +1,4 @@
-"""How a run goes: what is measured between two reports."""
+"""Measurements of a run between two reports."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mm1_mlx.training.step import Update
 
 @dataclass
 class Meter:
-    """What happened since the last report, in all processes."""
+    """What all processes together have done since the last report."""
 
-    measures: tuple[str, ...]  # of the task
-    waited: float = 0.0  # seconds for data, from the run's beginning to the last report
+    measures: tuple[str, ...]  # names of what the task measures
+    waited: float = 0.0  # seconds spent waiting for data, from the run's beginning to the last report
     start: float = field(default_factory=time.perf_counter)
     measured: list[float] = field(default_factory=list)  # sums, one for each measure
     learned: int = 0
@@ -26,7 +26,7 @@ class Meter:
     updates: int = 0
 
     def count(self, update: Update) -> None:
-        """Add one more update."""
+        """Add the numbers of one more update."""
         self.updates += 1
         before = self.measured or [0.0] * len(self.measures)
         self.measured = [a + b for a, b in zip(before, update.measured, strict=True)]
@@ -36,12 +36,12 @@ class Meter:
         self.pictures += update.pictures
 
     def line(self, update: int, learning_rate: float, waited: float) -> dict[str, Any]:
-        """Return the report; measures after the first that stayed 0 are left out.
+        """Return the report; of the measures, those after the first that stayed 0 are left out.
 
         Args:
-            update: the last one.
-            learning_rate: that it had.
-            waited: seconds for data, since the run began.
+            update: number of the last update.
+            learning_rate: the rate of the last update.
+            waited: seconds spent waiting for data since the run began.
         """
         seconds = max(time.perf_counter() - self.start, 1e-9)
         loss, *others = [total / max(self.learned, 1) for total in self.measured or [0.0]]

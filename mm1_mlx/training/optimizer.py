@@ -10,11 +10,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.model.mlx_lm_parts import build_schedule
-from mm1_mlx.sizing.training import updated_together
+from mm1_mlx.sizing.training import group_updates
 from mm1_mlx.training.distributed.adafactor import ShardedAdafactor
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.recipe import Recipe
@@ -24,7 +25,7 @@ Schedule = Callable[[mx.array], mx.array]
 
 
 def learning_rate(recipe: Recipe) -> Schedule:
-    """Return the rate of the parts with a factor of 1, by the number of updates before."""
+    """Return the learning rate, before each part's own factor, as a function of the number of updates done."""
     highest, after = recipe.learning_rate, recipe.iters - recipe.warmup
     lowest = highest * recipe.final_rate
     if recipe.schedule == "cosine_decay":
@@ -37,30 +38,34 @@ def learning_rate(recipe: Recipe) -> Schedule:
 
 
 def make_optimizer(recipe: Recipe, processes: Processes | None = None) -> optim.Optimizer:
-    """Make one optimizer, or one for each part where the parts have rates of their own.
+    """Make the optimizer of a run, which is one for each part where the parts have different learning rates.
 
     Args:
-        recipe: of the run.
-        processes: that have a part of each matrix, where it is cut.
+        recipe: the settings of the run.
+        processes: the processes over which each matrix is spread; None where every process has whole matrices.
 
     Raises:
-        TrainingError: the optimizer works on whole matrices, and they are cut.
+        TrainingError: the optimizer needs whole matrices, but they are spread over processes.
     """
     schedule = learning_rate(recipe)
     factors = recipe.learning_rate_factors
     if len(set(factors)) == 1:
-        return _single(recipe, _times(schedule, factors[0]), processes)
-    parts = [_single(recipe, _times(schedule, factor), processes) for factor in factors]
+        return _make_single(recipe, _scale_schedule(schedule, factors[0]), processes)
+    parts = [_make_single(recipe, _scale_schedule(schedule, factor), processes) for factor in factors]
     filters = [lambda path, _, part=part: path.startswith(part + ".") for part in PARTS[:-1]]
     return optim.MultiOptimizer(parts, filters)  # the last one takes what no filter takes
 
 
-def _times(schedule: Schedule, factor: float) -> Schedule:
+def _scale_schedule(schedule: Schedule, factor: float) -> Schedule:
     return schedule if factor == 1 else lambda step: factor * schedule(step)
 
 
-def _single(recipe: Recipe, rate: Schedule, processes: Processes | None) -> optim.Optimizer:
-    """Make one; AdaFactor takes means over rows, the others but Muon treat each number by itself."""
+def _make_single(recipe: Recipe, rate: Schedule, processes: Processes | None) -> optim.Optimizer:
+    """Make one optimizer.
+
+    Rows may be spread over processes: AdaFactor, which takes means over rows, has a version for that. Muon needs whole
+    matrices. All others treat each number by itself.
+    """
     decay = recipe.weight_decay
     if recipe.optimizer == "muon" and processes is not None:
         raise TrainingError(
@@ -68,10 +73,9 @@ def _single(recipe: Recipe, rate: Schedule, processes: Processes | None) -> opti
             "optimizer, or train without `shard`."
         )
     if recipe.optimizer == "adafactor":
-        fixed = {"relative_step": False, "scale_parameter": False}
         if processes is None:
-            return optim.Adafactor(rate, **fixed)
-        return ShardedAdafactor(rate, **fixed, processes=processes)
+            return optim.Adafactor(rate, relative_step=False, scale_parameter=False)
+        return ShardedAdafactor(rate, relative_step=False, scale_parameter=False, processes=processes)
     if recipe.optimizer == "adam":
         return optim.Adam(rate, list(recipe.betas), bias_correction=True)
     if recipe.optimizer == "adamw":
@@ -81,25 +85,25 @@ def _single(recipe: Recipe, rate: Schedule, processes: Processes | None) -> opti
 
 
 def evaluate_update(model: nn.Module, optimizer: optim.Optimizer) -> None:
-    """Compute the weights and the state that ``optimizer.update`` has asked for, a few at a time.
+    """Compute the new weights and optimizer state that ``optimizer.update`` has described, a few at a time.
 
-    All at once would hold the old and the new ones of all, and every gradient until the last.
+    Computing all at once would need memory for the old and the new values of all weights and for all gradients.
     """
-    weights, state = dict(tree_flatten(model.trainable_parameters())), defaultdict(list)
-    for name, value in tree_flatten(optimizer.state):
+    weights, state = flatten(model.trainable_parameters()), defaultdict(list)
+    for name, value in flatten(optimizer.state).items():
         state[weight_of(name)].append(value)
-    for keys in updated_together(model.trainable_parameters()):
+    for keys in group_updates(model.trainable_parameters()):
         mx.eval([[weights.pop(key), *state.pop(key, ())] for key in keys])
     mx.eval(state)
 
 
 def weight_of(name: str) -> str:
-    """Return the key of the weight that an array of an optimizer's state is about."""
-    return re.sub(r"^states\.\d+\.", "", name).rpartition(".")[0]  # one state for each rate
+    """Return the key of the weight to which an array of an optimizer's state belongs."""
+    return re.sub(r"^states\.\d+\.", "", name).rpartition(".")[0]  # one state for each learning rate
 
 
-def clipped(gradients: Any, limit: float, norm: mx.array) -> Any:
-    """Make gradients, whose norm is ``norm`` together, smaller where it is above ``limit`` (0: leave them)."""
+def clip_gradients(gradients: Any, limit: float, norm: mx.array) -> Any:
+    """Scale gradients down to a norm of ``limit`` where their norm, ``norm``, is larger; a limit of 0 means none."""
     if not limit:
         return gradients
     factor = mx.minimum(limit / (norm + 1e-6), 1.0)

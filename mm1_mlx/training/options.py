@@ -1,4 +1,4 @@
-"""How a run is watched and kept, whatever it learns. Light: ``--help`` reads it."""
+"""When a run reports, validates and saves. ``--help`` imports this file, so it imports nothing slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mm1_mlx.strict import LARGEST, Config
 
 @dataclass(frozen=True)
 class RunOptions(Config):
-    """When a run reports, validates and saves; none of it keeps a run from going on."""
+    """When a run reports, validates and saves. A resumed run may change all of it."""
 
     steps_per_report: int = 10  # updates
     steps_per_eval: int = 200
@@ -31,5 +31,5 @@ class RunOptions(Config):
 
     @property
     def cached_bytes(self) -> int:
-        """Of visual tokens that are kept, at most."""
+        """The most bytes of visual tokens to keep."""
         return int(self.cache_visual_tokens * 1e6)

@@ -1,4 +1,4 @@
-"""The pictures of a sequence by their sizes alone, as they come into the loss."""
+"""Placeholders for the pictures of a sequence: arrays of the right shapes, made from the pictures' sizes alone."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
 from mm1_mlx.vision.look import FrozenOutput
 
 
-def unseen(model: MM1, packed: Packed, batch_size: int | None) -> FrozenOutput:
-    """Return what ``see`` would, in shape and type; no picture is decoded.
+def make_placeholders(model: MM1, packed: Packed, batch_size: int | None) -> FrozenOutput:
+    """Return zeros with the shapes and types of what ``run_frozen_parts`` would return; no picture is decoded.
 
     Args:
+        model: prepared for training.
+        packed: the sequence whose pictures they stand for.
         batch_size: views encoded together.
     """
     trained = trained_parts(model)
@@ -45,15 +47,15 @@ def unseen(model: MM1, packed: Packed, batch_size: int | None) -> FrozenOutput:
 
 
 def encoding_bytes(model: MM1, packed: Packed, batch_size: int | None) -> int:
-    """Return the bytes that looking at the pictures takes outside of the loss."""
+    """Return the bytes that encoding the pictures needs outside of the loss."""
     if "image_encoder" in trained_parts(model):
-        return 0  # it is part of the loss
+        return 0  # here encoding is part of the loss
     num_views = sum(picture.num_views for picture in packed.pictures)
     return view_bytes(model) * min(batch_size or LARGEST_BATCH, num_views)
 
 
 def _view_size(picture: PreparedPicture) -> tuple[int, int]:
-    """Return the height and width, in pixels, of each of its views."""
+    """Return the height and width, in pixels, of each view of a picture."""
     config = picture.image_config
     if config.resize != "smart":
         return config.image_size, config.image_size
@@ -67,7 +69,10 @@ def _view_size(picture: PreparedPicture) -> tuple[int, int]:
 
 
 def _batches(sizes: list[tuple[int, int]], most: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Yield consecutive views of one size, at most ``most`` together, as they are encoded."""
+    """Yield, for each batch in which views are encoded, the number of views and their size.
+
+    A batch holds at most ``most`` consecutive views of one size.
+    """
     for size, views in groupby(sizes):
         count = len(list(views))
         yield from ((min(most, count - start), size) for start in range(0, count, most))

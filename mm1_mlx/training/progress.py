@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar with the latest numbers, and a line for each report."""
+"""What a run prints: a progress bar with the latest numbers, and a line for each report."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 
 class ProgressBar:
-    """A bar on stderr, reports on stdout.
+    """A progress bar on stderr, and reports on stdout.
 
     Args:
-        iters: updates of the run.
-        json_lines: print reports as they stand in ``metrics.jsonl``.
-        quiet: show nothing, as all processes but the first.
+        iters: number of updates of the run.
+        json_lines: print reports as they are in ``metrics.jsonl``.
+        quiet: show no bar and no messages, as in all processes but the first.
     """
 
     def __init__(self, iters: int, *, json_lines: bool = False, quiet: bool = False):
@@ -36,26 +36,26 @@ class ProgressBar:
         self._bar.close()
 
     def start(self, update: int) -> None:
-        """Begin at an update that is done already."""
+        """Begin the bar at ``update``, the number of updates already done."""
         self._bar.initial = update
         self._bar.reset()
         self._bar.update(update)
 
     def say(self, text: str) -> None:
-        """Write a line above the bar."""
+        """Print a line above the bar."""
         if not self._quiet:
             tqdm.write(text, file=sys.stderr)
 
     def report(self, line: dict[str, Any]) -> None:
-        """Show one line of ``metrics.jsonl``."""
+        """Print one line of ``metrics.jsonl``, and move the bar."""
         if "loss" in line:
             self._bar.update(line["update"] - self._bar.n)
             self._bar.set_postfix(loss=f"{line['loss']:.3f}", lr=f"{line['learning_rate']:.1e}")
-        tqdm.write(json.dumps(line) if self._json_lines else words(line), file=sys.stdout)
+        tqdm.write(json.dumps(line) if self._json_lines else describe_report(line), file=sys.stdout)
 
 
-def words(line: dict[str, Any]) -> str:
-    """Return a report as people read it."""
+def describe_report(line: dict[str, Any]) -> str:
+    """Return a report as a line for people to read."""
     if "val_loss" in line:
         return f"update {line['update']}: validation loss {line['val_loss']:.4f} on {line['val_rows']:,} rows"
     return (

@@ -1,6 +1,6 @@
-"""What a run learns from, and by which rates: two runs of one recipe, data and weights have equal losses.
+"""The settings that decide what a run learns: two runs with equal settings, data and weights have equal losses.
 
-The names are those of mlx-lm's ``lora`` where it has them. Light: ``--help`` reads it.
+The names are those of mlx-lm's ``lora`` where it has them. ``--help`` imports this file, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ from typing import Literal, get_args
 
 from mm1_mlx.data.settings import DataSettings
 
+Part = Literal["encoder", "connector", "decoder"]  # how files and flags name the parts of a model
+PART_NAMES: dict[Part, str] = {  # the attributes of the model that they stand for
+    "encoder": "image_encoder",
+    "connector": "connector",
+    "decoder": "decoder",
+}
 Optimizer = Literal["adamw", "adam", "adafactor", "lion", "muon", "sgd"]
 Schedule = Literal["constant", "cosine_decay", "linear_decay"]
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
@@ -19,25 +25,25 @@ SFT = {  # Source: MM1, "Supervised Fine-Tuning"
     "learning_rate": 1e-5,
     "schedule": "cosine_decay",
 }
-RATE_TIMES_WIDTH = 0.12  # wider layers sum up more small changes, so they need smaller ones
+RATE_TIMES_WIDTH = 0.12  # wider layers sum up more changes, so each change must be smaller
 
 
 @dataclass(frozen=True)
 class Recipe(DataSettings):
-    """All that decides what a run learns, checked once; ``--resume`` goes on with the same one alone."""
+    """All settings that decide what a run learns. A run can be resumed only with the same ones."""
 
-    iters: int = 1000  # updates of the weights; a run may go on to more
-    learning_rate: float = 1e-4  # the highest
+    iters: int = 1000  # updates of the weights; a resumed run may ask for more
+    learning_rate: float = 1e-4  # the highest of the schedule
     learning_rate_factors: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of encoder, connector, decoder
     schedule: Schedule = "constant"
-    warmup: int = 0  # updates from 0 to the highest rate
-    final_rate: float = 0.0  # where the schedule ends, as a share of the highest
+    warmup: int = 0  # updates in which the rate rises from 0 to the highest
+    final_rate: float = 0.0  # where the schedule ends, as a share of the highest rate
     optimizer: Optimizer = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)  # of adamw and adam
     weight_decay: float = 0.0  # of adamw, lion, muon and sgd
-    clip_norm: float = 1.0  # of the whole gradient; 0: not clipped
-    grad_checkpoint: bool = False  # compute layers twice instead of keeping what they made
-    shard: bool = False  # parameters and optimizer state are spread over the processes
+    clip_norm: float = 1.0  # largest norm of the whole gradient; 0 means no limit
+    grad_checkpoint: bool = False  # compute layers twice instead of keeping their inner values
+    shard: bool = False  # spread parameters and optimizer state over the processes
     vision_batch_size: int | None = None  # views encoded together
 
     def __post_init__(self) -> None:
@@ -65,5 +71,5 @@ class Recipe(DataSettings):
 
 
 def tuning_rate(width: int) -> float:
-    """Return the learning rate for tuning a decoder of a width, where no other is given."""
+    """Return the default learning rate for tuning a decoder of this width."""
     return float(f"{RATE_TIMES_WIDTH / width:.1e}")

@@ -1,4 +1,4 @@
-"""What makes a run this run, as its checkpoints tell it; another one cannot go on from them."""
+"""The identity of a run, which its checkpoints hold: only the same run can be resumed from them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mm1_mlx.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Run:
-    """A run as ``run.json`` keeps it."""
+    """A run as ``run.json`` holds it."""
 
     recipe: Recipe
-    options: RunOptions  # how it is watched: with others it is still the same run
-    task: dict[str, Any]  # the rest of what it is, by name: parts that learn, the model, processes
+    options: RunOptions  # not part of the identity: a resumed run may have other options
+    task: dict[str, Any]  # the rest of the identity, by name: parts that learn, the model, processes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run as plain JSON values."""
@@ -25,7 +25,9 @@ class Run:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Run:
-        """Read a run; earlier versions kept the options among the settings, and knew fewer of both.
+        """Build a run from what ``to_dict`` returned, in this version or in an earlier one.
+
+        Earlier versions had the options among the settings, and had fewer of both.
 
         Raises:
             ConfigError: a setting is unknown or out of range.
@@ -39,7 +41,7 @@ class Run:
         )
 
     def differences(self, now: Run) -> list[str]:
-        """Say what keeps ``now`` from going on with this run; more updates do not."""
+        """List why ``now`` is not this run, so that it cannot be resumed; asking for more updates is no reason."""
         was, now_is = self.to_dict(), now.to_dict()
         if now.recipe.iters > self.recipe.iters:
             del was["settings"]["iters"], now_is["settings"]["iters"]
@@ -49,7 +51,7 @@ class Run:
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """List what differs, by dotted name."""
+    """List the values that differ between two nested mappings, each by its dotted name."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = dict.fromkeys([*there, *here])
         return [

@@ -1,4 +1,4 @@
-"""A run as a command makes it: shown while it goes on, reported, and begun anew or where it was left."""
+"""A run as a command makes it: new or resumed, with a progress bar and reports."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from mm1_mlx.training.trainer import Trainer
 class Session:
     """How a run is shown, and how it begins."""
 
-    json_lines: bool = False  # print reports as they stand in ``metrics.jsonl``
-    services: str = ""  # that get them too, with commas between
-    project: str | None = None  # there
-    about: dict[str, Any] = field(default_factory=dict)  # what the run is, for them
+    json_lines: bool = False  # print reports as they are in ``metrics.jsonl``
+    services: str = ""  # services that also get the reports, separated by commas
+    project: str | None = None  # name of the project at the services
+    about: dict[str, Any] = field(default_factory=dict)  # what the run is, for the services
     resume: bool = False
-    force: bool = False  # begin though the memory will not do
+    force: bool = False  # begin even if the memory is too small
 
 
 def require_fresh(folder: Path, *, resume: bool) -> None:
-    """Refuse to begin where there can be no folder, or is a run that could go on.
+    """Refuse a folder that cannot be made, or that holds a run which would be overwritten.
 
     Args:
-        folder: of the run.
-        resume: it is to go on.
+        folder: the folder of the run.
+        resume: the run that it holds is to be resumed.
 
     Raises:
-        TrainingError: there is one, or a file in the folder's way.
+        TrainingError: the folder holds a run, or a file has the name of the folder or of one above it.
     """
     way = next(path for path in (folder, *folder.parents) if path.exists())
     if not way.is_dir():
@@ -52,17 +52,17 @@ def require_fresh(folder: Path, *, resume: bool) -> None:
 def run_task(
     task: Task, options: RunOptions, folder: Path, session: Session, *, notes: Sequence[str] = ()
 ) -> Trainer:
-    """Train to the end, or to a signal, and draw the losses.
+    """Train until the last update or until a signal, and draw the losses.
 
     Args:
         task: what is trained.
         options: when to report, validate and save.
-        folder: of the run.
-        session: how it is shown, and how it begins.
-        notes: lines to show before it begins.
+        folder: the folder of the run.
+        session: how the run is shown, and how it begins.
+        notes: lines to show before the run begins.
 
     Raises:
-        MM1Error: it cannot begin, go on or be saved.
+        MM1Error: the run cannot begin, be resumed or be saved.
     """
     first = mx.distributed.init().rank() == 0
     reporter = Reporter(session.services if first else "", session.project, folder, session.about)
@@ -75,7 +75,7 @@ def run_task(
         trainer = Trainer(task, options, folder, report=report)
         bar.say("\n".join(notes))
         if not session.force:
-            task.require_room()
+            task.require_memory()
         if session.resume and not trainer.resume():
             bar.say(f"there is no checkpoint in {folder} yet; beginning at the start")
         bar.start(trainer.progress.update)

@@ -1,4 +1,4 @@
-"""What one update is made of: losses and gradients of its micro-batches, in all processes."""
+"""The computation of one update: losses and gradients of its micro-batches in all processes."""
 
 from __future__ import annotations
 
@@ -10,71 +10,73 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_map
 
+from mm1_mlx.arrays import to_list, to_number
 from mm1_mlx.training.distributed.sharding import Shards
-from mm1_mlx.training.optimizer import clipped
+from mm1_mlx.training.optimizer import clip_gradients
 from mm1_mlx.training.task import Look, MicroBatch, Task
 
 
 @dataclass(frozen=True)
 class Update:
-    """What all processes found together."""
+    """The numbers of one update, over all processes."""
 
     measured: list[float]  # sums, one for each measure of the task
-    learned: int  # what the loss is a sum over; 0: all rows were left out, and nothing is to be done
+    learned: int  # tokens, or other things, that the loss is a sum over; 0 means that all rows were left out
     tokens: int
-    places: int  # of tokens, padding included
+    places: int  # tokens and padding
     pictures: int
-    norm: mx.array  # of the gradients before they were clipped
+    norm: mx.array  # norm of the gradients before they were clipped
 
     @property
     def loss(self) -> float:
-        """The mean over what is learned."""
+        """The mean of the loss over what is learned."""
         return self.measured[0] / self.learned
 
     def is_finite(self) -> bool:
-        """Say whether loss and gradients are numbers."""
-        return math.isfinite(self.loss) and math.isfinite(self.norm.item())
+        """Tell whether the loss and the norm of the gradients are finite."""
+        return math.isfinite(self.loss) and math.isfinite(to_number(self.norm))
 
 
-def update_of(
+def compute_update(
     task: Task,
     batches: Sequence[MicroBatch],
     gradients_of: Callable[..., Any],
     shards: Shards,
     *,
     look: Look,
-    summed: Callable[..., list[int | float]],
+    sum_numbers: Callable[..., list[Any]],
 ) -> tuple[Update, Any]:
-    """Compute an update, and the gradients of its mean, clipped; of what is cut, this process's rows.
+    """Compute the numbers of an update, and the clipped gradients of its mean loss.
 
-    The caller alone holds the gradients, so that the optimizer can let go of each once it is used.
+    Of parameters that are cut, each process gets the gradients of its own rows. Nothing else refers to the gradients,
+    so that the optimizer can free each one after its use.
 
     Args:
-        task: that is trained.
-        batches: this process's share.
-        gradients_of: the task's loss, and its gradients.
+        task: what is trained.
+        batches: this process's share of the update.
+        gradients_of: function that returns the task's loss and its gradients.
         shards: which parameters are cut.
-        look: at the pictures of a micro-batch.
-        summed: numbers, each over all processes.
+        look: function that runs the frozen parts of the model on a micro-batch.
+        sum_numbers: function that adds each of its arguments up over all processes.
     """
-    learned, tokens, places, pictures = summed(
+    learned, tokens, places, pictures = sum_numbers(
         sum(batch.num_learned for batch in batches),
         sum(batch.num_tokens for batch in batches),
         sum(batch.num_places for batch in batches),
         sum(batch.num_pictures for batch in batches),
     )
-    totals, gradients = _added_up(task, batches, gradients_of, look)
-    gradients, measured = shards.summed(gradients), summed(*totals.tolist())
+    totals, gradients = _add_up(task, batches, gradients_of, look)
+    gradients, measured = shards.sum_gradients(gradients), sum_numbers(*to_list(totals))
     gradients = tree_map(lambda g: g / max(learned, 1), gradients)
     norm = shards.norm(gradients)
-    gradients = clipped(gradients, task.recipe.clip_norm, norm)
+    gradients = clip_gradients(gradients, task.recipe.clip_norm, norm)
     return Update(measured, learned, tokens, places, pictures, norm), gradients
 
 
-def _added_up(
+def _add_up(
     task: Task, batches: Sequence[MicroBatch], gradients_of: Callable[..., Any], look: Look
 ) -> tuple[mx.array, Any]:
-    """Sum measures and gradients; those of a lone micro-batch are let go of."""
+    """Sum the measures and the gradients of this process's micro-batches."""
     totals, gradients = mx.zeros(len(task.measures)), None
     looks = task.looks(batches, look)
     for batch in batches:

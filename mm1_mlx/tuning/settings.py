@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import get_args
 
-from mm1_mlx.settings import ADAPTER_RANK, ADAPTER_SCALE
+from mm1_mlx.settings import ADAPTER_RANK, ADAPTER_SCALE, How
 from mm1_mlx.strict import Config
-
-How = Literal["frozen", "lora", "dora", "full"]
 
 
 @dataclass(frozen=True)

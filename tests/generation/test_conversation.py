@@ -166,9 +166,9 @@ def test_an_image_that_the_model_writes_is_a_word_in_later_turns(chat, files, mm
 
 def test_a_system_message_may_hold_the_word(chat, files):
     chat.system = "Say \\<image>."
-    assert chat.tokens().total == 0
+    assert chat.count_tokens().total == 0
     chat.attach(files[0])
-    assert [what for what, _ in chat.tokens().parts] == ["system", "one.png", "chat template"]
+    assert [what for what, _ in chat.count_tokens().parts] == ["system", "one.png", "chat template"]
 
 
 # Mistakes leave the conversation as it was
@@ -291,7 +291,7 @@ def test_the_parts_of_the_costs_are_in_reading_order_and_add_up(chat, files, mm1
     chat.attach(files[0])
     answer, _ = ask(chat, FIRST)
     chat.attach(files[1])
-    costs = chat.tokens()
+    costs = chat.count_tokens()
     names = ["system", f"user: {FIRST}", "one.png", f"assistant: {answer}", "two.png", "chat template"]
     assert [what for what, _ in costs.parts] == names
     assert dict(costs.parts)["one.png"] == 16
@@ -304,14 +304,14 @@ def test_the_parts_of_the_costs_are_in_reading_order_and_add_up(chat, files, mm1
 def test_a_word_that_looks_like_a_place_is_counted_and_shown_as_a_word(chat, files):
     chat.attach(files[0])
     answer, _ = ask(chat, "What is \\<image> or <|end|>?")
-    costs = chat.tokens()
+    costs = chat.count_tokens()
     names = ["user: What is <image> or <|end|>?", "one.png", f"assistant: {answer}", "chat template"]
     assert [what for what, _ in costs.parts] == names
     assert sum(tokens for _, tokens in costs.parts) == costs.total
 
 
 def test_a_conversation_that_has_not_begun_costs_nothing(chat):
-    assert (chat.tokens().parts, chat.tokens().total) == ([], 0)
+    assert (chat.count_tokens().parts, chat.count_tokens().total) == ([], 0)
 
 
 # Saved conversations

@@ -15,13 +15,13 @@ from mm1_mlx import MM1, Processor
 from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.errors import ConfigError, PromptError
 from mm1_mlx.seeing.attention import (
-    answer_attention,
+    answer_with_attention,
     attention_weights,
-    recording,
+    compute_attention,
+    record_attention,
     split_words,
-    words_on_picture,
 )
-from mm1_mlx.seeing.boxes import sight
+from mm1_mlx.seeing.boxes import find_sight
 from mm1_mlx.tiny import VOCAB_SIZE
 
 PICTURES = Path(mm1_mlx.__file__).parents[1] / "examples" / "pictures"
@@ -95,7 +95,7 @@ def test_a_sink_takes_its_part_of_the_attention():
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 def test_every_layer_of_the_decoder_is_recorded_and_the_image_encoder_is_not(make, decoder):
     model, _, inputs = make(decoder)
-    found = answer_attention(model, inputs, ANSWER)
+    found = compute_attention(model, inputs, ANSWER)
     assert found.shape == (len(model.layers), len(ANSWER), len(inputs.input_ids) + len(ANSWER) - 1)
     np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
     first = len(
@@ -105,14 +105,14 @@ def test_every_layer_of_the_decoder_is_recorded_and_the_image_encoder_is_not(mak
 
 
 def test_a_sliding_window_looks_no_further(make):
-    found = answer_attention(*make(SLIDING)[::2], ANSWER)
+    found = compute_attention(*make(SLIDING)[::2], ANSWER)
     assert ((found > 0).sum(axis=-1) == 8)[:2].all() and ((found > 0).sum(axis=-1) > 8)[2].all()
 
 
 @pytest.mark.parametrize("decoder", [None, LLAMA], ids=["ours", "llama"])
 def test_the_first_layers_weights_are_those_of_its_queries_and_keys(make, decoder):
     model, _, inputs = make(decoder)
-    found = answer_attention(model, inputs, ANSWER)[0]
+    found = compute_attention(model, inputs, ANSWER)[0]
     layer = model.layers[0]
     ids = mx.concatenate([inputs.input_ids, mx.array(ANSWER[:-1])])
     x = layer.input_layernorm(model.embed_inputs(ids, pixel_values=inputs.pixel_values))[None]
@@ -130,11 +130,11 @@ def test_recording_changes_no_result_and_leaves_no_trace(make):
     model, _, inputs = make(LLAMA)
     before = mx.fast.scaled_dot_product_attention
     plain = model(inputs.input_ids[None], pixel_values=inputs.pixel_values)
-    with recording(1) as found:
+    with record_attention(1) as found:
         recorded = model(inputs.input_ids[None], pixel_values=inputs.pixel_values)
     assert len(found) == 1 + 3  # the image encoder's layer too: it ran inside
     np.testing.assert_array_equal(plain, recorded)
-    with pytest.raises(ValueError), recording(1):
+    with pytest.raises(ValueError), record_attention(1):
         raise ValueError
     assert mx.fast.scaled_dot_product_attention is before
 
@@ -148,13 +148,13 @@ def test_a_decoder_that_attends_by_itself_is_refused(make):
     for layer in model.layers:
         layer.self_attn = Mean()
     with pytest.raises(ConfigError, match="a mm1_decoder decoder's attention cannot be shown"):
-        answer_attention(model, inputs, ANSWER)
+        compute_attention(model, inputs, ANSWER)
 
 
 def test_attention_pooling_is_refused(make):
     model, processor, _ = make(type="attention_pool", position_grid=None)
     with pytest.raises(ConfigError, match="stand for no place"):
-        words_on_picture(model, processor, Image.new("RGB", (9, 9)), "What?")
+        answer_with_attention(model, processor, Image.new("RGB", (9, 9)), "What?")
 
 
 def test_words_are_joined_from_their_tokens(mm1_tiny):
@@ -177,8 +177,8 @@ def test_a_character_of_several_tokens_takes_them_all(mm1_tiny):
 
 def test_a_colour_is_read_off_the_object_that_was_asked_for(mm1_tiny):
     picture = Image.open(PICTURES / "shapes.png").convert("RGB")
-    (word,) = words_on_picture(*mm1_tiny, picture, "What color is the circle?")
-    token = sight(picture.size, mm1_tiny[1].config).tokens[word.paid.argmax()]
+    (word,) = answer_with_attention(*mm1_tiny, picture, "What color is the circle?")
+    token = find_sight(picture.size, mm1_tiny[1].config).tokens[word.paid.argmax()]
     ((left, top, right, bottom),) = token.boxes
     assert word.text == "purple" and 0.1 < word.paid.sum() < 1
     assert left < 80 < right and top < 24 < bottom  # the circle's middle
@@ -187,7 +187,7 @@ def test_a_colour_is_read_off_the_object_that_was_asked_for(mm1_tiny):
 def test_one_layer_can_be_chosen(mm1_tiny):
     picture = Image.open(PICTURES / "shapes.png").convert("RGB")
     ask = (*mm1_tiny, picture, "What color is the circle?")
-    layers = [words_on_picture(*ask, layer=layer)[0].paid for layer in (1, 2, 3, 4)]
-    np.testing.assert_allclose(np.mean(layers, axis=0), words_on_picture(*ask)[0].paid, rtol=1e-5)
+    layers = [answer_with_attention(*ask, layer=layer)[0].paid for layer in (1, 2, 3, 4)]
+    np.testing.assert_allclose(np.mean(layers, axis=0), answer_with_attention(*ask)[0].paid, rtol=1e-5)
     with pytest.raises(PromptError, match="--layer is 5, expected 1 to 4"):
-        words_on_picture(*ask, layer=5)
+        answer_with_attention(*ask, layer=5)

@@ -15,7 +15,7 @@ from mm1_mlx.inputs.preprocess import pad_color
 from mm1_mlx.inputs.sub_images import view_indices, views
 from mm1_mlx.model.connector import merge_squares
 from mm1_mlx.model.image_encoder import flatten_blocks
-from mm1_mlx.seeing.boxes import block_order, sight, view_boxes
+from mm1_mlx.seeing.boxes import block_order, find_sight, view_boxes
 
 SIZE = 32  # pixels of a view: enough for an inside
 MARGIN = 4  # pixels, of the picture's and of the view's, that an edge may blur
@@ -119,7 +119,7 @@ MODELS = {**CONFIGS, "anyres unpad": ANYRES, "rows": SMART, "pair": PAIR, "pool"
 @pytest.mark.parametrize("size", [(1, 1), (90, 40), (30, 200)])
 def test_every_visual_token_is_there_once_and_in_one_view(name, size):
     config = MODELS[name]
-    seen = sight(size, config)
+    seen = find_sight(size, config)
     found = layout(size, config)
     assert len(seen.tokens) == found.ids.count(config.image_token_id)
     assert seen.num_text == len(found.ids) - len(seen.tokens)
@@ -132,24 +132,24 @@ def test_every_visual_token_is_there_once_and_in_one_view(name, size):
 
 
 def test_position_tags_are_counted_as_text():
-    seen = sight((90, 40), TAGGED, encode=lambda text: [1] * len(text))
+    seen = find_sight((90, 40), TAGGED, encode=lambda text: [1] * len(text))
     assert seen.num_text == len("(0,1,2)") * len(seen.views)
 
 
 def test_learned_tokens_have_no_place():
-    tokens = sight((90, 40), EXTRA).tokens
+    tokens = find_sight((90, 40), EXTRA).tokens
     assert [bool(token.boxes) for token in tokens] == [True] * 4 + [False] * 2
 
 
 def test_a_views_tokens_cover_its_whole_patches_row_by_row():
     config = with_rule(image_size=18)  # patches of 4 pixels: the last 2 pixels are not seen
-    tokens = sight((180, 90), config).tokens
+    tokens = find_sight((180, 90), config).tokens
     assert [token.boxes for token in tokens[:2]] == [((0, 0, 80, 40),), ((80, 0, 160, 40),)]
     assert [(token.row, token.column) for token in tokens] == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
 def test_the_joined_quadrants_share_their_grid_of_tokens():
-    seen = sight((40, 40), PAIR)
+    seen = find_sight((40, 40), PAIR)
     assert [seen.tokens_of(view) for view in range(5)] == [1, 1, 1, 1, 4]
     assert [token.boxes for token in seen.tokens[:4]] == [token.boxes for token in seen.tokens[4:]]
     assert [seen.views[token.view].box for token in seen.tokens[:4]] == [
@@ -164,7 +164,7 @@ def test_patches_come_in_the_order_of_the_image_encoder(block):
 
 
 def test_a_merged_token_stands_for_the_patches_that_the_connector_merges():
-    seen = sight((48, 32), SMART)
+    seen = find_sight((48, 32), SMART)
     (view,) = seen.views
     grid = mx.arange(view.patch_grid[0] * view.patch_grid[1]).reshape(1, *view.patch_grid, 1)
     sequence = flatten_blocks(grid.astype(mx.float32), SMART.vision_config.patch_block)
@@ -175,7 +175,7 @@ def test_a_merged_token_stands_for_the_patches_that_the_connector_merges():
 
 
 def test_tokens_that_only_pad_are_left_out_of_anyres_without_padding():
-    seen = sight((90, 20), ANYRES)
+    seen = find_sight((90, 20), ANYRES)
     crops = [token for token in seen.tokens if token is not None and token.view > 0]
     assert crops and None in seen.tokens
     for token in crops:

@@ -5,7 +5,17 @@ import pytest
 from PIL import Image
 
 from mm1_mlx.errors import PictureError
-from mm1_mlx.seeing.draw import LARGEST, PAPER, SMALLEST, THINNEST, Panel, output_path, sheet, text, write_png
+from mm1_mlx.seeing.draw import (
+    LARGEST,
+    PAPER,
+    SMALLEST,
+    THINNEST,
+    Panel,
+    draw_text,
+    output_path,
+    sheet,
+    write_png,
+)
 from mm1_mlx.seeing.figures import spread
 
 WHOLE = (0.0, 0.0, 20.0, 10.0)
@@ -92,9 +102,9 @@ def test_weight_is_spread_by_area():
 
 
 def test_long_text_is_wrapped():
-    image = text("many words that do not fit " * 4, width=200)
+    image = draw_text("many words that do not fit " * 4, width=200)
     assert image.width <= 200 and image.height > 4 * 16
-    assert text("x").height < 30
+    assert draw_text("x").height < 30
 
 
 def test_a_sheet_has_rows_of_equal_cells():

@@ -8,7 +8,7 @@ from small_models import ANYRES, PAIR, SMALL, SMART
 from mm1_mlx import MM1, Processor
 from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.model.mm1 import count_parameters
-from mm1_mlx.seeing.parts import PICTURES, screen
+from mm1_mlx.seeing.parts import PICTURES, describe_model
 
 LLAMA = {
     "model_type": "llama",
@@ -49,14 +49,14 @@ WORDS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_parts_are_described(name):
-    shown = screen(CONFIGS[name])
+    shown = describe_model(CONFIGS[name])
     for words in WORDS[name]:
         assert words in shown
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_parameters_are_those_of_the_parts(name):
-    shown, model = screen(CONFIGS[name]), MM1(CONFIGS[name])
+    shown, model = describe_model(CONFIGS[name]), MM1(CONFIGS[name])
     for part in (model.image_encoder, model.connector, model.decoder, model):
         assert f" {count_parameters(part):,} parameters" in shown
 
@@ -64,7 +64,7 @@ def test_parameters_are_those_of_the_parts(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_picture_costs_what_the_processor_says(name, mm1_tiny):
     processor = Processor(mm1_tiny[1].tokenizer, CONFIGS[name])
-    lines = screen(CONFIGS[name]).splitlines()[-len(PICTURES) :]
+    lines = describe_model(CONFIGS[name]).splitlines()[-len(PICTURES) :]
     for line, (width, height) in zip(lines, PICTURES, strict=True):
         assert line.split()[:3] == [str(width), "x", str(height)]
         assert int(line.split()[4]) == processor.num_visual_tokens(width, height)

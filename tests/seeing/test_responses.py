@@ -15,8 +15,8 @@ from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.resample import average_weights
-from mm1_mlx.seeing.boxes import sight
-from mm1_mlx.seeing.responses import PROBES, first_view, response_map, responses
+from mm1_mlx.seeing.boxes import find_sight
+from mm1_mlx.seeing.responses import PROBES, choose_tokens, measure_responses, response_map
 
 PICTURES = Path(mm1_mlx.__file__).parents[1] / "examples" / "pictures"
 UNEVEN = replace(SMALL.connector_config, num_visual_tokens=9, num_blocks=0, num_readout_layers=1)
@@ -35,7 +35,7 @@ def model_of(config):
 
 def map_of(config, number, size=(40, 40), model=None):
     picture = noise(*size)
-    seen, real = sight(picture.size, config), views(picture, config.image_config)
+    seen, real = find_sight(picture.size, config), views(picture, config.image_config)
     return seen, response_map(model or model_of(config), real, seen, config.image_config, number)
 
 
@@ -46,7 +46,7 @@ def test_without_convolutions_the_map_is_the_pooling_window(kind):
     for number in range(9):
         row, column = divmod(number, 3)
         window = np.outer(weights[row], weights[column])
-        (found,) = responses(connector, patches, (4, 4), number).reshape(1, 4, 4)
+        (found,) = measure_responses(connector, patches, (4, 4), number).reshape(1, 4, 4)
         assert ((found > 0) == (window > 0)).all()
         np.testing.assert_allclose(found / found.max(), window / window.max(), rtol=1e-5)
 
@@ -63,7 +63,7 @@ def test_of_few_dimensions_the_norm_is_exact():
     mx.random.seed(1)
     connector = make_connector(replace(SMALL.connector_config, input_dims=6, output_dims=PROBES))
     patches = mx.random.normal((1, 16, 6))
-    (found,) = responses(connector, patches, (4, 4), 2)
+    (found,) = measure_responses(connector, patches, (4, 4), 2)
     np.testing.assert_allclose(found, jacobian_norms(connector, patches, 2), rtol=0.02)
 
 
@@ -71,9 +71,9 @@ def test_of_many_dimensions_the_norm_is_estimated():
     mx.random.seed(1)
     connector = make_connector(replace(SMALL.connector_config, input_dims=6, output_dims=256))
     patches = mx.random.normal((1, 16, 6))
-    (found,) = responses(connector, patches, (4, 4), 2)
+    (found,) = measure_responses(connector, patches, (4, 4), 2)
     np.testing.assert_allclose(found, jacobian_norms(connector, patches, 2), rtol=0.5)
-    np.testing.assert_array_equal(found, responses(connector, patches, (4, 4), 2)[0])
+    np.testing.assert_array_equal(found, measure_responses(connector, patches, (4, 4), 2)[0])
 
 
 def center(values):
@@ -85,7 +85,7 @@ def test_tokens_of_mm1_tiny_respond_to_their_own_surroundings(mm1_tiny):
     model, processor = mm1_tiny
     picture = Image.open(PICTURES / "shapes.png").convert("RGB")
     config = processor.config
-    seen, real = sight(picture.size, config), views(picture, config.image_config)
+    seen, real = find_sight(picture.size, config), views(picture, config.image_config)
     for number in (1, 4, 6, 11, 13, 16):
         token = seen.tokens[number - 1]
         values = response_map(model, real, seen, config.image_config, number)
@@ -130,7 +130,7 @@ def test_learned_tokens_are_refused():
     extra = replace(SMALL, connector_config=replace(SMALL.connector_config, num_extra_tokens=1))
     with pytest.raises(PromptError, match="visual token 5 is learned"):
         map_of(extra, 5)
-    seen = sight((90, 20), ANYRES)
+    seen = find_sight((90, 20), ANYRES)
     with pytest.raises(PromptError, match="is learned"):
         map_of(ANYRES, seen.tokens.index(None) + 1, size=(90, 20))
 
@@ -143,11 +143,11 @@ def test_attention_pooling_has_a_map_too():
 
 def test_a_sheet_has_the_first_views_tokens_or_evenly_some_of_them():
     static = replace(SMALL, image_config=SMALL.image_config.changed(sub_images="static"))
-    assert first_view(sight((9, 9), static)) == [1, 2, 3, 4]
+    assert choose_tokens(find_sight((9, 9), static)) == [1, 2, 3, 4]
     large = replace(SMALL, connector_config=replace(SMALL.connector_config, num_visual_tokens=144))
-    numbers = first_view(sight((9, 9), large))
+    numbers = choose_tokens(find_sight((9, 9), large))
     assert len(numbers) == 36 and numbers[0] == 1 and numbers[-1] == 144
-    tokens = [sight((9, 9), large).tokens[number - 1] for number in numbers]
+    tokens = [find_sight((9, 9), large).tokens[number - 1] for number in numbers]
     assert len({token.row for token in tokens}) == len({token.column for token in tokens}) == 6
     pool = replace(large, connector_config=replace(large.connector_config, type="attention_pool"))
-    assert len(first_view(sight((9, 9), pool))) == 36
+    assert len(choose_tokens(find_sight((9, 9), pool))) == 36

@@ -2,12 +2,12 @@ import numpy as np
 from small_models import ANYRES, SMALL
 
 from mm1_mlx.seeing.attention import Word
-from mm1_mlx.seeing.boxes import sight
+from mm1_mlx.seeing.boxes import find_sight
 from mm1_mlx.seeing.tables import responses_table, views_table, words_table
 
 
 def test_views_are_listed_with_what_comes_between_and_the_total():
-    lines = views_table(sight((90, 20), ANYRES), 512).splitlines()
+    lines = views_table(find_sight((90, 20), ANYRES), 512).splitlines()
     assert lines[1].split()[:2] == ["1", "whole"] and lines[2].split()[:3] == ["2", "1", "1"]
     counts = [int(line.split()[-1]) for line in lines[1:-1]]
     assert lines[-2].startswith("ends of rows")
@@ -15,7 +15,7 @@ def test_views_are_listed_with_what_comes_between_and_the_total():
 
 
 def test_the_share_of_a_response_is_that_of_patches_inside_the_tokens_part():
-    seen = sight((16, 16), SMALL)
+    seen = find_sight((16, 16), SMALL)
     boxes = seen.views[0].patch_boxes()
     maps = {1: [(box, 3.0 if number == 0 else 1.0) for number, box in enumerate(boxes)]}
     line = responses_table(seen, maps).splitlines()[1]
@@ -24,7 +24,7 @@ def test_the_share_of_a_response_is_that_of_patches_inside_the_tokens_part():
 
 
 def test_a_words_share_is_the_sum_and_its_most_the_largest():
-    seen = sight((90, 20), ANYRES)
+    seen = find_sight((90, 20), ANYRES)
     paid = np.full(len(seen.tokens), 0.01)
     paid[5] = 0.2
     end = paid.copy()

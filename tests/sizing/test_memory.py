@@ -19,11 +19,11 @@ from mm1_mlx.sizing.inference import (
     FULL,
     HALF,
     PACKED,
-    Need,
+    ModelNeed,
     cache_bytes,
+    describe_fit,
+    list_needs,
     memory_table,
-    needs,
-    verdict,
     weight_bytes,
 )
 
@@ -75,7 +75,7 @@ def test_a_packed_folder_is_weighed_as_it_is_stored(tmp_path):
     model, _ = load("mm1-tiny", dtype="float16")
     save(quantize(model, bits=4), tmp_path / "packed", companions=find_folder("mm1-tiny"))
     packed, _ = load(tmp_path / "packed", dtype="float16")
-    (need,) = needs(packed.config, tmp_path / "packed")
+    (need,) = list_needs(packed.config, tmp_path / "packed")
     assert need.name == "as stored, 4 bit"
     assert need.weights == pytest.approx(held(packed), rel=0.01)
 
@@ -83,13 +83,13 @@ def test_a_packed_folder_is_weighed_as_it_is_stored(tmp_path):
 def test_a_packed_configuration_without_its_folder_is_refused():
     packed = replace(SMALL, quantization={"bits": 4, "group_size": 64})
     with pytest.raises(ConfigError, match="give its folder"):
-        needs(packed)
+        list_needs(packed)
 
 
 def test_a_packed_folder_without_weights_is_refused(tmp_path):
     packed = replace(SMALL, quantization={"bits": 4, "group_size": 64})
     with pytest.raises(CheckpointError, match="the weights are missing"):
-        needs(packed, tmp_path)
+        list_needs(packed, tmp_path)
 
 
 def test_a_decoder_too_narrow_to_pack_has_its_plain_forms_alone():
@@ -115,18 +115,18 @@ def test_the_cache_takes_what_it_holds_after_as_many_tokens(config, length, dtyp
 
 
 def test_the_context_is_the_models_or_the_one_that_is_asked_for():
-    most = needs(SMALL)[0].kv_cache
-    assert most == needs(SMALL, context=512)[0].kv_cache > needs(SMALL, context=256)[0].kv_cache
+    most = list_needs(SMALL)[0].kv_cache
+    assert most == list_needs(SMALL, context=512)[0].kv_cache > list_needs(SMALL, context=256)[0].kv_cache
     for context in (0, 513):
         with pytest.raises(ConfigError, match=rf"--context is {context}, expected 1 to 512"):
-            needs(SMALL, context=context)
+            list_needs(SMALL, context=context)
 
 
 def test_more_pictures_are_more_views_up_to_a_batch():
-    work = [needs(SMALL, num_images=number)[0].visual_work for number in (0, 1, 2, 16, 100)]
+    work = [list_needs(SMALL, num_images=number)[0].visual_work for number in (0, 1, 2, 16, 100)]
     assert work[0] == 0 and work[2] == 2 * work[1] and work[4] == work[3] == 16 * work[1]
     with pytest.raises(ConfigError, match="--num-images is -1"):
-        needs(SMALL, num_images=-1)
+        list_needs(SMALL, num_images=-1)
 
 
 def test_weighing_the_largest_models_allocates_no_memory():
@@ -134,13 +134,13 @@ def test_weighing_the_largest_models_allocates_no_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     mx.reset_peak_memory()
     held_before = mx.get_active_memory()
-    assert needs(preset("mm1-30b"))[0].weights > 100 * GB
+    assert list_needs(preset("mm1-30b"))[0].weights > 100 * GB
     assert mx.get_peak_memory() - held_before < 2**20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before < 2**27
 
 
 def form(name, weights, kv_cache=0):
-    return Need(name, weights, kv_cache, 0)
+    return ModelNeed(name, weights, kv_cache, 0)
 
 
 FORMS = [form(FULL, 40 * GB), form(HALF, 20 * GB), form("8 bit", 11 * GB), form("4 bit", 6 * GB)]
@@ -151,17 +151,17 @@ FORMS = [form(FULL, 40 * GB), form(HALF, 20 * GB), form("8 bit", 11 * GB), form(
     [(50, "fits"), (20, "fits"), (19, "fits at 8 bit"), (6, "fits at 4 bit"), (5, "does not fit")],
 )
 def test_the_verdict_is_the_largest_form_that_fits(memory, expected):
-    assert verdict(FORMS, memory * GB) == expected
+    assert describe_fit(FORMS, memory * GB) == expected
 
 
 def test_a_packed_folder_fits_or_does_not():
     stored = [form("as stored, 4 bit", 6 * GB)]
-    assert verdict(stored, 7 * GB) == "fits" and verdict(stored, 5 * GB) == "does not fit"
+    assert describe_fit(stored, 7 * GB) == "fits" and describe_fit(stored, 5 * GB) == "does not fit"
 
 
 def test_an_unknown_cache_leaves_the_verdict_open():
     unknown = [form(HALF, GB, kv_cache=None)]
-    assert verdict(unknown, 100 * GB).startswith("unknown")
+    assert describe_fit(unknown, 100 * GB).startswith("unknown")
     row = memory_table(unknown, 100 * GB).splitlines()[1]
     assert row.count("unknown") == 2 and "fit" not in row
 

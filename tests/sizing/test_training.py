@@ -15,9 +15,9 @@ from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.data.examples import Example
 from mm1_mlx.data.packing import join
 from mm1_mlx.data.row_forms import Record
-from mm1_mlx.sizing.graph import held_bytes, traced
-from mm1_mlx.training.checkpointing import layers_checkpointed
-from mm1_mlx.training.dry_run import foreseen
+from mm1_mlx.sizing.graph import held_bytes, trace
+from mm1_mlx.training.checkpointing import checkpoint_layers
+from mm1_mlx.training.dry_run import estimate_need
 from mm1_mlx.training.objective import loss_sum
 from mm1_mlx.training.optimizer import make_optimizer
 from mm1_mlx.training.options import RunOptions
@@ -101,11 +101,11 @@ def test_a_step_takes_about_what_was_foreseen(decoder, how, twice, request):
     model, packed = prepared(decoder, how)
     seen = run_frozen_parts(model, packed.pictures, trained=frozenset({"decoder"}))
     gc.collect()  # what an earlier test left, freed meanwhile, would hide what is taken
-    need = foreseen(model, [packed], Recipe())
+    need = estimate_need(model, [packed], Recipe())
     model.train()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    with layers_checkpointed(model, on=twice):
+    with checkpoint_layers(model, on=twice):
         mx.eval(nn.value_and_grad(model, loss_sum)(model, packed, seen))
     taken = mx.get_peak_memory() - before
     step = need.checkpointed if twice else need.activations
@@ -154,7 +154,7 @@ def test_a_run_that_validates_and_saves_takes_about_what_was_foreseen(
     model, processor = make_small(config_of(decoder))
     splits = {"train": rows(4, num_pictures), "valid": rows(1, num_pictures)}
     task = TuningTask(model, processor, splits, recipe, tuning)
-    need = foreseen(model, task.batches.peek(0), recipe)
+    need = estimate_need(model, task.batches.peek(0), recipe)
     Trainer(task, watched, tmp_path).train()
     taken = mx.get_peak_memory() - before
     is_near(need.total(grad_checkpoint=twice), taken)
@@ -165,7 +165,7 @@ def test_what_was_looked_at_is_not_held():
     gc.collect()
     gc.disable()
     try:
-        foreseen(model, [packed], Recipe())
+        estimate_need(model, [packed], Recipe())
         before = mx.get_active_memory()
         mx.eval(model.apply(lambda array: array + 1).parameters())
         assert mx.get_active_memory() - before < 1e6
@@ -180,7 +180,7 @@ def test_the_optimizer_takes_what_was_foreseen(name):
     optimizer = make_optimizer(settings)
     optimizer.init(model.trainable_parameters())
     taken = sum(value.nbytes for _, value in tree_flatten(optimizer.state))
-    assert foreseen(model, [packed], settings).optimizer == pytest.approx(taken, rel=0.02, abs=100)
+    assert estimate_need(model, [packed], settings).optimizer == pytest.approx(taken, rel=0.02, abs=100)
 
 
 def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
@@ -188,7 +188,7 @@ def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
     before = dict(tree_flatten(model.parameters()))
     mx.reset_peak_memory()
     held = mx.get_active_memory()
-    foreseen(model, [packed], Recipe())
+    estimate_need(model, [packed], Recipe())
     assert mx.get_peak_memory() - held < 1e6
     after = dict(tree_flatten(model.parameters()))
     assert before.keys() == after.keys() and all(after[name] is value for name, value in before.items())
@@ -197,5 +197,5 @@ def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
 def test_the_peak_of_a_chain_is_all_of_it_while_it_is_shorter_than_what_mlx_hands_out_at_once():
     a, b = mx.zeros((64, 256)), mx.zeros((256, 512))
     mx.eval(a, b)
-    held = held_bytes(traced(lambda a, b: ((a @ b) @ b.T) @ b, a, b))
+    held = held_bytes(trace(lambda a, b: ((a @ b) @ b.T) @ b, a, b))
     assert max(held) == 4 * 64 * (512 + 256 + 512)

@@ -157,10 +157,12 @@ def sharded_gradients(folder):
     prepare(model, ALL)
     shards = shard(model, processes)
     trained = frozenset({"image_encoder", "connector", "decoder"})
-    seen = in_step.equally_often(model, run_frozen_parts(model, packed.pictures, trained=trained), processes)
+    seen = in_step.add_idle_views(model, run_frozen_parts(model, packed.pictures, trained=trained), processes)
     _, found = nn.value_and_grad(model, objective)(model, packed, seen)
     mx.eval(found)
-    whole = {key: np.array(shards.whole(key, value)) for key, value in tree_flatten(shards.summed(found))}
+    whole = {
+        key: np.array(shards.whole(key, value)) for key, value in tree_flatten(shards.sum_gradients(found))
+    }
     if processes.rank == 0:
         np.savez(Path(folder) / "gradients.npz", **whole)
 

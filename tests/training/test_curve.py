@@ -9,12 +9,12 @@ from PIL import Image
 
 from mm1_mlx.errors import UsageError
 from mm1_mlx.seeing.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from mm1_mlx.training.curve import curve, draw_curve
+from mm1_mlx.training.curve import draw_curve, draw_losses
 from mm1_mlx.training.reporters import Reporter
 
 
 def test_the_line_goes_from_the_first_loss_to_the_last():
-    image = np.asarray(curve([(1, 4.0), (100, 1.0)], []))
+    image = np.asarray(draw_losses([(1, 4.0), (100, 1.0)], []))
     blue = (image == (0x1D, 0x6F, 0xD1)).all(axis=-1)
     rows, columns = np.nonzero(blue[TOP - 10 :])
     first, last = columns.argmin(), columns.argmax()
@@ -25,7 +25,7 @@ def test_the_line_goes_from_the_first_loss_to_the_last():
 
 
 def test_validation_is_points():
-    image = np.asarray(curve([(1, 4.0), (2, 2.0)], [(0, 3.0), (2, 2.5)]))
+    image = np.asarray(draw_losses([(1, 4.0), (2, 2.0)], [(0, 3.0), (2, 2.5)]))
     red = (image == (0xD6, 0x28, 0x39)).all(axis=-1)
     assert red[TOP:].sum() > 60
 

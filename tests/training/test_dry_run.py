@@ -14,7 +14,7 @@ from mm1_mlx.checkpoint.skeleton import is_preset, skeleton
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.lora import main
 from mm1_mlx.sizing.need import Need
-from mm1_mlx.training.dry_run import memory_of_mac, require_room, told
+from mm1_mlx.training.dry_run import describe_need, memory_of_mac, require_memory
 from mm1_mlx.training.recipe import Recipe
 
 GB = 10**9
@@ -38,16 +38,16 @@ def test_a_run_that_does_not_fit_is_refused_with_what_to_lower():
     with pytest.raises(
         TrainingError, match=r"needs about 12.5 GB .* but there are 10.0 GB; give `grad_checkpoint`"
     ):
-        require_room(NEED, 10 * GB, Recipe())
+        require_memory(NEED, 10 * GB, Recipe())
     checkpointed = Recipe(grad_checkpoint=True)
-    require_room(NEED, 10 * GB, checkpointed)
+    require_memory(NEED, 10 * GB, checkpointed)
     with pytest.raises(TrainingError, match=r"7.5 GB .* 7.0 GB; lower `max_seq_length`"):
-        require_room(NEED, 7 * GB, checkpointed)
+        require_memory(NEED, 7 * GB, checkpointed)
 
 
 def test_the_last_line_is_the_verdict():
-    assert told(NEED, 13 * GB, Recipe())[-1].endswith("12.500 GB: fits the 13.0 GB there")
-    assert told(NEED, 12 * GB, Recipe())[-1].endswith("12.500 GB: does not fit the 12.0 GB there")
+    assert describe_need(NEED, 13 * GB, Recipe())[-1].endswith("12.500 GB: fits the 13.0 GB there")
+    assert describe_need(NEED, 12 * GB, Recipe())[-1].endswith("12.500 GB: does not fit the 12.0 GB there")
 
 
 def test_macos_lets_the_gpu_have_two_thirds_or_three_quarters():

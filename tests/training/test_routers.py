@@ -13,7 +13,7 @@ from small_models import SMALL
 from mm1_mlx import MM1
 from mm1_mlx.data.packing import Packed, idle_sequence, logits_of
 from mm1_mlx.model.mixture_of_experts import load_balance_loss
-from mm1_mlx.training.checkpointing import layers_checkpointed
+from mm1_mlx.training.checkpointing import checkpoint_layers
 from mm1_mlx.training.objective import loss_sum, objective
 from mm1_mlx.tuning.adapters import prepare
 from mm1_mlx.tuning.settings import PartTuning, Tuning
@@ -90,7 +90,7 @@ def test_gradients_of_routers_are_the_same_when_layers_are_computed_twice():
     model, packed = make(), sequence()
     gradients_of = nn.value_and_grad(model, objective)
     _, once = gradients_of(model, packed, NO_PICTURES)
-    with layers_checkpointed(model):
+    with checkpoint_layers(model):
         _, twice = gradients_of(model, packed, NO_PICTURES)
     for (key, one), (_, other) in zip(tree_flatten(once), tree_flatten(twice), strict=True):
         np.testing.assert_allclose(np.array(one), np.array(other), rtol=1e-5, atol=1e-6, err_msg=key)

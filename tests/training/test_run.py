@@ -9,7 +9,7 @@ from mm1_mlx.errors import CheckpointError, TrainingError
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.run import Run
-from mm1_mlx.training.run_folder import RunFolder, saved_run
+from mm1_mlx.training.run_folder import RunFolder, read_run
 
 RUN = Run(Recipe(iters=20, seed=3), RunOptions(keep=1), {"tuning": {"decoder": "lora"}, "rows": 10})
 FIRST = {  # the settings of the first version that wrote any, by its names
@@ -84,7 +84,7 @@ def test_a_run_of_the_first_version_is_read_and_its_missing_settings_are_the_def
 def test_a_damaged_run_is_refused(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(CheckpointError, match="is damaged"):
-        saved_run(tmp_path)
+        read_run(tmp_path)
 
 
 def test_a_report_torn_by_a_crash_is_left_out(tmp_path):
@@ -100,11 +100,11 @@ def test_a_report_torn_by_a_crash_is_left_out(tmp_path):
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    with folder.alone(), pytest.raises(TrainingError, match=r"another run is writing to .*run; let it end"):
-        folder.alone().__enter__()
+    with folder.lock(), pytest.raises(TrainingError, match=r"another run is writing to .*run; let it end"):
+        folder.lock().__enter__()
     torn = tmp_path / "run" / "checkpoints" / ".00000100-abcdefgh"
     torn.mkdir(parents=True)
-    with folder.alone():
+    with folder.lock():
         assert not torn.exists()
 
 

@@ -49,7 +49,7 @@ def many(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def lock(tmp_path_factory):
     """What one process did: folder, and what it found."""
     done = {}
 

@@ -20,7 +20,7 @@ from mm1_mlx.data.packing import RowsApart
 from mm1_mlx.data.row_forms import Record, Turn
 from mm1_mlx.errors import DataError, MM1Error, TrainingError
 from mm1_mlx.training import run_folder as state
-from mm1_mlx.training.checkpointing import layers_checkpointed
+from mm1_mlx.training.checkpointing import checkpoint_layers
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.run_folder import RunFolder
@@ -161,7 +161,7 @@ def test_gradient_checkpointing_learns_the_same(make, tmp_path, tuning):
 def test_gradient_checkpointing_leaves_the_layers_as_they_were(make):
     model = make().model
     classes = [type(layer) for layer in model.layers]
-    with layers_checkpointed(model):
+    with checkpoint_layers(model):
         assert [type(layer) for layer in model.layers] != classes
     assert [type(layer) for layer in model.layers] == classes
 
@@ -382,7 +382,7 @@ run = t.Trainer(task, EACH, Path({folder!r}))
 run.resume()
 run.train()
 """
-IN_A_STEP = "clip = s.clipped\ns.clipped = lambda *a: os.kill(os.getpid(), 9) if run.progress.update == 3 else clip(*a)"
+IN_A_STEP = "clip = s.clip_gradients\ns.clip_gradients = lambda *a: os.kill(os.getpid(), 9) if run.progress.update == 3 else clip(*a)"
 IN_A_SAVE = (
     "save = state.write_tensors\nstate.write_tensors = lambda p, *a: "
     "os.kill(os.getpid(), 9) if '00000004' in str(p) and 'optimizer' in str(p) else save(p, *a)"

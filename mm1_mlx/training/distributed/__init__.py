@@ -1,1 +1,1 @@
-"""Training by several processes: what they exchange, and what each of them holds."""
+"""Training by several processes: what they send each other, and what each of them holds."""

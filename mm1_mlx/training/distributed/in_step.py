@@ -1,6 +1,6 @@
-"""Processes that share a model's layers call them equally often: one with less to do does idle work beside it.
+"""Idle work that keeps processes in step: processes that share a model's layers must call them equally often.
 
-How often is agreed on before: so many sequences for an update, so many batches of views for a sequence.
+The processes agree on the number of sequences of each update, and on the number of batches of views of each sequence.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.vision.look import FrozenOutput, add_idle_batches
 
 
-def equally_many(groups: Iterator[list[Packed]], processes: Processes) -> Iterator[list[Packed]]:
-    """Yield groups of sequences, as many and as large as those of the process with the most."""
+def add_idle_sequences(groups: Iterator[list[Packed]], processes: Processes) -> Iterator[list[Packed]]:
+    """Yield groups of sequences, filled up with idle ones to the number and size of the process with the most."""
     while True:
         own = next(groups, None)
         most = processes.largest(-1 if own is None else len(own))
@@ -24,8 +24,8 @@ def equally_many(groups: Iterator[list[Packed]], processes: Processes) -> Iterat
         yield own + [idle_sequence()] * (most - len(own))
 
 
-def equally_often(model: MM1, seen: FrozenOutput, processes: Processes) -> FrozenOutput:
-    """Show a sequence's pictures in as many batches of views as the process with the most has for its own."""
+def add_idle_views(model: MM1, seen: FrozenOutput, processes: Processes) -> FrozenOutput:
+    """Add idle batches of views until every process has as many for this sequence as the process with the most."""
     if seen.visual_tokens is not None:
-        return seen  # no part that is trained is called
+        return seen  # the visual tokens are there, so no shared part is called
     return add_idle_batches(model, seen, processes.largest(seen.num_batches) - seen.num_batches)

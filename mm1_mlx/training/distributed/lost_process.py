@@ -1,9 +1,9 @@
-"""A process that dies or falls silent ends the run of all, in words, instead of leaving the others to wait for ever.
+"""The end of a run whose other processes are lost: it stops with a message instead of waiting for ever.
 
-A process that dies closes its connections. The ring tells its neighbours, in whom MLX raises an error; they leave, and
-so do theirs. A process that is stopped, a machine that sleeps or has lost its network, closes nothing: then the
-others notice that nothing has gone on for long. They wait inside of MLX, where no exception reaches them, so a thread
-ends them.
+A process that dies closes its connections. MLX then raises an error in its neighbours on the ring, which end too, and
+so on around the ring. A process that is stopped, or a machine that sleeps or has lost its network, closes nothing.
+Then the others notice that nothing has happened for a long time. They wait inside of MLX, where no exception reaches
+them, so a thread ends them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from types import TracebackType
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.training.distributed.processes import Processes
 
-PATIENCE = 600  # seconds without any progress, at least
-TIMES_THE_LONGEST = 10  # and so many times as long as the longest wait that came to an end
-CONNECTION = re.compile(r"\[(ring|jaccl|mpi|nccl)\]|NCCL")  # how MLX begins what it says of one
+PATIENCE = 600  # seconds without progress after which a process ends, at least
+TIMES_THE_LONGEST = 10  # it also waits this many times as long as its longest wait so far
+CONNECTION = re.compile(r"\[(ring|jaccl|mpi|nccl)\]|NCCL")  # how MLX begins messages about a connection
 
 
 class Watch:
-    """Inside of it, the loss of another process is an error; for a process alone it does nothing.
+    """A context that turns the loss of another process into an error. For a run of one process it does nothing.
 
     Args:
-        processes: all of the run.
-        where: how far the run is and how it goes on, for the message.
+        processes: all processes of the run.
+        where: function that returns how far the run is and how to resume it, for the message.
 
     Raises:
-        TrainingError: on leaving, where the connection to another process was lost.
+        TrainingError: when the context ends, if the connection to another process was lost.
     """
 
     def __init__(self, processes: Processes, where: Callable[[], str]):
@@ -53,11 +53,14 @@ class Watch:
             raise TrainingError(self._words("has left; if it could say why, that stands above")) from None
 
     def progress(self) -> None:
-        """Something went on."""
+        """Note that the run goes on, so that the time without progress begins anew."""
         self._longest, self._quiet = max(self._longest, self._quiet), 0
 
     def _wait(self, left: threading.Event) -> None:
-        """Count the seconds in which this process ran: those in which it was stopped itself are nobody's fault."""
+        """End the process when it has waited for too long.
+
+        Seconds are counted one by one, so that those in which this process itself was stopped do not count.
+        """
         while not left.wait(1):
             self._quiet += 1
             if self._quiet > max(PATIENCE, TIMES_THE_LONGEST * self._longest):

@@ -1,9 +1,9 @@
-"""A layer of which every process has some rows: it is whole while it computes, and in no other moment.
+"""A layer whose rows are spread over the processes, and which is whole only while it computes.
 
 Its matrices are gathered for the forward pass, and again for the backward pass, which computes the layer a second
-time; what the processes find as gradients is added up and handed out by rows. All of it happens in one order on all
-processes, though their graphs differ: gathering waits for the layer's inputs, gathering again for the gradients of
-its outputs, and the gradients of its inputs wait for what is handed out.
+time. The gradients of all processes are added up, and each process gets its own rows of the sum. All processes do this
+in the same order, though their graphs differ: the first gathering waits for the layer's inputs, the second one for the
+gradients of its outputs, and the gradients of its inputs wait for the rows of the sum.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mm1_mlx.training.distributed.processes import Processes
 Arrays = dict[str, mx.array]
 
 
-def gathering(rows: dict[str, int], processes: Processes) -> Call:
-    """Return a call of a layer, already cut, that has the whole matrices while it runs.
+def make_gathering_call(rows: dict[str, int], processes: Processes) -> Call:
+    """Return a function that calls a layer which is already cut, with whole matrices while it runs.
 
     Args:
-        rows: how many rows the layer's cut matrices have in all, by key.
-        processes: that have them.
+        rows: number of all rows of the layer's cut matrices, by key.
+        processes: the processes over which they are spread.
     """
 
     def call(function: Callable[..., Any], layer: nn.Module, *args: Any, **options: Any) -> Any:
@@ -35,7 +35,7 @@ def gathering(rows: dict[str, int], processes: Processes) -> Call:
         learned = [key for key, _ in tree_flatten(layer.trainable_parameters())]
         compute_again = Again(function, layer, args, options)
 
-        def gathered(values: Sequence[mx.array], after: Sequence[mx.array]) -> Arrays:
+        def gather(values: Sequence[mx.array], after: Sequence[mx.array]) -> Arrays:
             parts = here | dict(zip(learned, values, strict=True))
             whole = processes.gather([parts[key] for key in rows], list(rows.values()), after)
             return parts | dict(zip(rows, whole, strict=True))
@@ -48,20 +48,20 @@ def gathering(rows: dict[str, int], processes: Processes) -> Call:
 
         @mx.custom_function
         def forward(values: list[mx.array], inputs: list[mx.array]) -> list[mx.array]:
-            return compute(gathered(values, inputs), inputs)
+            return compute(gather(values, inputs), inputs)
 
         @forward.vjp
         def backward(
             primals: Any, cotangents: list[mx.array], _: Any
         ) -> tuple[list[mx.array], list[mx.array]]:
             values, inputs = primals
-            whole = gathered(values, cotangents)
+            whole = gather(values, cotangents)
 
-            def again(*arrays: mx.array) -> list[mx.array]:
+            def compute_changed(*arrays: mx.array) -> list[mx.array]:
                 changed = dict(zip(learned, arrays[: len(learned)], strict=True))
                 return compute(whole | changed, list(arrays[len(learned) :]))
 
-            _, found = mx.vjp(again, [*(whole[key] for key in learned), *inputs], cotangents)
+            _, found = mx.vjp(compute_changed, [*(whole[key] for key in learned), *inputs], cotangents)
             gradients, of_inputs = dict(zip(learned, found, strict=False)), found[len(learned) :]
             cut = [key for key in learned if key in rows]
             handed_out = processes.scatter([gradients[key] for key in cut])
@@ -70,6 +70,7 @@ def gathering(rows: dict[str, int], processes: Processes) -> Call:
                 of_inputs = mx.depends(of_inputs, handed_out)
             return [gradients[key] for key in learned], of_inputs
 
-        return compute_again.result(forward([here[key] for key in learned], compute_again.inputs))
+        arrays: Any = forward([here[key] for key in learned], compute_again.inputs)
+        return compute_again.result(arrays)
 
     return call

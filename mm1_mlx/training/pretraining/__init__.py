@@ -1,1 +1,1 @@
-"""MM1's pre-training: its rule for rates, its stages, and what each of them learns."""
+"""MM1's pre-training: its rule for learning rates, its stages, and what each stage learns."""

@@ -1,8 +1,8 @@
-"""The rows of a stage, and how they become what it computes: packed sequences, or pairs of picture and caption."""
+"""The rows of a stage, and the batches made of them: packed sequences, or pairs of picture and caption."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,31 +10,32 @@ from mm1_mlx.data.batches import Batches, RowBatches
 from mm1_mlx.data.mixture import Mixture, open_mixture
 from mm1_mlx.data.packing import can_pack
 from mm1_mlx.data.pairs import PairBatches
-from mm1_mlx.data.sources import Generator, SourceSettings
+from mm1_mlx.data.sources import Generator as RowGenerator
+from mm1_mlx.data.sources import SourceSettings
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.pretraining.beginning import Beginning
 from mm1_mlx.training.pretraining.realised import Realised
 from mm1_mlx.training.pretraining.recipe import Stage
 from mm1_mlx.training.recipe import Recipe
 
-OTHER_SEED = 1 << 20  # beyond those of stages: generated rows that are held out are drawn with it
+OTHER_SEED = 1 << 20  # added to the seed for held-out rows, so that they differ from the rows of all stages
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a stage learns from, and what its loss is measured on now and then."""
+    """The rows that a stage learns from, and the held-out rows that its loss is measured on."""
 
     train: Mixture
     valid: Mixture | None
-    num_rows: dict[str, int | None] = field(default_factory=dict)  # of each source; None: it has no end
-    sources: dict[str, Any] = field(default_factory=dict)  # what they read
+    num_rows: dict[str, int | None] = field(default_factory=dict)  # by source; None for an endless one
+    sources: dict[str, Any] = field(default_factory=dict)  # identity of each source, by name
 
     def identity(self) -> dict[str, Any]:
-        """Return what the rows are, as ``PretrainingRecipe.read_by`` tells it, and how many."""
+        """Return the identity of the rows, as ``PretrainingRecipe.identify_sources`` returns it, and their numbers."""
         return {"weights": self.train.weights, "sources": self.sources, "rows": self.num_rows}
 
     def lines(self, iters: int) -> Iterator[str]:
-        """Yield a line for each source: its share, and how often so many updates read it through."""
+        """Yield a line for each source: its share of the rows, and how often ``iters`` updates read all of it."""
         epochs = self.train.epochs(iters)
         for name, weight in self.train.weights.items():
             rows = self.num_rows[name]
@@ -48,25 +49,25 @@ def open_rows(
     recipe: Recipe,
     *,
     mix: str,
-    generators: Mapping[str, Generator],
+    generators: Mapping[str, RowGenerator],
     say: Callable[[str], Any] = lambda line: None,
 ) -> Rows:
-    """Open the sources of a stage, of which this process reads its share.
+    """Open the sources of a stage, to read this process's share of them.
 
     Args:
-        sources: what is learned from.
-        valid: what is not trained on, where there is something.
-        recipe: of the stage's run.
-        mix: shares of sources without a weight.
-        generators: those that sources can name.
-        say: told of shards that are left out.
+        sources: the sources to learn from.
+        valid: the sources of held-out rows, or None.
+        recipe: the settings of the stage's run.
+        mix: name of the mix that sets the shares of sources without a weight.
+        generators: the generators that sources can name.
+        say: function that is called with a line for every shard that is left out.
 
     Raises:
         MM1Error: a source cannot be opened.
     """
     processes = Processes()
 
-    def opened(chosen: Mapping[str, SourceSettings], data: Recipe) -> Mixture:
+    def open_mix(chosen: Mapping[str, SourceSettings], data: Recipe) -> Mixture:
         return open_mixture(
             chosen,
             data,
@@ -77,22 +78,23 @@ def open_rows(
             say=say,
         )
 
-    train = opened(sources, recipe)
+    train = open_mix(sources, recipe)
     apart = replace(recipe, grad_accumulation_steps=1, seed=recipe.seed + OTHER_SEED)
-    held_out = None if valid is None else opened(valid, apart)
+    held_out = None if valid is None else open_mix(valid, apart)
     num_rows = {name: source.num_rows for name, source in train.sources.items()}
     return Rows(train, held_out, num_rows, {name: source.identity() for name, source in sources.items()})
 
 
 class StageBatches:
-    """The batches of a stage.
+    """The batches of a stage, for training and for validation.
 
     Args:
-        stage: of a recipe.
-        beginning: the model that it starts with.
-        rows: of the stage.
-        recipe: of its run.
-        known: whether the visual tokens of a picture with this digest are kept, so that it is not opened.
+        stage: a stage of a recipe.
+        beginning: the model that the stage starts with.
+        rows: the rows of the stage.
+        recipe: the settings of its run.
+        known: function that tells whether the visual tokens of the picture with a digest are kept, so that the picture
+            need not be opened.
     """
 
     def __init__(
@@ -124,18 +126,19 @@ class StageBatches:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return what the stage and its rows are: other ones cannot go on from its checkpoints."""
+        """Return the identity of the stage and its rows; a run with another one cannot be resumed."""
         return self._stage.identity() | self._rows.identity()
 
-    def told(self) -> dict[str, Any]:
-        """Return each source's share since the last report; all processes come here together."""
-        return {"mixture": self._realised.since_last()}
+    def gather_metrics(self) -> dict[str, Any]:
+        """Return each source's share of the rows since the last report. All processes call this together."""
+        return {"mixture": self._realised.measure_shares()}
 
     def num_held_out(self, num_batches: int) -> int:
-        """Return how many rows so many batches have that are not trained on."""
+        """Return the number of held-out rows in this many batches, 0 where there are none."""
         return 0 if self._valid is None else num_batches * self._recipe.batch_size
 
-    def held_out(self, num_rows: int) -> Iterator[list[Any]]:
-        """Yield this process's share of rows that are not trained on, a batch at a time; they are the same each time."""
-        self._rows.valid.count_anew()
-        return self._valid.updates(0, num_rows // self._recipe.batch_size)
+    def held_out(self, num_rows: int) -> Generator[list[Any], None, None]:
+        """Yield this process's share of held-out rows, batch by batch; every validation reads the same rows."""
+        if self._valid is not None and self._rows.valid is not None:
+            self._rows.valid.count_anew()
+            yield from self._valid.updates(0, num_rows // self._recipe.batch_size)

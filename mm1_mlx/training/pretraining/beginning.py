@@ -1,6 +1,6 @@
-"""The model that a recipe begins with: a folder's, or parts put together, of which some are new.
+"""The model that a recipe begins with: one from a folder, or one put together from parts, of which some are new.
 
-Source: MM1, "Model Architecture Ablations": encoder and decoder come trained, the connector starts untrained.
+Source: MM1, "Model Architecture Ablations": encoder and decoder are already trained, the connector is not.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mm1_mlx.settings import EMBEDDED_MODEL
 from mm1_mlx.training.pretraining.recipe import SECTIONS, ModelSource
 
 Values = dict[str, Any]
-FRESH = {
+FRESH = {  # how config.json names a part that is untrained
     "image_encoder": "image encoder",
     "connector": "connector",
     "decoder": "decoder",
-}  # as config.json says it
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,12 @@ class Beginning:
     companions: Path  # a folder with the tokenizer's files
 
     def with_image_config(self, changes: Values) -> Beginning:
-        """Return the same for pictures that are prepared otherwise; positions are interpolated where they must be.
+        """Return the same model for pictures that are prepared in another way.
+
+        The encoder's position embeddings are interpolated if the number of patches changes.
+
+        Args:
+            changes: new values of ``image_config``, by key.
 
         Raises:
             ConfigError: the changes do not fit each other or the model.
@@ -55,12 +60,12 @@ class Beginning:
 
 
 def begin_with(folder: str | Path, *, dtype: str, sizes_alone: bool = False) -> Beginning:
-    """Return a whole model of a folder or hub id.
+    """Load the model that a stage starts with from a folder or hub id.
 
     Args:
-        folder: as for ``load``.
-        dtype: of the weights.
-        sizes_alone: nothing will be computed, so no weights are read.
+        folder: model folder or hub id, as for ``load``.
+        dtype: type of the weights.
+        sizes_alone: read no weights, since nothing will be computed.
 
     Raises:
         MM1Error: there is no such model, or its folder is not usable.
@@ -70,13 +75,13 @@ def begin_with(folder: str | Path, *, dtype: str, sizes_alone: bool = False) -> 
 
 
 def begin(source: ModelSource, *, seed: int, dtype: str, sizes_alone: bool = False) -> Beginning:
-    """Return the model that a recipe begins with.
+    """Load or make the model that a recipe begins with.
 
     Args:
-        source: where it comes from.
-        seed: of new weights.
-        dtype: of all weights.
-        sizes_alone: nothing will be computed, so no weights are read.
+        source: where the model or its parts come from.
+        seed: seed of new weights.
+        dtype: type of all weights.
+        sizes_alone: read no weights, since nothing will be computed.
 
     Raises:
         MM1Error: a folder is not usable, or parts and sizes do not fit each other.
@@ -94,11 +99,12 @@ def begin(source: ModelSource, *, seed: int, dtype: str, sizes_alone: bool = Fal
                 taken, _ = read_model(folder, dtype=dtype, lazy=True)
                 model[part].load_weights(tree_flatten(taken[part].parameters()), strict=True)
         mx.eval(model.parameters())
-    return Beginning(model.eval(), Processor(tokenizer, config), companions)
+    model.eval()
+    return Beginning(model, Processor(tokenizer, config), companions)
 
 
 def sizes_of(source: ModelSource) -> tuple[MM1Config, Path]:
-    """Return the configuration of a model of parts, and the folder of its tokenizer.
+    """Return the configuration of a model that is put together from parts, and the folder of its tokenizer.
 
     Raises:
         MM1Error: a folder is not usable, sizes are missing, or parts and sizes do not fit each other.
@@ -123,7 +129,7 @@ def sizes_of(source: ModelSource) -> tuple[MM1Config, Path]:
             f"`model` lacks {', '.join(lacking)}; name a preset or a model folder to take the part from, or write "
             "the section as config.json has it."
         )
-    connector = _fitting(values) | (source.connector_config or {})
+    connector = _fit_connector(values) | (source.connector_config or {})
     folder, token = _tokenizer(source)
     config = values | token | {"connector_config": connector, "untrained": untrained}
     return MM1Config.from_dict(config), folder
@@ -142,8 +148,8 @@ def _is_untrained(name: str | None, part: str) -> bool:
     return name is None or part in read_config(find_folder(name, weights=False)).untrained
 
 
-def _fitting(values: Values) -> Values:
-    """Return the connector's section with the widths of its neighbours, and positions for the encoder's grid."""
+def _fit_connector(values: Values) -> Values:
+    """Return the connector's section with widths and a position grid that fit the encoder and the decoder."""
     vision, text = values["vision_config"], values["text_config"]
     fitted = {
         "input_dims": vision.get("hidden_dims"),
@@ -155,7 +161,7 @@ def _fitting(values: Values) -> Values:
 
 
 def _tokenizer(source: ModelSource) -> tuple[Path, Values]:
-    """Return the folder of the tokenizer, and the ids that it gives pictures and ends."""
+    """Return the folder of the tokenizer, and its settings: the ids of pictures and of ends, and the prompt format."""
     name = source.decoder or source.tokenizer or (EMBEDDED_MODEL if source.preset == EMBEDDED_MODEL else None)
     if name is None:
         raise ConfigError(

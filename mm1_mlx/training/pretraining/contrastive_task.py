@@ -1,12 +1,12 @@
-"""A contrastive stage: from pictures and their captions an image encoder learns what tells them apart.
+"""The task of a contrastive stage: an image encoder learns to match pictures with their captions.
 
 Source: MM1, "Model Architecture Ablations" (image encoder pre-training); CLIP (arXiv:2103.00020) and SigLIP
-(arXiv:2303.15343) for the losses and how they begin.
+(arXiv:2303.15343) for the losses and their initial scale and bias.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from mm1_mlx.files.identity import model_identity
 from mm1_mlx.model.contrastive import Contrastive, clip_loss, siglip_loss
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.pretraining.batches import Rows, StageBatches
-from mm1_mlx.training.pretraining.gradient_cache import Pull, pulls
+from mm1_mlx.training.pretraining.gradient_cache import Pull, compute_pulls
 from mm1_mlx.training.pretraining.outcome import Outcome
-from mm1_mlx.training.pretraining.towers import embed_pairs, learned_beside, towers
+from mm1_mlx.training.pretraining.towers import embed_pairs, list_loss_parameters, make_towers
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.task import Look, Measured, Task
 from mm1_mlx.tuning.adapters import prepare
@@ -28,23 +28,25 @@ from mm1_mlx.tuning.settings import train_fully
 from mm1_mlx.vision.encode import pixel_batches
 
 
-class ContrastiveTask(Task):
-    """Trains the image encoder of a model, and a text tower that is let go of at the end.
+class ContrastiveTask(Task[Contrastive, Pairs]):
+    """Trains the image encoder of a model, together with a text tower that is dropped at the end.
 
     Args:
-        outcome: the model, untouched; its image encoder is changed in place.
-        rows: captions.
-        recipe: of the run.
+        outcome: the model as it was loaded; its image encoder is changed in place.
+        rows: rows with captions.
+        recipe: the settings of the run.
     """
 
     measures = ("loss", "pairs_right", "scale")
 
     def __init__(self, outcome: Outcome, rows: Rows, recipe: Recipe):
         whole, settings = outcome.beginning.model, outcome.stage.contrastive
+        if settings is None:
+            raise ValueError(f"stage {outcome.stage.name} is not contrastive.")
         self._base = model_identity(whole)
         prepare(whole, train_fully(outcome.stage.parts))
         mx.random.seed(recipe.seed)
-        super().__init__(towers(whole, settings), recipe)
+        super().__init__(make_towers(whole, settings), recipe)
         self._outcome, self._settings = outcome, settings
         self._loss = {"clip": clip_loss, "siglip": siglip_loss}[settings.loss]
         self._processes = Processes()
@@ -52,45 +54,45 @@ class ContrastiveTask(Task):
 
     @property
     def run(self) -> dict[str, Any]:
-        """What makes the run this run beside its recipe."""
+        """What identifies the run besides its recipe: the stage, its rows and the model it starts with."""
         return {"stage": self._batches.identity(), "base": self._base}
 
     @property
     def waited(self) -> float:
-        """Seconds that updates stood still for data."""
+        """Seconds that updates have waited for data."""
         return self._batches.train.waited
 
-    def updates(self, first: int, stop: int) -> Iterator[list[Pairs]]:
-        """Yield the pairs of each update, in chunks."""
+    def updates(self, first: int, stop: int) -> Generator[list[Pairs], None, None]:
+        """Yield the pairs of picture and caption of each update, in chunks."""
         return self._batches.train.updates(first, stop)
 
-    def told(self) -> dict[str, Any]:
-        """Return what the mixture really gave."""
-        return self._batches.told()
+    def gather_metrics(self) -> dict[str, Any]:
+        """Return each source's share of the pairs since the last report."""
+        return self._batches.gather_metrics()
 
     def num_held_out(self, num_batches: int) -> int:
-        """Return how many pairs so many batches of a validation have."""
+        """Return the number of pairs in this many validation batches."""
         return self._batches.num_held_out(num_batches)
 
-    def held_out(self, num_rows: int) -> Iterator[list[Pairs]]:
-        """Yield pairs that are not trained on."""
+    def held_out(self, num_rows: int) -> Generator[list[Pairs], None, None]:
+        """Yield this process's share of held-out pairs, in chunks."""
         return self._batches.held_out(num_rows)
 
-    def look(self, pairs: Pairs) -> Float[mx.array, "N H W 3"]:
-        """Return the pixels of the pictures."""
-        (pixels,) = pixel_batches(pairs.pictures, len(pairs.pictures))
+    def look(self, batch: Pairs) -> Float[mx.array, "N H W 3"]:
+        """Return the pixels of the pictures of a chunk."""
+        (pixels,) = pixel_batches(batch.pictures, len(batch.pictures))
         return mx.array(pixels)
 
     def looks(self, update: Sequence[Pairs], look: Look) -> Iterator[tuple[mx.array, Pull]]:
-        """Embed all pairs of an update, those of other processes among them; then yield what pulls at each chunk."""
-        self.model.clip_scale()  # after the update before, as CLIP does it
+        """Yield the pixels and the ``Pull`` of each chunk, after embedding the pairs of all processes."""
+        self.model.clip_scale()  # after the previous update, as CLIP does it
         own = []
         for pairs in update:
             own.append(embed_pairs(self.model, pairs, look(pairs)))
             mx.eval(own[-1])
-        found = pulls(
+        found = compute_pulls(
             own,
-            learned_beside(self.model),
+            list_loss_parameters(self.model),
             self._loss,
             dims=self._settings.embedding_dims,
             processes=self._processes,
@@ -98,14 +100,14 @@ class ContrastiveTask(Task):
         return ((look(pairs), pull) for pairs, pull in zip(update, found, strict=True))
 
     def loss(
-        self, model: Contrastive, pairs: Pairs, seen: tuple[mx.array, Pull]
+        self, model: Contrastive, batch: Pairs, seen: tuple[mx.array, Pull]
     ) -> tuple[mx.array, Measured]:
-        """Return what has the gradient of the whole update's loss by these pairs, and their share of that loss."""
+        """Return a value whose gradient is these pairs' part of the gradient of the update's loss, and the measures."""
         pixels, pull = seen
-        others = learned_beside(model)
-        scale = pairs.num_learned * mx.exp(others[0])
-        return pull.of(*embed_pairs(model, pairs, pixels), others), (pull.loss, pull.num_right, scale)
+        others = list_loss_parameters(model)
+        scale = batch.num_learned * mx.exp(others[0])
+        return pull.of(*embed_pairs(model, batch, pixels), others), (pull.loss, pull.num_right, scale)
 
     def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
-        """Write the model folder, with the image encoder as it is now."""
+        """Write the whole model folder, with the image encoder as it is now."""
         self._outcome.save(folder)

@@ -1,6 +1,6 @@
-"""What a stage takes for the settings that its recipe leaves open, and why: the paper's values, by the kind of stage.
+"""The defaults of settings that a recipe leaves open, with reasons: the paper's values for each kind of stage.
 
-Everything can be given in the recipe, which wins.
+What the recipe gives wins over these.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from mm1_mlx.training.pretraining.recipe import Stage
 from mm1_mlx.training.recipe import SFT, Recipe
 
 SEQUENCE = 4096  # tokens of MM1's sequences in pre-training
-SFT_SEQUENCE = 2048
+SFT_SEQUENCE = 2048  # the same in instruction tuning
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A setting that nobody gave."""
+    """The default of one setting."""
 
-    name: str  # of a setting of ``Recipe``
+    name: str  # name of a setting of ``Recipe``
     value: Any
-    why: str
+    why: str  # the reason, in words
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Decided:
 
     @property
     def recipe(self) -> Recipe:
-        """All settings of the run."""
+        """All settings of the stage's run."""
         return self.stage.recipe({"seed": self.seed} | {found.name: found.value for found in self.decisions})
 
-    def going_on(self, was: Recipe) -> Decided:
-        """Return the same for a run that is there and may go on to more updates: its warm-up stays as it was."""
+    def keep_warmup(self, was: Recipe) -> Decided:
+        """Return the same stage with the warm-up of an earlier run, which is to be resumed with more updates."""
         kept = Decision("warmup", was.warmup, "as the run began")
         return replace(self, decisions=tuple(kept if d.name == "warmup" else d for d in self.decisions))
 
     def lines(self) -> Iterator[str]:
-        """Yield what was decided, and what the recipe has instead, a line each."""
+        """Yield a line for each default: its value and reason, or what the recipe gives instead."""
         for found in self.decisions:
             value, given = _shown(found.value), self.stage.given.get(found.name)
             if given is None:
@@ -56,20 +56,23 @@ class Decided:
 
 
 def decide(stage: Stage, model: MM1, *, seed: int) -> Decided:
-    """Decide what a stage leaves open.
+    """Decide the settings that a stage leaves open.
 
     Args:
-        stage: of a recipe.
-        model: that it begins with; its sizes count alone.
-        seed: of the stage.
+        stage: a stage of a recipe.
+        model: the model that the stage begins with; only its sizes count.
+        seed: the seed of the stage.
     """
     makers = {"contrastive": _contrastive, "pretraining": _pretraining, "sft": _sft}
     return Decided(stage, tuple(makers[stage.kind](stage, model)), seed)
 
 
 def _pretraining(stage: Stage, model: MM1) -> Iterator[Decision]:
-    """Source: MM1, "Pre-training Details" and "Model Scaling"; betas and clipping are ours."""
-    number, iters = rule.num_counted(model), stage.given["iters"]
+    """Yield the defaults of pre-training.
+
+    Source: MM1, "Pre-training Details" and "Model Scaling"; betas and clipping are ours.
+    """
+    number, iters = rule.count_for_rule(model), stage.given["iters"]
     rate = rule.peak_rate(number)
     yield Decision(
         "learning_rate", rate,
@@ -89,7 +92,10 @@ def _pretraining(stage: Stage, model: MM1) -> Iterator[Decision]:
 
 
 def _sft(stage: Stage, model: MM1) -> Iterator[Decision]:
-    """Source: MM1, "Supervised Fine-Tuning"."""
+    """Yield the defaults of instruction tuning.
+
+    Source: MM1, "Supervised Fine-Tuning".
+    """
     yield Decision("learning_rate", SFT["learning_rate"], "MM1's for instruction tuning")
     yield Decision("optimizer", SFT["optimizer"], "MM1's for instruction tuning")
     yield Decision("schedule", SFT["schedule"], "MM1's for instruction tuning")
@@ -99,7 +105,10 @@ def _sft(stage: Stage, model: MM1) -> Iterator[Decision]:
 
 
 def _contrastive(stage: Stage, model: MM1) -> Iterator[Decision]:
-    """Source: CLIP (arXiv:2103.00020), its table of hyper-parameters; MM1 names none for its encoders."""
+    """Yield the defaults of contrastive learning.
+
+    Source: CLIP (arXiv:2103.00020), its table of hyper-parameters; MM1 names none for its encoders.
+    """
     yield Decision("learning_rate", 5e-4, "CLIP's for a ViT-B; larger encoders took less")
     yield Decision("weight_decay", 0.2, "CLIP's")
     yield Decision("optimizer", "adamw", "CLIP's, nearly: its decay spared gains and biases")

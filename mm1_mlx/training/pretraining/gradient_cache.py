@@ -1,9 +1,10 @@
-"""The gradient of a contrastive loss over more pairs than fit the memory at once.
+"""The gradient of a contrastive loss over more pairs than fit into memory at once.
 
-Every pair of a batch is in the loss of every other, so the batch cannot simply be cut. But the loss sees pictures and
-texts by their embeddings alone, and those are small: all of them are computed without keeping what led to them, then
-the loss and its gradient by the embeddings, and at last, a few pairs at a time, everything again with what led to
-them. The result is the gradient of the whole batch.
+The loss of each pair depends on every other pair, so the batch cannot simply be cut. But it depends on them only
+through their embeddings, which are small. So there are three steps: first all embeddings are computed, without keeping
+the values inside the model; then the loss and its gradient with respect to the embeddings; and last, a few pairs at a
+time, the embeddings once more, through which that gradient flows into the model. The sum is the gradient of the whole
+batch.
 
 Source: GradCache (arXiv:2101.06983).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
 
 import mlx.core as mx
@@ -19,41 +21,41 @@ from jaxtyping import Float
 
 from mm1_mlx.training.distributed.processes import Processes
 
-Embedded = tuple[mx.array, mx.array]  # (n, E) of pictures, and of their texts
-Loss = Callable[
-    ..., mx.array
-]  # of all pictures' and all texts' embeddings, and of what else is learned in it
+Embedded = tuple[mx.array, mx.array]  # embeddings of pictures and of their texts, (n, E) each
+Loss = Callable[..., mx.array]  # takes embeddings of all pictures and of all texts, then learned numbers
 
 
 @dataclass(frozen=True)
 class Pull:
-    """What the loss of all pairs wants of some of them."""
+    """The part of the loss of all pairs, and of its gradient, that belongs to one chunk of n pairs."""
 
-    images: Float[mx.array, "n E"]  # its gradient by their embeddings
-    texts: Float[mx.array, "n E"]
-    others: tuple[mx.array, ...]  # their share of its gradient by what else is learned in it
-    loss: Float[mx.array, ""]  # their share of it
-    num_right: Float[mx.array, ""]  # pictures of these whose nearest text is their own
+    images: Float[mx.array, "n E"]  # gradient with respect to the embeddings of the chunk's pictures
+    texts: Float[mx.array, "n E"]  # gradient with respect to the embeddings of its texts
+    others: tuple[mx.array, ...]  # the chunk's share of the gradient with respect to other learned numbers
+    loss: Float[mx.array, ""]  # the chunk's share of the loss
+    num_right: Float[mx.array, ""]  # number of the chunk's pictures whose nearest text is their own
 
     def of(
         self, images: Float[mx.array, "n E"], texts: Float[mx.array, "n E"], others: Sequence[mx.array]
     ) -> Float[mx.array, ""]:
-        """Return what has the gradient of the whole loss by these pairs: linear in what they are embedded as."""
+        """Return a value whose gradient is the chunk's part of the whole gradient; it is linear in the embeddings."""
         parts = zip((images, texts, *others), (self.images, self.texts, *self.others), strict=True)
-        return sum(mx.sum(found * gradient) for found, gradient in parts)
+        return reduce(mx.add, (mx.sum(found * gradient) for found, gradient in parts))
 
 
-def pulls(
+def compute_pulls(
     own: Sequence[Embedded], others: Sequence[mx.array], loss: Loss, *, dims: int, processes: Processes
 ) -> list[Pull]:
-    """Return one for each chunk of this process's pairs; all processes come here, for each one's pairs are in the loss.
+    """Compute the ``Pull`` of each chunk of this process's pairs.
+
+    All processes must call this together, since the loss is over the pairs of all.
 
     Args:
         own: embeddings of this process's pairs, chunk by chunk, evaluated.
-        others: what else the loss takes and is learned in it, such as its temperature.
-        loss: summed over pairs.
-        dims: of an embedding.
-        processes: of the run.
+        others: learned numbers that the loss also takes, such as its temperature.
+        loss: the loss, summed over pairs.
+        dims: width of an embedding.
+        processes: the processes of the run.
     """
     nothing = mx.zeros((0, dims))
     sides = [mx.concatenate([nothing, *(chunk[side] for chunk in own)]) for side in (0, 1)]

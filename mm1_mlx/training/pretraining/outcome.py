@@ -1,4 +1,4 @@
-"""What a stage leaves: a whole model folder, from which the next stage, a run or a person can go on."""
+"""The result of a stage: a whole model folder, which the next stage, another run or a user can load."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """The model of a stage while it learns, and what its folder will say of it."""
+    """The model of a stage while it learns, and how its folder is written."""
 
     beginning: Beginning
     stage: Stage
     origin: str  # what the stage started from, in words
 
     def save(self, folder: Path, weights: Mapping[str, mx.array] | None = None) -> None:
-        """Write the model folder, in the place of an earlier one.
+        """Write the model folder, replacing an earlier one.
 
         Args:
-            folder: of the run, or inside it for the best weights so far.
-            weights: all of the model's, where it holds a part of them.
+            folder: the folder of the run, or one inside it for the best weights so far.
+            weights: all weights of the model, where the model itself holds only a part of them.
         """
         model = self.beginning.model
         model.config = replace(model.config, untrained=untrained_parts(model))
@@ -48,7 +48,7 @@ class Outcome:
         )
 
     def card(self) -> str:
-        """Return the README.md of the folder."""
+        """Return the text of the folder's README.md."""
         untrained = untrained_parts(self.beginning.model)
         rest = f" Its {' and '.join(untrained)} {_is(untrained)} untrained: its answers are noise." * bool(
             untrained

@@ -1,4 +1,4 @@
-"""A pre-training recipe: a model to begin with, and the stages that it goes through."""
+"""A pre-training recipe: a model to begin with, and the stages in which it is trained."""
 
 from __future__ import annotations
 
@@ -15,34 +15,33 @@ from mm1_mlx.files.yaml_files import read_mapping, use_underscores
 from mm1_mlx.settings import EMBEDDED_MODEL
 from mm1_mlx.strict import Config, shown
 from mm1_mlx.training.options import RunOptions
-from mm1_mlx.training.recipe import Recipe
+from mm1_mlx.training.recipe import PART_NAMES, Part, Recipe
 
 Kind = Literal["contrastive", "pretraining", "sft"]
-Part = Literal["encoder", "connector", "decoder"]
-PARTS: dict[str, str] = {"encoder": "image_encoder", "connector": "connector", "decoder": "decoder"}
+
 LONGEST_NAME = 255  # bytes of a folder's name
-CAPTIONS = "captions"  # the source that a contrastive stage takes of the recipe's
+CAPTIONS = "captions"  # the one source of the recipe that a contrastive stage uses
 SECTIONS = ("vision_config", "connector_config", "text_config", "image_config")
 Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ModelSource(Config):
-    """Where the model of a recipe comes from: a folder as it is, or parts, of which some may be new.
+    """Where the model of a recipe comes from: a whole model folder, or parts, of which some may be new.
 
-    A new part has random weights, by the recipe's seed. Its sizes are those of ``preset``, changed by the sections
-    that are given; whole sections need no preset.
+    A new part has random weights, drawn with the recipe's seed. Its sizes are those of ``preset``, changed by the
+    sections that are given; with complete sections no preset is needed.
     """
 
     called: ClassVar[str] = "model"
 
-    folder: str | None = None  # a model folder or hub id; then nothing else is said
-    preset: str | None = None  # "mm1-tiny", "mm1-3b": sizes of all parts
+    folder: str | None = None  # a model folder or hub id; it excludes all other settings
+    preset: str | None = None  # sizes of all parts, by name, such as "mm1-tiny" or "mm1-3b"
     image_encoder: str | None = None  # a model folder whose image encoder is taken
     decoder: str | None = None  # a model folder whose decoder is taken, with its tokenizer
     tokenizer: str | None = None  # a folder with the tokenizer of a new decoder
-    image_token_id: int | None = None  # where the tokenizer's folder does not tell it
-    vision_config: dict | None = None  # changes to sizes, as config.json has them
+    image_token_id: int | None = None  # needed where the tokenizer's folder does not give it
+    vision_config: dict | None = None  # this and the next three: changes to sizes, in the form of config.json
     connector_config: dict | None = None
     text_config: dict | None = None
     image_config: dict | None = None
@@ -67,7 +66,7 @@ class ModelSource(Config):
 
 @dataclass(frozen=True)
 class ContrastiveSettings(Config):
-    """The text tower beside the image encoder, and how the two are brought together."""
+    """The text tower that is trained together with the image encoder, and the loss that compares the two."""
 
     hidden_dims: int  # width of the text tower
     feed_forward_dims: int
@@ -90,7 +89,7 @@ class ContrastiveSettings(Config):
         self.tower(1)
 
     def tower(self, vocab_size: int) -> DecoderConfig:
-        """Return the text tower: a decoder of our kind, causal, with rotary positions."""
+        """Return the configuration of the text tower: one of our decoders, causal, with rotary positions."""
         return DecoderConfig(
             vocab_size=vocab_size,
             hidden_dims=self.hidden_dims,
@@ -108,21 +107,21 @@ class ContrastiveSettings(Config):
 
 @dataclass(frozen=True)
 class Stage(Config):
-    """One stage: what learns from what, and how. In a file its ``given`` keys stand beside the others."""
+    """One stage: which parts learn from which rows, and how. In a file, the ``given`` keys are among the others."""
 
     called: ClassVar[str] = "stage"
 
     name: str
     kind: Kind = "pretraining"
-    start: str | None = None  # an earlier stage, a model folder or hub id; None: the stage before
+    start: str | None = None  # an earlier stage, a model folder or hub id; None means the previous stage
     train: tuple[Part, ...] | None = (
-        None  # parts that learn, in full; None: all that the kind of stage can train
+        None  # parts that learn, in full; None means all that this kind can train
     )
-    sources: dict | None = None  # what is learned from, by name; None: the recipe's
-    valid: dict | None = None  # what the loss is measured on now and then, by name
-    mix: str | None = None  # shares of sources without a weight; None: the recipe's
+    sources: dict | None = None  # sources to learn from, by name; None means the recipe's
+    valid: dict | None = None  # sources of held-out rows, by name
+    mix: str | None = None  # mix that sets the shares of sources without a weight; None means the recipe's
     image: dict | None = None  # changes to image_config, such as a larger image_size
-    contrastive: ContrastiveSettings | None = None  # of a contrastive stage alone
+    contrastive: ContrastiveSettings | None = None  # only in a contrastive stage
     options: RunOptions = field(default_factory=RunOptions)
     given: dict = field(default_factory=dict)  # settings of ``Recipe`` that the file gives
 
@@ -169,23 +168,23 @@ class Stage(Config):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of the model that learn, as it names them."""
+        """The parts of the model that learn, by the names of their attributes."""
         if self.kind == "contrastive":
             return ("image_encoder",)
-        return tuple(part for name, part in PARTS.items() if self.train is None or name in self.train)
+        return tuple(part for name, part in PART_NAMES.items() if self.train is None or name in self.train)
 
     def identity(self) -> Values:
-        """Return what the stage is beside its settings and rows: another one cannot go on from its checkpoints."""
+        """Return what identifies the stage besides its settings and rows; if it changes, the stage cannot be resumed."""
         contrastive = None if self.contrastive is None else self.contrastive.to_dict()
         return {"kind": self.kind, "parts": list(self.parts), "image": self.image, "contrastive": contrastive}
 
     def recipe(self, defaults: Values) -> Recipe:
-        """Return all settings: what the file gives, ``defaults`` for the rest."""
+        """Return all settings of the run: those that the file gives, and ``defaults`` for the rest."""
         return Recipe.from_dict(defaults | self.given)
 
     @classmethod
     def from_dict(cls, values: Any) -> Stage:
-        """Build from a mapping in which everything stands side by side.
+        """Build a stage from a mapping that has all its keys on one level.
 
         Raises:
             ConfigError: a key is unknown or missing, or a value is of the wrong type.
@@ -198,7 +197,7 @@ class Stage(Config):
         known = own.union(*homes.values())
         for key in values:
             if key not in known:
-                raise ConfigError(f"a stage has an unknown key {key!r}.{_near(key, known)}")
+                raise ConfigError(f"a stage has an unknown key {key!r}.{_suggest(key, known)}")
         inner = {home: {k: v for k, v in values.items() if k in names} for home, names in homes.items()}
         read = {key: _sources(values[key]) for key in ("sources", "valid") if values.get(key) is not None}
         return super().from_dict({k: v for k, v in values.items() if k in own} | inner | read)
@@ -206,24 +205,24 @@ class Stage(Config):
 
 @dataclass(frozen=True)
 class PretrainingRecipe(Config):
-    """A whole recipe file."""
+    """The contents of a recipe file."""
 
     called: ClassVar[str] = "recipe"
 
     model: ModelSource
     stages: tuple[Stage, ...]
-    sources: dict | None = None  # of stages that have none
-    mix: str = "mm1"  # shares of sources without a weight
-    seed: int = 0  # of new weights, and of the first stage; each later one has the next
+    sources: dict | None = None  # for stages that have none of their own
+    mix: str = "mm1"  # mix that sets the shares of sources without a weight
+    seed: int = 0  # of new weights and of the first stage; each later stage has the next number
     dtype: Literal["bfloat16", "float32"] = (
-        "float32"  # of the weights; 16 bits hardly move, float16 fails in Adam
+        "float32"  # in 16 bits, small updates are lost; float16 fails in Adam
     )
 
     def __post_init__(self) -> None:
         self._require_seed(self.seed)
         self._require(bool(self.stages), "there are no stages; write at least one.")
         names = [stage.name for stage in self.stages]
-        folders = [name.casefold() for name in names]  # a Mac's disk does not tell One from one
+        folders = [name.casefold() for name in names]  # on a Mac's disk, One and one are the same folder
         for number, stage in enumerate(self.stages):
             first = folders.index(folders[number])
             self._require(
@@ -239,7 +238,7 @@ class PretrainingRecipe(Config):
                 raise ConfigError(f"stage {stage.name}: {error}") from None
 
     def _check_start(self, start: str | None, name: str, earlier: list[str]) -> None:
-        """Refuse what is no earlier stage and cannot be a model."""
+        """Refuse a start that names no earlier stage and cannot be a model either."""
         if start is None or start in earlier or start == EMBEDDED_MODEL or "/" in start:
             return
         there = f"the earlier ones are {', '.join(earlier)}" if earlier else "there is none before it"
@@ -250,10 +249,12 @@ class PretrainingRecipe(Config):
         )
 
     def sources_of(self, stage: Stage) -> dict[str, SourceSettings]:
-        """Return what a stage learns from: its own sources, or the recipe's; for contrastive learning its captions.
+        """Return the sources that a stage learns from: its own, or else the recipe's.
+
+        A contrastive stage without sources of its own uses only the recipe's source of captions.
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: there are no sources.
         """
         if stage.sources is not None:
             return stage.sources
@@ -268,35 +269,40 @@ class PretrainingRecipe(Config):
         return {CAPTIONS: replace(self.sources[CAPTIONS], weight=None)}
 
     def weights(self, stage: Stage, *, valid: bool = False) -> dict[str, float]:
-        """Return each source's share of a stage's rows, or of those that are not trained on.
+        """Return each source's share of a stage's rows.
+
+        Args:
+            stage: a stage of this recipe.
+            valid: return the shares of its held-out rows, which it must have.
 
         Raises:
-            ConfigError: they do not sum to 1, or there are no sources.
+            ConfigError: the shares do not sum to 1, or there are no sources.
         """
-        return weights_of(stage.valid if valid else self.sources_of(stage), stage.mix or self.mix)
+        sources = stage.valid if valid and stage.valid is not None else self.sources_of(stage)
+        return weights_of(sources, stage.mix or self.mix)
 
-    def read_by(self, stage: Stage) -> Values:
-        """Return what a stage reads, at which shares; one that reads something else cannot go on."""
+    def identify_sources(self, stage: Stage) -> Values:
+        """Return the identity and share of each source that a stage reads; with others it cannot be resumed."""
         sources = {name: source.identity() for name, source in self.sources_of(stage).items()}
         return {"weights": self.weights(stage), "sources": sources}
 
     def seed_of(self, stage: Stage) -> int:
-        """Return the stage's own seed: no two stages draw the same rows in the same order."""
+        """Return the stage's own seed, so that no two stages draw the same rows in the same order."""
         return stage.given.get("seed", self.seed + self.stages.index(stage))
 
-    def named(self, name: str) -> Stage:
-        """Return a stage.
+    def find_stage(self, name: str) -> Stage:
+        """Return the stage of this name.
 
         Raises:
-            ConfigError: there is none of that name.
+            ConfigError: there is no stage of this name.
         """
         names = [stage.name for stage in self.stages]
         if name not in names:
-            raise ConfigError(f"`stage` {name} is not in the recipe.{_near(name, set(names))}")
+            raise ConfigError(f"`stage` {name} is not in the recipe.{_suggest(name, set(names))}")
         return self.stages[names.index(name)]
 
-    def before(self, stage: Stage) -> Stage | None:
-        """Return the stage that another one starts from; None: it starts from a model."""
+    def stage_before(self, stage: Stage) -> Stage | None:
+        """Return the earlier stage that a stage starts from, or None where it starts from a model."""
         number = self.stages.index(stage)
         if stage.start is None:
             return self.stages[number - 1] if number else None
@@ -304,10 +310,10 @@ class PretrainingRecipe(Config):
 
     @classmethod
     def from_dict(cls, values: Any) -> PretrainingRecipe:
-        """Build from a parsed file, in which ``model`` may be a name alone.
+        """Build a recipe from a parsed file, in which ``model`` may also be just the name of a model.
 
         Raises:
-            ConfigError: names the stage that is at fault.
+            ConfigError: a key or value is wrong; the message names its stage.
         """
         if isinstance(values, dict) and values.get("sources") is not None:
             values = values | {"sources": _sources(values["sources"])}
@@ -324,7 +330,7 @@ def read_recipe(path: Path) -> PretrainingRecipe:
     """Read a recipe file.
 
     Raises:
-        ConfigError: it cannot be read, or something in it is unknown, missing or does not go together.
+        ConfigError: the file cannot be read, or a setting in it is unknown, missing or contradicts another one.
     """
     values = read_mapping(path, str(path), "model and stages")
     try:
@@ -334,7 +340,7 @@ def read_recipe(path: Path) -> PretrainingRecipe:
 
 
 def _sources(values: Any) -> dict[str, SourceSettings]:
-    """Read sources by name."""
+    """Build the settings of sources, by name, from parsed values."""
     if not isinstance(values, dict):
         raise ConfigError(
             f"sources are {shown(values)}, expected names, and for each path, hub or generator."
@@ -360,6 +366,6 @@ def _names(kind: type[Config]) -> set[str]:
     return {found.name for found in fields(kind)}
 
 
-def _near(key: str, known: set[str]) -> str:
+def _suggest(key: str, known: set[str]) -> str:
     near = difflib.get_close_matches(key, sorted(known), n=1)
     return f" Did you mean {near[0]}?" if near else f" There are {', '.join(sorted(known))}."

@@ -1,7 +1,7 @@
-"""What MM1 takes for rate, decay and schedule of its pre-training, from the size of the decoder.
+"""MM1's learning rate, weight decay and schedule for pre-training, which follow from the size of the decoder.
 
-Its authors searched the best rate of decoders of 9M to 1.2B parameters and laid a line through them, on logarithmic
-axes. Larger decoders take theirs from the line.
+Its authors searched the best learning rates of decoders with 9M to 1.2B parameters, and fitted a line to them on
+logarithmic axes. For larger decoders they read the rate off that line.
 
 Source: MM1, "Pre-training Details" and "Model Scaling".
 """
@@ -19,7 +19,7 @@ from mm1_mlx.model.mlx_lm_parts import token_embedding
 from mm1_mlx.model.mm1 import MM1, count_parameters
 
 SLOPE, INTERCEPT = -0.4214, -0.5535  # of ln(rate) over ln(parameters)
-DECAY = 0.1  # of the weights at each update, as a share of its rate
+DECAY = 0.1  # share of the weights that each update takes away, as a multiple of its learning rate
 WARMUP = 2_000 / 200_000  # of the updates
 FINAL_RATE = 0.1  # of the peak, where the cosine ends
 BETAS = (0.9, 0.95)  # ours: the paper names none
@@ -27,19 +27,20 @@ CLIP_NORM = 1.0  # ours too
 
 
 def peak_rate(num_parameters: int) -> float:
-    """Return the best peak learning rate of a decoder with so many parameters, those of embeddings not counted."""
+    """Return the best peak learning rate for a decoder with this many parameters, embeddings not counted."""
     return math.exp(SLOPE * math.log(num_parameters) + INTERCEPT)
 
 
 def warmup_of(iters: int) -> int:
-    """Return the updates from 0 to the peak: 2,000 of 200,000, and as large a share of any other number."""
+    """Return the number of warm-up updates: 2,000 of MM1's 200,000, and the same share of any other number."""
     return round(WARMUP * iters)
 
 
-def num_counted(model: MM1) -> int:
-    """Return how many parameters of the decoder count for the rule: all but the vocabulary's table and its head.
+def count_for_rule(model: MM1) -> int:
+    """Return how many parameters of the decoder count for the rule: all but its embedding table and its head.
 
-    Of a sparse decoder it is those of the dense one that it was made of: MM1 trains both with one set of values.
+    For a sparse decoder these are the parameters of the dense one with the same sizes, because MM1 trains both with
+    the same settings.
     """
     decoder, config = model.decoder, model.config.text_config
     if isinstance(config, DecoderConfig):

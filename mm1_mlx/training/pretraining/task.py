@@ -1,11 +1,11 @@
-"""Pre-training, as a trainer does it: a mixture of captions, documents and text, whole parts of a model.
+"""The task of pre-training: it trains whole parts of a model on a mixture of captions, documents and text.
 
 Source: MM1, "Pre-training Data Ablation" and "Pre-training Details": all parts learn, and the loss is on text alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from mm1_mlx.vision.cache import VisionCache
 
 
 class PretrainingTask(LanguageTask):
-    """Trains whole parts of a model on a mixture; instruction tuning after it is the same with other rows.
+    """Trains whole parts of a model on a mixture. Instruction tuning is the same with other rows.
 
     Args:
-        outcome: the model, untouched; it is changed in place.
-        rows: what it learns from.
-        recipe: of the run.
-        vision_cache: keep visual tokens here where image encoder and connector are frozen.
+        outcome: the model as it was loaded; it is changed in place.
+        rows: the rows to learn from.
+        recipe: the settings of the run.
+        vision_cache: where visual tokens are kept, if image encoder and connector are frozen.
     """
 
     keeps_frozen = True
@@ -42,30 +42,30 @@ class PretrainingTask(LanguageTask):
 
     @property
     def run(self) -> dict[str, Any]:
-        """What makes the run this run beside its recipe."""
+        """What identifies the run besides its recipe: the stage, its rows and the model it starts with."""
         return {"stage": self._batches.identity(), "base": self.base}
 
     @property
     def waited(self) -> float:
-        """Seconds that updates stood still for data."""
+        """Seconds that updates have waited for data."""
         return self._batches.train.waited
 
-    def updates(self, first: int, stop: int) -> Iterator[list[Packed]]:
+    def updates(self, first: int, stop: int) -> Generator[list[Packed], None, None]:
         """Yield the packed sequences of each update."""
         return self.together(self._batches.train.updates(first, stop))
 
-    def told(self) -> dict[str, Any]:
-        """Return what the mixture really gave."""
-        return self._batches.told()
+    def gather_metrics(self) -> dict[str, Any]:
+        """Return each source's share of the rows since the last report."""
+        return self._batches.gather_metrics()
 
     def num_held_out(self, num_batches: int) -> int:
-        """Return how many rows so many batches of a validation have."""
+        """Return the number of rows in this many validation batches."""
         return self._batches.num_held_out(num_batches)
 
-    def held_out(self, num_rows: int) -> Iterator[list[Packed]]:
-        """Yield rows that are not trained on."""
+    def held_out(self, num_rows: int) -> Generator[list[Packed], None, None]:
+        """Yield the packed sequences of this process's share of held-out rows."""
         return self.together(self._batches.held_out(num_rows))
 
     def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
-        """Write the model folder."""
+        """Write the whole model folder."""
         self._outcome.save(folder, weights)

@@ -8,7 +8,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from mm1_mlx.model.contrastive import clip_loss, siglip_loss
 from mm1_mlx.training.distributed.processes import Processes
-from mm1_mlx.training.pretraining.gradient_cache import pulls
+from mm1_mlx.training.pretraining.gradient_cache import compute_pulls
 
 DIMS = 6
 
@@ -53,7 +53,7 @@ def test_gradients_are_those_of_the_batch_at_once(loss, sizes):
 
     value, expected = nn.value_and_grad(model, whole)(model)
     chunks = in_chunks(arrays, sizes)
-    found = pulls(
+    found = compute_pulls(
         [model.embed(chunk) for chunk in chunks], others(model, loss), loss, dims=DIMS, processes=Processes()
     )
     total = tree_map(mx.zeros_like, expected)
@@ -71,11 +71,13 @@ def test_gradients_are_those_of_the_batch_at_once(loss, sizes):
 
 def test_pairs_whose_text_is_nearest_are_counted():
     same = mx.eye(4, DIMS)
-    (pull,) = pulls([(same, same)], [mx.array(0.0)], clip_loss, dims=DIMS, processes=Processes())
+    (pull,) = compute_pulls([(same, same)], [mx.array(0.0)], clip_loss, dims=DIMS, processes=Processes())
     assert pull.num_right.item() == 4
-    (pull,) = pulls([(same, same[::-1])], [mx.array(0.0)], clip_loss, dims=DIMS, processes=Processes())
+    (pull,) = compute_pulls(
+        [(same, same[::-1])], [mx.array(0.0)], clip_loss, dims=DIMS, processes=Processes()
+    )
     assert pull.num_right.item() == 0
 
 
 def test_no_pairs_pull_nothing():
-    assert pulls([], [mx.array(0.0)], clip_loss, dims=DIMS, processes=Processes()) == []
+    assert compute_pulls([], [mx.array(0.0)], clip_loss, dims=DIMS, processes=Processes()) == []

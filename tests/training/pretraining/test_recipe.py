@@ -82,8 +82,8 @@ def test_stages_must_be_there_and_have_names_of_their_own():
 
 def test_a_stage_starts_from_an_earlier_one_or_a_model():
     recipe = read({}, {"start": "mm1-tiny"}, {"start": "encoder"})
-    assert [recipe.before(stage) for stage in recipe.stages] == [None, None, recipe.stages[0]]
-    assert read().before(read().stages[2]).name == "mixed"
+    assert [recipe.stage_before(stage) for stage in recipe.stages] == [None, None, recipe.stages[0]]
+    assert read().stage_before(read().stages[2]).name == "mixed"
     refused(
         "stage 'mixed' starts from 'encodr', which names no earlier stage .*Did you mean encoder",
         {},
@@ -149,4 +149,4 @@ def test_each_stage_has_a_seed_of_its_own():
 
 def test_an_unknown_stage_is_told():
     with pytest.raises(ConfigError, match=r"`stage` mixd is not in the recipe. Did you mean mixed"):
-        read().named("mixd")
+        read().find_stage("mixd")

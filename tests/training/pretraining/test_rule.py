@@ -8,7 +8,7 @@ from tuned_models import LLAMA, SPARSE, make
 
 from mm1_mlx import MM1, preset
 from mm1_mlx.model.mm1 import count_parameters
-from mm1_mlx.training.pretraining.rule import num_counted, peak_rate, warmup_of
+from mm1_mlx.training.pretraining.rule import count_for_rule, peak_rate, warmup_of
 
 FITTED = {
     9e6: 6.75e-4,
@@ -28,24 +28,24 @@ def test_the_rates_are_the_papers(parameters, rate):
 
 @pytest.mark.parametrize(("name", "billions"), [("mm1-3b", 2.9), ("mm1-7b", 6.4), ("mm1-30b", 30)])
 def test_parameters_are_counted_as_the_paper_does(name, billions):
-    assert num_counted(MM1(preset(name))) == pytest.approx(billions * 1e9, rel=0.02)
+    assert count_for_rule(MM1(preset(name))) == pytest.approx(billions * 1e9, rel=0.02)
 
 
 def test_a_sparse_decoder_counts_as_the_dense_one():
-    assert num_counted(MM1(preset("mm1-3b-moe"))) == num_counted(MM1(preset("mm1-3b")))
-    assert num_counted(make(SPARSE)) < count_parameters(make(SPARSE).decoder)
+    assert count_for_rule(MM1(preset("mm1-3b-moe"))) == count_for_rule(MM1(preset("mm1-3b")))
+    assert count_for_rule(make(SPARSE)) < count_parameters(make(SPARSE).decoder)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_neither_table_nor_head_counts(tied):
     config = replace(SMALL, text_config=replace(SMALL.text_config, tied_head=tied))
     model = make(config)
-    assert num_counted(model) == count_parameters(model.decoder) - (2 - tied) * 768 * 64
+    assert count_for_rule(model) == count_parameters(model.decoder) - (2 - tied) * 768 * 64
 
 
 def test_a_decoder_of_mlx_lm_is_counted_too():
     model = make(LLAMA)
-    assert num_counted(model) == count_parameters(model.decoder) - 2 * 768 * 64
+    assert count_for_rule(model) == count_parameters(model.decoder) - 2 * 768 * 64
 
 
 @pytest.mark.parametrize(("iters", "warmup"), [(200_000, 2_000), (1_000, 10), (40, 0)])

@@ -19,8 +19,8 @@ ONE_PART = {"train": ["connector"]}
 
 def run(stages, name, *, session=None, stop=None):
     """Run one stage; ``stop`` ends it after so many updates, as a signal would."""
-    stage = stages.recipe.named(name)
-    task = stages.ready(stage).task
+    stage = stages.recipe.find_stage(name)
+    task = stages.prepare(stage).task
     trainer = run_task(stopping(task, stop), stage.options, stages.folder_of(stage), session or Session())
     return trainer, lines(stages.folder_of(stage))
 
@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 
 
 def result(stages, name):
-    return stages.result(stages.recipe.named(name))
+    return stages.result(stages.recipe.find_stage(name))
 
 
 def test_a_stage_leaves_a_whole_model_from_which_the_next_one_starts(whole):
@@ -109,7 +109,7 @@ def test_a_stage_that_goes_on_is_the_one_that_never_stopped(whole, tmp_path, nam
     changes = [start if name == other else {} for other in ("encoder", "mixed", "sft")]
     stages = stages_of(tmp_path, *changes)
     run(stages, name, stop=1)
-    assert not stages.is_done(stages.recipe.named(name))
+    assert not stages.is_done(stages.recipe.find_stage(name))
     _, found = run(stages, name, session=Session(resume=True))
     expected = lines(whole.folder / name)
     for what in ("loss", "mixture", "learning_rate"):
@@ -170,7 +170,7 @@ def test_a_run_goes_on_to_more_updates_with_the_warm_up_it_began_with(tmp_path):
     with pytest.raises(TrainingError, match=r"settings.iters was 60 and is 50"):
         run(stages_of(tmp_path, {"iters": 50}), "encoder", session=Session(resume=True))
     anew = stages_of(tmp_path / "anew", {"iters": 60})
-    assert anew.ready(anew.recipe.stages[0]).task.recipe.warmup == 1
+    assert anew.prepare(anew.recipe.stages[0]).task.recipe.warmup == 1
 
 
 def test_a_source_may_move_but_be_no_other(tmp_path):
@@ -243,7 +243,7 @@ def test_a_row_that_is_no_caption_is_left_out_of_contrastive_learning(tmp_path):
 
 def test_what_was_decided_is_told_with_its_reason(tmp_path):
     stages = stages_of(tmp_path, {}, {"weight_decay": 0.5, "start": "mm1-tiny"})
-    notes = stages.ready(stages.recipe.named("mixed")).notes
+    notes = stages.prepare(stages.recipe.find_stage("mixed")).notes
     assert "learning_rate 0.00111: MM1's exp(-0.4214 ln N - 0.5535), where N is 2,754,816" in "\n".join(notes)
     assert any(
         note.startswith("weight_decay 0.5: the recipe's; else 0.1, MM1's 0.1 x rate") for note in notes
@@ -254,7 +254,7 @@ def test_what_was_decided_is_told_with_its_reason(tmp_path):
 def test_nothing_is_computed_to_foresee(tmp_path):
     stages = stages_of(tmp_path, {}, {"image": {"image_size": 252}})
     for stage in stages.recipe.stages:
-        found = "\n".join(stages.foreseen(stage))
+        found = "\n".join(stages.foresee(stage))
         assert f"stage {stage.name}: " in found and "at most at once" in found
         assert ("text tower and readouts, let go of at the end" in found) == (stage.name == "encoder")
         assert ("exp(-0.4214 ln N - 0.5535)" in found) == (stage.name == "mixed")
