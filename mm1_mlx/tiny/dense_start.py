@@ -6,8 +6,8 @@ them, and the mean over a thing's patches its kind; at first of one large thing 
 and gets off the plateau several times sooner. ``words``: each visual token names, in the decoder's own table of words,
 what has its centre in the token's region.
 
-    python examples/mm1_tiny/dense.py encoder --recipe text.yaml --output runs/mm1-tiny/encoder
-    python examples/mm1_tiny/dense.py words --recipe pictures.yaml --output runs/mm1-tiny/words
+    python -m mm1_mlx.tiny.dense_start encoder --recipe examples/mm1_tiny/text.yaml --output runs/mm1-tiny/encoder
+    python -m mm1_mlx.tiny.dense_start words --recipe examples/mm1_tiny/pictures.yaml --output runs/mm1-tiny/words
 
 Scenes follow from --seed and the update, so a run that was stopped goes on where it was with --resume.
 """
@@ -25,18 +25,22 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mm1_mlx import MM1, Recipe, RunOptions, Task, save
+from mm1_mlx.checkpoint.save import save
 from mm1_mlx.image_config import ImageConfig
 from mm1_mlx.inputs.preprocess import normalize, to_square
+from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.tiny.corpora import full_stock
 from mm1_mlx.tiny.dense import COLOR_LABELS, KIND_LABELS, SIZE_LABELS, dense_labels, dense_words, whole_labels
 from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.looks import LOOKS, Look
 from mm1_mlx.tiny.making import make_scene
 from mm1_mlx.tiny.scene import Scene
+from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.pretraining.beginning import Beginning, begin
 from mm1_mlx.training.pretraining.recipe import read_recipe
+from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.session import Session, run_task
+from mm1_mlx.training.task import Task
 from mm1_mlx.tuning.adapters import untrained_parts
 
 LABELS = (KIND_LABELS, COLOR_LABELS, SIZE_LABELS)

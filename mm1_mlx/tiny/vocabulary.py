@@ -1,6 +1,6 @@
 """The vocabulary of mm1-tiny: a tokenizer learned from every corpus of the tiny world.
 
-python examples/mm1_tiny/vocabulary.py runs/mm1-tiny/tokenizer
+python -m mm1_mlx.tiny.vocabulary runs/mm1-tiny/tokenizer
 """
 
 from __future__ import annotations
