@@ -28,7 +28,7 @@ import numpy as np
 from mm1_mlx import MM1, Recipe, RunOptions, Task, save
 from mm1_mlx.image_config import ImageConfig
 from mm1_mlx.inputs.preprocess import normalize, to_square
-from mm1_mlx.tiny.corpora import full_stock
+from mm1_mlx.tiny.corpora import open_full_stock
 from mm1_mlx.tiny.dense import COLOR_LABELS, KIND_LABELS, SIZE_LABELS, dense_labels, dense_words, whole_labels
 from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.looks import LOOKS, Look
@@ -92,7 +92,7 @@ class DenseTask(Task):
 
     def __init__(self, beginning: Beginning, recipe: Recipe, *, alone: int = 0):
         super().__init__(Learner(beginning.model), recipe)
-        self._beginning, self._alone, self._stock = beginning, alone, full_stock()
+        self._beginning, self._alone, self._stock = beginning, alone, open_full_stock()
         self.model.freeze()
 
     @property

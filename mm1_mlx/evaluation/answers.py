@@ -159,10 +159,10 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], rules: Rules = "offici
             f"`answers` has {len(answers)}, expected at least 2 (usually 10), each left out in turn."
         )
     if rules == "lmms":
-        prediction, *answers = (_lmms_words(answer) for answer in (prediction, *answers))
-    prediction, *answers = (_one_line(answer) for answer in (prediction, *answers))
+        prediction, *answers = (_tidy_as_lmms(answer) for answer in (prediction, *answers))
+    prediction, *answers = (_drop_line_breaks(answer) for answer in (prediction, *answers))
     if rules == "lmms" or len(set(answers)) > 1:
-        prediction, *answers = (normalise(answer, rules) for answer in (prediction, *answers))
+        prediction, *answers = (tidy_answer(answer, rules) for answer in (prediction, *answers))
     agreeing = sum(answer == prediction for answer in answers)
     scores = (min(1.0, (agreeing - (answer == prediction)) / ENOUGH) for answer in answers)
     return sum(scores) / len(answers)
@@ -176,10 +176,10 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """
     if isinstance(answers, str) or not answers:
         raise DataError(f"`answers` is {answers!r}, expected a list of at least one answer.")
-    return float(_folded(prediction) in map(_folded, answers))
+    return float(_fold(prediction) in map(_fold, answers))
 
 
-def normalise(answer: str, rules: Rules = "official") -> str:
+def tidy_answer(answer: str, rules: Rules = "official") -> str:
     """Tidy an answer: signs away, number words as digits, no articles, apostrophes where they belong."""
     joined = COMMA[rules].search(answer) is not None  # then signs leave no blank
     text = answer
@@ -191,13 +191,13 @@ def normalise(answer: str, rules: Rules = "official") -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def _one_line(answer: str) -> str:
+def _drop_line_breaks(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _lmms_words(answer: str) -> str:
+def _tidy_as_lmms(answer: str) -> str:
     return answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
 
 
-def _folded(answer: str) -> str:
+def _fold(answer: str) -> str:
     return " ".join(answer.casefold().split()).rstrip(" .,;:!?。！？")

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from mm1_mlx.errors import DataError, PictureError
-from mm1_mlx.evaluation.prompts import kind_of
+from mm1_mlx.evaluation.prompts import find_kind
 from mm1_mlx.evaluation.results import Line
 from mm1_mlx.evaluation.settings import EvaluationSettings
 from mm1_mlx.evaluation.tasks.task import Item
@@ -63,7 +63,7 @@ class Asker:
         """How many queries are asked together."""
         return 1 if self._settings.one_by_one else WINDOW * self._settings.batch_size
 
-    def block(self, cell: Cell, indices: Sequence[int]) -> list[Line]:
+    def ask_block(self, cell: Cell, indices: Sequence[int]) -> list[Line]:
         """Return a line for each of some queries, in their order.
 
         Raises:
@@ -87,9 +87,11 @@ class Asker:
             )
         ranked = self._rank(cell, {index: own for index, own in asked.items() if index in texts})
         return [
-            self._head(cell, index) | {"error": failed[index]}
+            self._begin_line(cell, index) | {"error": failed[index]}
             if index in failed
-            else self._head(cell, index) | self._said(asked[index], texts[index]) | ranked.get(index, {})
+            else self._begin_line(cell, index)
+            | self._end_line(asked[index], texts[index])
+            | ranked.get(index, {})
             for index in indices
         ]
 
@@ -100,7 +102,7 @@ class Asker:
         pictures = [picture for own in asked.values() for picture in own.inputs.pictures]
         encode_ahead(self._model, pictures, self._vision_cache, batch_size=self._settings.vision_batch_size)
         indices, texts = list(asked), {}
-        with closing(self._engine(cell, next(iter(asked.values())).query)) as engine:
+        with closing(self._open_engine(cell, next(iter(asked.values())).query)) as engine:
             requests = [replace(own.request, prompt=own.inputs) for own in asked.values()]
             for answer in answers_of(engine, requests):
                 if answer.error is not None:
@@ -121,17 +123,17 @@ class Asker:
                 failed[index] = " ".join(str(error).split())
         return texts
 
-    def _engine(self, cell: Cell, query: Item) -> Engine:
+    def _open_engine(self, cell: Cell, query: Item) -> Engine:
         return Engine(
             self._model,
             self._processor,
             self._decoding,
             batch_size=self._settings.batch_size,
             vision_cache=self._vision_cache,
-            prefix=self._prefix(cell, query),
+            prefix=self._read_prefix(cell, query),
         )
 
-    def _prefix(self, cell: Cell, query: Item) -> Prefix | None:
+    def _read_prefix(self, cell: Cell, query: Item) -> Prefix | None:
         """Return a seed's fixed shots, read; None where each query has its own, or there are none."""
         num_shots = cell.shots or self._settings.num_text_shots
         if self._settings.select != "fixed" or not num_shots or query.image is None:
@@ -150,11 +152,11 @@ class Asker:
         if not choosing:
             return {}
         if self._settings.one_by_one:
-            return {index: self._likeliest(own, None) for index, own in choosing.items()}
-        with closing(self._engine(cell, next(iter(choosing.values())).query)) as engine:
-            return {index: self._likeliest(own, engine) for index, own in choosing.items()}
+            return {index: self._find_likeliest(own, None) for index, own in choosing.items()}
+        with closing(self._open_engine(cell, next(iter(choosing.values())).query)) as engine:
+            return {index: self._find_likeliest(own, engine) for index, own in choosing.items()}
 
-    def _likeliest(self, own: Asked, engine: Engine | None) -> Line:
+    def _find_likeliest(self, own: Asked, engine: Engine | None) -> Line:
         """Score a query's choices, alone or by an engine that holds the shots."""
         request, choices = own.request, own.query.choices
         continuations = [self._writer.prompts.gap + choice for choice in choices]
@@ -181,7 +183,7 @@ class Asker:
         totals = [likelihood.total for likelihood in scored]
         return {"ranked": choices[totals.index(max(totals))]}
 
-    def _head(self, cell: Cell, index: int) -> Line:
+    def _begin_line(self, cell: Cell, index: int) -> Line:
         exam = self._writer.exam
         query = exam.queries[index]
         line: Line = {"task": exam.task.name, "shots": cell.shots, "seed": cell.seed}
@@ -190,6 +192,6 @@ class Asker:
         line |= {"references": list(query.answers)}
         return line | ({} if query.group is None else {"group": query.group})
 
-    def _said(self, asked: Asked, text: str) -> Line:
-        answer = self._writer.prompts.cut(text, kind_of(asked.shots, asked.query))
+    def _end_line(self, asked: Asked, text: str) -> Line:
+        answer = self._writer.prompts.cut(text, find_kind(asked.shots, asked.query))
         return {"shot_ids": [item.id for item in asked.shots], "text": text, "answer": answer}

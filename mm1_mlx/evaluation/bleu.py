@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mm1_mlx.evaluation.captions import LONGEST_NGRAM, Ngram, Pair, ngrams, pairs
+from mm1_mlx.evaluation.captions import LONGEST_NGRAM, Ngram, Pair, count_ngrams, pair_words
 
 SMALL, TINY = 1e-9, 1e-15  # so that nothing right of nothing written gives almost 0
 
@@ -38,24 +38,24 @@ def bleu(
     Raises:
         DataError: If there is nothing to score, or the keys differ, or a key has no reference.
     """
-    counts = {key: _counts(pair) for key, pair in pairs(candidates, references).items()}
-    return _scores(_sum(list(counts.values()))), {key: _scores(count) for key, count in counts.items()}
+    counts = {key: _count(pair) for key, pair in pair_words(candidates, references).items()}
+    return _score(_add_up(list(counts.values()))), {key: _score(count) for key, count in counts.items()}
 
 
-def _counts(pair: Pair) -> Counts:
+def _count(pair: Pair) -> Counts:
     most: Counter[Ngram] = Counter()
     for reference in pair.references:
-        most |= ngrams(reference)
+        most |= count_ngrams(reference)
     num_words = len(pair.candidate)
     written, right = [0] * LONGEST_NGRAM, [0] * LONGEST_NGRAM
-    for ngram, count in ngrams(pair.candidate).items():
+    for ngram, count in count_ngrams(pair.candidate).items():
         written[len(ngram) - 1] += count
         right[len(ngram) - 1] += min(count, most[ngram])
     _, closest = min((abs(len(reference) - num_words), len(reference)) for reference in pair.references)
     return Counts(written, right, num_words, closest)
 
 
-def _sum(counts: Sequence[Counts]) -> Counts:
+def _add_up(counts: Sequence[Counts]) -> Counts:
     return Counts(
         [sum(column) for column in zip(*(count.written for count in counts), strict=True)],
         [sum(column) for column in zip(*(count.right for count in counts), strict=True)],
@@ -64,7 +64,7 @@ def _sum(counts: Sequence[Counts]) -> Counts:
     )
 
 
-def _scores(counts: Counts) -> list[float]:
+def _score(counts: Counts) -> list[float]:
     ratio = (counts.num_words + TINY) / (counts.num_reference_words + SMALL)
     brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores = []

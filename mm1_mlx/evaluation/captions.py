@@ -19,7 +19,7 @@ class Pair:
     references: list[list[str]]
 
 
-def pairs(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Pair]:
+def pair_words(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Pair]:
     """Return the words of each candidate and its references, by key.
 
     Raises:
@@ -27,13 +27,13 @@ def pairs(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
     """
     _check(candidates, references)
     keys = list(candidates)
-    written = iter(_words([caption for captions in references.values() for caption in captions]))
+    written = iter(_cut_words([caption for captions in references.values() for caption in captions]))
     referenced = {key: [next(written) for _ in captions] for key, captions in references.items()}
-    words = dict(zip(keys, _words([candidates[key] for key in keys]), strict=True))
+    words = dict(zip(keys, _cut_words([candidates[key] for key in keys]), strict=True))
     return {key: Pair(words[key], referenced[key]) for key in keys}
 
 
-def ngrams(words: list[str]) -> Counter[Ngram]:
+def count_ngrams(words: list[str]) -> Counter[Ngram]:
     """Count the runs of one to four words."""
     return Counter(
         tuple(words[start : start + n])
@@ -42,7 +42,7 @@ def ngrams(words: list[str]) -> Counter[Ngram]:
     )
 
 
-def _words(captions: list[str]) -> list[list[str]]:
+def _cut_words(captions: list[str]) -> list[list[str]]:
     """Cut captions that stand under one another into words; the metrics split tokens at hard blanks too."""
     return [
         " ".join(ptb_tokens(caption, following)).split()

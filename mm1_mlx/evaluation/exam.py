@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.settings import EvaluationSettings
-from mm1_mlx.evaluation.shots import shuffled
+from mm1_mlx.evaluation.shots import shuffle
 from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Split, Task
 
 
@@ -27,7 +27,7 @@ class Exam:
     num_missing: int  # queries left out: no picture, or no answers
     digests: dict[Split, str]  # equal where the data are; of the support set only where it was read
 
-    def swapped(self, index: int) -> Item:
+    def swap_picture(self, index: int) -> Item:
         """Return a query with another one's picture, of those that have one: the control."""
         own, number = self.queries[index], len(self.queries)
         others = (self.queries[(index + number // 2 + step) % number] for step in range(number))
@@ -44,12 +44,12 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
         DataError: a file is missing or not as published; pictures or answers are missing and ``skip_missing`` is off;
             or there are fewer examples than shots.
     """
-    queries = _drawn(task.read(data, "queries"), settings.limit, "limit")
+    queries = _draw_items(task.read(data, "queries"), settings.limit, "limit")
     if not queries:
         raise DataError(f"{task.name} has no queries; give data that have some.")
-    _require_once(queries, task)
+    _require_different_ids(queries, task)
     _require_unicode(queries, task)
-    metric = task.metric_of(queries)
+    metric = task.pick_metric(queries)
     least = LEAST_ANSWERS[metric]
     usable = [item for item in queries if len(item.answers) >= least]
     unanswered = [item for item in queries if len(item.answers) < least]
@@ -59,11 +59,11 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
             f"the first is {unanswered[0].id}: they cannot be scored. Give a split that has answers, or leave these "
             "queries out with `skip_missing`."
         )
-    usable = _with_pictures(usable, task, "queries", settings)
+    usable = _keep_pictured(usable, task, "queries", settings)
     support: list[Item] = []
     if settings.most_shots:
-        support = _drawn(task.read(data, "support"), settings.support_limit, "support")
-        support = _with_pictures(support, task, "support", settings)
+        support = _draw_items(task.read(data, "support"), settings.support_limit, "support")
+        support = _keep_pictured(support, task, "support", settings)
         _require_unicode(support, task)
         _require_alike(task, usable, support)
         _require_enough(task, support, settings.most_shots)
@@ -72,7 +72,7 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
     return Exam(task, metric, usable, support, len(queries) - len(usable), digests)
 
 
-def _require_once(queries: Sequence[Item], task: Task) -> None:
+def _require_different_ids(queries: Sequence[Item], task: Task) -> None:
     ids = Counter(query.id for query in queries)
     twice = [id for id, number in ids.items() if number > 1]
     if twice:
@@ -94,14 +94,14 @@ def _require_unicode(items: Sequence[Item], task: Task) -> None:
             ) from None
 
 
-def _drawn(items: Sequence[Item], limit: int | None, seed: str) -> list[Item]:
+def _draw_items(items: Sequence[Item], limit: int | None, seed: str) -> list[Item]:
     """Return all items, or so many of them in their order, the same at every call."""
     if limit is None or limit >= len(items):
         return list(items)
-    return [items[index] for index in sorted(islice(shuffled(len(items), seed), limit))]
+    return [items[index] for index in sorted(islice(shuffle(len(items), seed), limit))]
 
 
-def _with_pictures(
+def _keep_pictured(
     items: Sequence[Item], task: Task, split: Split, settings: EvaluationSettings
 ) -> list[Item]:
     """Return the items whose picture files are there."""

@@ -61,7 +61,7 @@ class Journal:
                 f"another evaluation is writing to {self._folder}; wait until it ends, or give another `output`."
             ) from None
         except OSError as error:
-            raise _not_written(self._folder, error) from None
+            raise _explain_not_written(self._folder, error) from None
 
     def _take_up(self, settings: dict[str, Any], *, resume: bool) -> list[Line]:
         """Take what was answered before; return what of it is in no report yet."""
@@ -72,15 +72,15 @@ class Journal:
             )
         if done.exists():
             report = self._folder / RESULTS
-            _require_same(
-                _settings_in(read_json(report) if report.exists() else None, report), settings, self._folder
+            _require_same_settings(
+                _find_settings(read_json(report) if report.exists() else None, report), settings, self._folder
             )
-            self._take(_lines_of(done, headed=False))
-        lines = _lines_of(self._partial, headed=True) if self._partial.exists() else []
+            self._take(_read_lines(done, headed=False))
+        lines = _read_lines(self._partial, headed=True) if self._partial.exists() else []
         if not lines:
             return []
         header, *kept = lines
-        _require_same(_settings_in(header, self._partial), settings, self._folder)
+        _require_same_settings(_find_settings(header, self._partial), settings, self._folder)
         self._take(kept)
         return kept
 
@@ -88,15 +88,15 @@ class Journal:
         """Write what stands in no report anew, without a line that was cut off."""
         try:
             with new_file(self._partial) as temporary:
-                temporary.write_text(json_lines(lines), "utf-8")
+                temporary.write_text(format_lines(lines), "utf-8")
             self._file = self._partial.open("a", encoding="utf-8")
         except OSError as error:
-            raise _not_written(self._folder, error) from None
+            raise _explain_not_written(self._folder, error) from None
 
     def _take(self, lines: Sequence[Line]) -> None:
         for line in lines:
             own = {name: value for name, value in line.items() if name not in SCORED}
-            self._lines[_key(own)] = own
+            self._lines[_make_key(own)] = own
 
     def require_asked(self, cells: Collection[tuple[str, Cell]]) -> None:
         """Refuse to go on with less than was asked before: what is left out would be lost.
@@ -112,7 +112,7 @@ class Journal:
                     f"{control}. Ask for that too, or give another `output`."
                 )
 
-    def block(self, writer: Writer, cell: Cell, indices: Sequence[int]) -> list[Line] | None:
+    def find_block(self, writer: Writer, cell: Cell, indices: Sequence[int]) -> list[Line] | None:
         """Return the lines of a block where all are there; else None, and it is asked again as a whole.
 
         What could not be answered counts as there where it is left out.
@@ -151,20 +151,20 @@ class Journal:
 
     def _write(self, lines: Sequence[Line]) -> None:
         if self._file is not None:
-            self._file.write(json_lines(lines))
+            self._file.write(format_lines(lines))
             self._file.flush()
 
 
-def json_lines(lines: Sequence[Line]) -> str:
+def format_lines(lines: Sequence[Line]) -> str:
     """Return lines as a file has them."""
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def _key(line: Line) -> Key:
+def _make_key(line: Line) -> Key:
     return (line["task"], line["shots"], line["seed"], line.get("swapped", False), line["id"])
 
 
-def _lines_of(path: Path, *, headed: bool) -> list[Line]:
+def _read_lines(path: Path, *, headed: bool) -> list[Line]:
     """Return the lines of a file that may end in the middle of one; if ``headed``, the first is no prediction."""
     texts = path.read_text("utf-8", errors="replace").split("\n")
     lines = []
@@ -190,7 +190,7 @@ def _is_prediction(line: dict[str, Any]) -> bool:
     return names and numbers and ("error" in line or isinstance(line.get("answer"), str))
 
 
-def _settings_in(values: Any, path: Path) -> dict[str, Any]:
+def _find_settings(values: Any, path: Path) -> dict[str, Any]:
     """Return the settings in a report, or in the first line of the blocks."""
     settings = values.get("settings") if isinstance(values, dict) else None
     if not isinstance(settings, dict):
@@ -200,11 +200,11 @@ def _settings_in(values: Any, path: Path) -> dict[str, Any]:
     return settings
 
 
-def _not_written(folder: Path, error: OSError) -> DataError:
+def _explain_not_written(folder: Path, error: OSError) -> DataError:
     return DataError(f"`output` {folder} cannot be written: {error.strerror}.")
 
 
-def _require_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
+def _require_same_settings(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
     """Refuse to go on with answers that were made otherwise."""
     for name in (name for name in ours if name in theirs):
         was, value = theirs[name], ours[name]
@@ -217,7 +217,7 @@ def _require_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) ->
         elif name == "weights" and was != value:
             raise DataError(f"{folder} was made by another model or other weights; give another `output`.")
         elif isinstance(value, dict):
-            _require_same(was, value, folder)
+            _require_same_settings(was, value, folder)
         elif was != value:
             raise DataError(
                 f"{folder} was made with `{name}` {was}, not {value}; give the same, or another `output`."

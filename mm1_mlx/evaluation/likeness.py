@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mm1_mlx.errors import PictureError
-from mm1_mlx.evaluation.shots import opened
+from mm1_mlx.evaluation.shots import decode_picture
 from mm1_mlx.evaluation.tasks.task import Item
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
@@ -49,18 +49,18 @@ class Likeness:
         self._processor = processor.with_image_config(sub_images="none") if one_view else processor
         self._seen = [index for index, item in enumerate(items) if item.image is not None]
         if skip_damaged:
-            self._seen = [index for index in self._seen if _opens(items[index])]
+            self._seen = [index for index in self._seen if _can_open(items[index])]
         self._unseen = [index for index, item in enumerate(items) if item.image is None]
-        self._features = self._directions([items[index].image for index in self._seen])
+        self._features = self._measure_directions([items[index].image for index in self._seen])
 
     def __call__(self, picture: Source) -> Iterator[int]:
         """Yield the numbers of the items, the most alike first; of equally alike ones the first."""
-        (own,) = self._directions([picture])
+        (own,) = self._measure_directions([picture])
         order = np.argsort(-(self._features @ own), kind="stable")
         yield from (self._seen[place] for place in order.tolist())
         yield from self._unseen
 
-    def _directions(self, pictures: Sequence[Source]) -> Float[np.ndarray, "n E"]:
+    def _measure_directions(self, pictures: Sequence[Source]) -> Float[np.ndarray, "n E"]:
         """Return the mean patch features of each picture, of length 1."""
         id = self._model.config.image_token_id
         prepared = [self._processor.assemble([id], [picture]).pictures[0] for picture in pictures]
@@ -74,9 +74,9 @@ class Likeness:
         return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
 
-def _opens(item: Item) -> bool:
+def _can_open(item: Item) -> bool:
     try:
-        opened(item)
+        decode_picture(item)
     except PictureError:
         return False
     return True

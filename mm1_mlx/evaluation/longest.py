@@ -60,7 +60,9 @@ class Longest:
 
     def __init__(self, rules: Sequence[str], sets: Mapping[str, Contains]) -> None:
         self._states: dict[frozenset[Node], State] = {}
-        self._first = self._state([_Parser(rule, sets).nodes(Node(rule=n)) for n, rule in enumerate(rules)])
+        self._first = self._find_state(
+            [_Parser(rule, sets).nodes(Node(rule=n)) for n, rule in enumerate(rules)]
+        )
 
     def match(self, text: str, start: int) -> Match | None:
         """Return the longest match that begins at ``start``, or ``None``."""
@@ -81,10 +83,10 @@ class Longest:
 
     def _follow(self, state: State, char: str) -> State | None:
         nodes = [node.to for node in state.nodes if node.on is not None and node.on(char)]
-        state.after[char] = self._state(nodes) if nodes else None
+        state.after[char] = self._find_state(nodes) if nodes else None
         return state.after[char]
 
-    def _state(self, nodes: list[Node]) -> State:
+    def _find_state(self, nodes: list[Node]) -> State:
         reached = set()
         while nodes:
             node = nodes.pop()
@@ -111,7 +113,7 @@ class _Parser:
 
     def nodes(self, last: Node) -> Node:
         """Return the first node of the rule, whose end is ``last``."""
-        build = self.alternatives()
+        build = self.read_alternatives()
         if self.pieces:
             raise ValueError(f"a bracket closes too early in the rule {self.rule!r}")
         return build(last)
@@ -119,17 +121,17 @@ class _Parser:
     def next_is(self, *pieces: str) -> bool:
         return bool(self.pieces) and self.pieces[-1] in pieces
 
-    def alternatives(self) -> Build:
-        choices = [self.sequence()]
+    def read_alternatives(self) -> Build:
+        choices = [self.read_sequence()]
         while self.next_is("|"):
             self.pieces.pop()
-            choices.append(self.sequence())
+            choices.append(self.read_sequence())
         return choices[0] if len(choices) == 1 else lambda last: Node(free=[build(last) for build in choices])
 
-    def sequence(self) -> Build:
+    def read_sequence(self) -> Build:
         parts = []
         while self.pieces and not self.next_is("|", ")"):
-            parts.append(self.repeated(self.single()))
+            parts.append(self.read_repeats(self.read_single()))
 
         def build(last: Node) -> Node:
             for part in reversed(parts):
@@ -138,18 +140,18 @@ class _Parser:
 
         return build
 
-    def single(self) -> Build:
+    def read_single(self) -> Build:
         piece = self.pieces.pop()
         if piece == "(":
-            inside = self.alternatives()
+            inside = self.read_alternatives()
             if not self.next_is(")"):
                 raise ValueError(f"a bracket is never closed in the rule {self.rule!r}")
             self.pieces.pop()
             return inside
-        contains = self.contains(piece)
+        contains = self.read_set(piece)
         return lambda last: Node(on=contains, to=last)
 
-    def repeated(self, part: Build) -> Build:
+    def read_repeats(self, part: Build) -> Build:
         counts = {"?": (0, 1), "*": (0, None), "+": (1, None)}
         if self.next_is(*counts):
             least, most = counts[self.pieces.pop()]
@@ -172,28 +174,28 @@ class _Parser:
 
         return build
 
-    def contains(self, piece: str) -> Contains:
+    def read_set(self, piece: str) -> Contains:
         """Return the set of characters that a piece of a rule stands for."""
         if piece == ".":
             return lambda char: True
         if len(piece) == 1:
             return frozenset(OTHER_CASES.get(piece.lower(), piece.lower() + piece.upper())).__contains__
         if piece[0] == "\\":
-            return self.sets[piece[1:]] if piece[1:] in self.sets else _sign(piece).__eq__
+            return self.sets[piece[1:]] if piece[1:] in self.sets else _read_sign(piece).__eq__
         negated = piece[1] == "^"
         named, ranges = [], []
         for low, high, one in ITEMS.findall(piece[2:-1] if negated else piece[1:-1]):
             if one[1:] in self.sets:
                 named.append(self.sets[one[1:]])
             else:
-                ranges.append((_sign(low or one), _sign(high or one)))
+                ranges.append((_read_sign(low or one), _read_sign(high or one)))
         return lambda char: (
             negated
             != (any(low <= char <= high for low, high in ranges) or any(inside(char) for inside in named))
         )
 
 
-def _sign(piece: str) -> str:
+def _read_sign(piece: str) -> str:
     """Return the character that a sign, or a backslash and what follows it, means."""
     if piece.startswith(r"\u"):
         return chr(int(piece[2:], 16))

@@ -27,7 +27,7 @@ class Lexer(NamedTuple):
 
 
 @cache
-def lexer() -> Lexer:
+def make_lexer() -> Lexer:
     """Return the automata, made once."""
     looking = [rule for rule in RULES if rule.ahead]
     return Lexer(
@@ -52,32 +52,32 @@ def ptb_tokens(caption: str, following: str = "") -> list[str]:
     tokens = []
     start = 0
     while start < len(line):
-        rule, end = _next(text, start)
+        rule, end = _find_next(text, start)
         token = rule.write(text[start:end])
         if token is not None:
-            tokens.append(lower(token))
+            tokens.append(lower_as_java(token))
         start = end
     return [token for token in " ".join(tokens).rstrip().split(" ") if token and token not in PUNCTUATION]
 
 
-def lower(token: str) -> str:
+def lower_as_java(token: str) -> str:
     """Write a token small as Java does, which looks through the whole word to tell the two small sigmas."""
     before, sigma, after = token.rpartition("Σ")
     if not sigma:
         return token.lower()
-    final = cased(WORD_BREAK.split(before)[-1]) and not cased(WORD_BREAK.split(after)[0])
+    final = has_case(WORD_BREAK.split(before)[-1]) and not has_case(WORD_BREAK.split(after)[0])
     last = "ς" if final else "σ"
     return before.replace("Σ", "σ").lower() + last + after.lower()
 
 
-def cased(text: str) -> bool:
+def has_case(text: str) -> bool:
     """Whether a text has a large or small letter."""
     return any(char.islower() or char.isupper() for char in text)
 
 
-def _next(text: str, start: int) -> tuple[Rule, int]:
+def _find_next(text: str, start: int) -> tuple[Rule, int]:
     """Return the rule that makes the next token, and where the token ends."""
-    automata = lexer()
+    automata = make_lexer()
     match = automata.rules.match(text, start)  # the last rule fits any character
     rule, end = RULES[match.rule], match.end
     if rule.ahead:

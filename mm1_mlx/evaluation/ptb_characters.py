@@ -65,7 +65,7 @@ SYMBOLS = """
 """
 
 
-def membership(table: str) -> Callable[[str], bool]:
+def make_membership_test(table: str) -> Callable[[str], bool]:
     """Return the function that says whether a character is in a table of ranges."""
     ends = [int(end, 16) for part in table.split() for end in (part.split("-")[0], part.split("-")[-1])]
     bounds = [end + at % 2 for at, end in enumerate(ends)]  # first in, first out, first in, …
@@ -73,10 +73,10 @@ def membership(table: str) -> Callable[[str], bool]:
 
 
 SETS = {
-    "d": membership(DIGITS),
-    "l": membership(LETTERS),
-    "m": membership(MARKS),
-    "s": membership(BLANKS),
-    "v": membership(BREAKS),
-    "y": membership(SYMBOLS),
+    "d": make_membership_test(DIGITS),
+    "l": make_membership_test(LETTERS),
+    "m": make_membership_test(MARKS),
+    "s": make_membership_test(BLANKS),
+    "v": make_membership_test(BREAKS),
+    "y": make_membership_test(SYMBOLS),
 }

@@ -26,75 +26,75 @@ QUOTES = str.maketrans(
 )
 
 
-def as_it_stands(text: str) -> str:
+def keep(text: str) -> str:
     """Change nothing."""
     return text
 
 
-def nothing(text: str) -> None:
+def drop(text: str) -> None:
     """Make no token of blanks and of characters that the tokenizer does not know."""
 
 
-def without_soft_hyphens(text: str) -> str:
+def drop_soft_hyphens(text: str) -> str:
     """Take out the hyphens that a line break would show."""
     return text.replace("\u00ad", "") or "-"
 
 
-def opening_quote(text: str) -> str:
+def write_opening_quote(text: str) -> str:
     """Write a quote before a word as one or two backticks."""
     return re.sub('"|&quot;', "``", re.sub("&apos;|'", "`", text)).translate(QUOTES)
 
 
-def closing_quote(text: str) -> str:
+def write_closing_quote(text: str) -> str:
     """Write other quotes, and the apostrophe of ``'s``, as one or two apostrophes."""
     return re.sub('"|&quot;', "''", text.replace("&apos;", "'")).translate(QUOTES)
 
 
-def ampersands(text: str) -> str:
+def write_ampersands(text: str) -> str:
     """Write the entity as the sign."""
     return re.sub("&amp;", "&", text, flags=re.IGNORECASE)
 
 
-def hard_blanks(text: str) -> str:
+def keep_blanks(text: str) -> str:
     """Keep the blanks inside a token, as blanks that do not break."""
     return text.replace(" ", "\u00a0")
 
 
-def fractions(text: str) -> str:
+def write_fractions(text: str) -> str:
     """Write the common fractions with a slash."""
     return text.translate(FRACTIONS)
 
 
-def currencies(text: str) -> str:
+def write_currencies(text: str) -> str:
     """Write the pound as ``#`` and the euro as ``$``, the signs that the Treebank knows."""
     return text.translate(CURRENCIES)
 
 
-def round_brackets(text: str) -> str:
+def name_round_brackets(text: str) -> str:
     """Write the brackets of a smiley by name."""
     return text.translate(ROUND_BRACKETS)
 
 
-def phone(text: str) -> str:
+def write_phone(text: str) -> str:
     """Keep a telephone number together, its brackets by name."""
-    return round_brackets(hard_blanks(text))
+    return name_round_brackets(keep_blanks(text))
 
 
-def dashes(text: str) -> str:
+def write_dashes(text: str) -> str:
     """Write three or four hyphens as a dash."""
     return "--" if 3 <= len(text) <= 4 else text
 
 
-def named(text: str) -> str:
+def name_bracket(text: str) -> str:
     """Write a bracket by its name."""
     return NAMES.get(text.lower(), text)
 
 
-def dash(text: str) -> str:
+def write_dash(text: str) -> str:
     """Write every kind of dash in one way."""
     return "--"
 
 
-def ellipsis(text: str) -> str:
+def write_ellipsis(text: str) -> str:
     """Write every kind of ellipsis in one way."""
     return "..."

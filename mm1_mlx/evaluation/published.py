@@ -29,7 +29,7 @@ class Published:
     rows: tuple[PublishedRow, ...]
 
 
-def published() -> Published:
+def read_published() -> Published:
     """Return what others report."""
     values = read_json(FILE)
     return Published(values["about"], values["marks"], tuple(PublishedRow(**row) for row in values["rows"]))

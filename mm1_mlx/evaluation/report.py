@@ -10,8 +10,8 @@ from typing import Any
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.drawing import draw_scores
-from mm1_mlx.evaluation.journal import PREDICTIONS, RESULTS, json_lines
-from mm1_mlx.evaluation.published import Published, published
+from mm1_mlx.evaluation.journal import PREDICTIONS, RESULTS, format_lines
+from mm1_mlx.evaluation.published import Published, read_published
 from mm1_mlx.evaluation.results import Line, Result
 from mm1_mlx.evaluation.settings import TEXT_SHOTS
 from mm1_mlx.evaluation.tasks.table import PUBLISHED
@@ -35,29 +35,35 @@ def write_report(folder: Path, report: dict[str, Any], predictions: Sequence[Lin
     """
     try:
         with new_files(folder, (PREDICTIONS, TABLES, DRAWING, RESULTS)) as made:
-            (made / PREDICTIONS).write_text(json_lines(predictions), "utf-8")
-            (made / TABLES).write_text(tables(report), "utf-8")
+            (made / PREDICTIONS).write_text(format_lines(predictions), "utf-8")
+            (made / TABLES).write_text(write_tables(report), "utf-8")
             draw_scores(report["results"]).save(made / DRAWING, "PNG")
             write_json(made / RESULTS, report)
     except OSError as error:
         raise DataError(f"`output` {folder} cannot be written: {error.strerror}.") from None
 
 
-def tables(report: dict[str, Any]) -> str:
+def write_tables(report: dict[str, Any]) -> str:
     """Return the report in Markdown: beside what others publish, then everything that was measured."""
     results: list[Result] = report["results"]
     parts = [f"# {report['model']}"]
     columns = [task for task in PUBLISHED if any(result["task"] == task.name for result in results)]
     if columns:
-        others = published()
-        parts += ["## Beside published models", _beside(report, columns, others), _legend(others)]
-    parts += ["## What was measured", measured(results), _means(results), _settings(report), OURS]
+        others = read_published()
+        parts += ["## Beside published models", _write_beside(report, columns, others), _write_legend(others)]
+    parts += [
+        "## What was measured",
+        write_measured(results),
+        _write_means(results),
+        _write_settings(report),
+        OURS,
+    ]
     if any("query_answers" in result for result in results):
-        parts += ["## Commonest answers", _balances(results)]
+        parts += ["## Commonest answers", _write_balances(results)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _beside(report: dict[str, Any], columns: Sequence[Any], others: Published) -> str:
+def _write_beside(report: dict[str, Any], columns: Sequence[Any], others: Published) -> str:
     """Return the paper's table: a row for each model and number of shots, a column for each task."""
     lines = [["model", "shots", *(task.title for task in columns), "mark"]]
     for row in others.rows:
@@ -69,16 +75,16 @@ def _beside(report: dict[str, Any], columns: Sequence[Any], others: Published) -
         found = [by_place.get((shots, task.name)) for task in columns]
         if any(found):
             scores = ["-" if result is None else f"**{result['score']:.1f}**" for result in found]
-            lines.append([f"**{report['model']}**", _shots(report, shots), *scores, "measured"])
-    return _markdown(lines)
+            lines.append([f"**{report['model']}**", _write_shots(report, shots), *scores, "measured"])
+    return _write_markdown(lines)
 
 
-def _legend(others: Published) -> str:
+def _write_legend(others: Published) -> str:
     marks = "; ".join(f"{mark}: {meaning}" for mark, meaning in others.marks.items())
     return f"{others.about} Marks: {marks}. Splits, prompts and shots differ between models."
 
 
-def measured(results: Sequence[Result]) -> str:
+def write_measured(results: Sequence[Result]) -> str:
     """Return a table with a row for each result, and one for each group of its queries."""
     heads = ["task", "metric", "shots", "score", "95 % interval", "spread over seeds", "queries", "left out"]
     extra = {"ranked": "likeliest choice", "swapped": "another's picture"}
@@ -87,18 +93,23 @@ def measured(results: Sequence[Result]) -> str:
     for result in results:
         low, high = result["interval"]
         spread = "-" if result["spread"] is None else f"{result['spread']:.1f} ({len(result['scores'])})"
-        line = [result["task"], METRICS[result["metric"]], _number(result["shots"]), f"{result['score']:.1f}"]
+        line = [
+            result["task"],
+            METRICS[result["metric"]],
+            _write_number(result["shots"]),
+            f"{result['score']:.1f}",
+        ]
         line += [f"{low:.1f} to {high:.1f}", spread, f"{result['num_queries']:,}"]
         line += [str(result["num_missing"] + result["num_failed"])]
         lines.append(line + [f"{result[name]['score']:.1f}" if name in result else "-" for name in extra])
         for group, own in result.get("groups", {}).items():
-            part = [f"{result['task']}: {group}", METRICS[result["metric"]], _number(result["shots"])]
+            part = [f"{result['task']}: {group}", METRICS[result["metric"]], _write_number(result["shots"])]
             part += [f"{own['score']:.1f}", "", "", f"{own['num_queries']:,}", *[""] * (1 + len(extra))]
             lines.append(part)
-    return _markdown(lines)
+    return _write_markdown(lines)
 
 
-def _means(results: Sequence[Result]) -> str:
+def _write_means(results: Sequence[Result]) -> str:
     """Return the mean over all tasks for each number of shots, as MM1 compares its ablations; "" of one task."""
     tasks = {result["task"] for result in results}
     if len(tasks) == 1:
@@ -110,22 +121,22 @@ def _means(results: Sequence[Result]) -> str:
     return f"Mean of the {len(tasks)} tasks: {means}."
 
 
-def _balances(results: Sequence[Result]) -> str:
+def _write_balances(results: Sequence[Result]) -> str:
     """Return how often queries and shots have their commonest answers: an unbalanced choice of shots shows here."""
     lines = [["task", "shots", "of the queries", "of their shots"]]
     for result in results:
         if "query_answers" in result:
-            both = [_shares(result["query_answers"]), _shares(result["shot_answers"])]
-            lines.append([result["task"], _number(result["shots"]), *both])
-    return _markdown(lines)
+            both = [_write_shares(result["query_answers"]), _write_shares(result["shot_answers"])]
+            lines.append([result["task"], _write_number(result["shots"]), *both])
+    return _write_markdown(lines)
 
 
-def _shares(shares: dict[str, float]) -> str:
+def _write_shares(shares: dict[str, float]) -> str:
     told = [f"{answer} {100 * share:.0f} %" for answer, share in shares.items() if answer != "others"]
     return ", ".join(told[:FEW]) or "-"
 
 
-def _settings(report: dict[str, Any]) -> str:
+def _write_settings(report: dict[str, Any]) -> str:
     settings = report["settings"]
     told = f"Prompts: {settings['prompts']}; shots: {settings['select']}"
     rules = {result["metric"] for result in report["results"]}
@@ -138,15 +149,15 @@ def _settings(report: dict[str, Any]) -> str:
     return told + "."
 
 
-def _shots(report: dict[str, Any], shots: int) -> str:
+def _write_shots(report: dict[str, Any], shots: int) -> str:
     text_shots = TEXT_SHOTS.get(report["settings"]["prompts"])
     return f"0 ({text_shots} in text)" if text_shots and shots == 0 else str(shots)
 
 
-def _number(shots: int | None) -> str:
+def _write_number(shots: int | None) -> str:
     return "-" if shots is None else str(shots)
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def _write_markdown(lines: Sequence[Sequence[str]]) -> str:
     head, *rest = lines
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rest))

@@ -10,7 +10,7 @@ from typing import Any
 from mm1_mlx.data.row_forms import shown
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.evaluation.answers import Rules
-from mm1_mlx.evaluation.results import Line, Result, results_of
+from mm1_mlx.evaluation.results import Line, Result, compute_results
 from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Task
 from mm1_mlx.files.json_lines import read_json_lines
 
@@ -33,7 +33,7 @@ def is_list_of_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(is_text, value))
 
 
-KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of what else a line may have
+EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {  # of what else a line may have
     "task": (is_text, "the name of a task"),
     "shots": (is_number, "a number"),
     "seed": (is_number, "a number"),
@@ -58,39 +58,41 @@ def score_file(path: Path, task: Task, *, data: str | None, rules: Rules) -> lis
         DataError: the file is of other tasks alone, has no references, ids that are unknown or stand twice, or cannot
             be read.
     """
-    read = _read(path)
-    lines = [_line(v, number, path) for number, v in read.items() if v.get("task", task.name) == task.name]
+    read = _read_predictions(path)
+    lines = [
+        _make_line(v, number, path) for number, v in read.items() if v.get("task", task.name) == task.name
+    ]
     if not lines:
         others = ", ".join(dict.fromkeys(values["task"] for values in read.values()))
         raise DataError(
             f"{path} holds predictions of {others}, none of {task.name}; give `task` {others}, or another file."
         )
-    _require_once(lines, path)
+    _require_one_prediction(lines, path)
     queries: list[Item] = [] if data is None else list(task.read(data, "queries"))
-    metric = task.metric_of(queries) if queries else _metric(lines, task)
+    metric = task.pick_metric(queries) if queries else _pick_metric(lines, task)
     if data is not None:
         _take_references(lines, {item.id: item for item in queries}, path, task)
     _require_references(lines, metric, path)
     answered = {line["id"] for line in lines}
     unanswered = sum(item.id not in answered for item in queries)
     told = {"task": task.name, "title": task.title, "metric": metric, "num_missing": unanswered}
-    return [told | result for result in results_of(lines, metric, rules)]
+    return [told | result for result in compute_results(lines, metric, rules)]
 
 
-def named_tasks(path: Path) -> list[str]:
+def find_named_tasks(path: Path) -> list[str]:
     """Return the names of the tasks that a file says its predictions are of.
 
     Raises:
         DataError: it does not say so, or cannot be read.
     """
-    read = _read(path)
+    read = _read_predictions(path)
     nameless = next((number for number, values in read.items() if "task" not in values), None)
     if nameless is not None:
         raise DataError(f"{path}, line {nameless} does not say of which task it is; give `task`.")
     return list(dict.fromkeys(values["task"] for values in read.values()))
 
 
-def _read(path: Path) -> dict[int, dict[str, Any]]:
+def _read_predictions(path: Path) -> dict[int, dict[str, Any]]:
     """Return the objects of a file by line, or by place in its list, each with what it must have."""
     try:
         text = path.read_text("utf-8-sig")
@@ -107,20 +109,20 @@ def _read(path: Path) -> dict[int, dict[str, Any]]:
         ) from None
     if not found:
         raise DataError(f"{path} holds no predictions; give a file with an id and an answer for each.")
-    return {number: _without_null(values, number, path) for number, values in found.items()}
+    return {number: _drop_nulls(values, number, path) for number, values in found.items()}
 
 
-def _without_null(values: Any, number: int, path: Path) -> dict[str, Any]:
+def _drop_nulls(values: Any, number: int, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{path}, entry {number} is no JSON object; give an id and an answer.")
     given = {key: value for key, value in values.items() if value is not None}
-    for key, (fits, kind) in KINDS.items():
+    for key, (fits, kind) in EXPECTED.items():
         if key in given and not fits(given[key]):
             raise DataError(f"{path}, line {number}: {key} is {shown(given[key])}, expected {kind}.")
     return given
 
 
-def _line(values: dict[str, Any], number: int, path: Path) -> Line:
+def _make_line(values: dict[str, Any], number: int, path: Path) -> Line:
     """Return an object as a line of an evaluation."""
     id = next((values[key] for key in IDS if is_text(values.get(key)) or is_number(values.get(key))), None)
     answer = next((values[key] for key in ANSWERS if is_text(values.get(key))), None)
@@ -131,7 +133,7 @@ def _line(values: dict[str, Any], number: int, path: Path) -> Line:
     return {"shots": None, "seed": 0} | values | {"id": str(id), "answer": answer}
 
 
-def _require_once(lines: list[Line], path: Path) -> None:
+def _require_one_prediction(lines: list[Line], path: Path) -> None:
     """Refuse two predictions of one query behind the same shots: which of them counts?"""
     seen = set()
     for line in lines:
@@ -141,7 +143,7 @@ def _require_once(lines: list[Line], path: Path) -> None:
         seen.add(key)
 
 
-def _metric(lines: list[Line], task: Task) -> Metric:
+def _pick_metric(lines: list[Line], task: Task) -> Metric:
     """Return how answers are scored: the task's way, or where it goes by its items, by the first line's question."""
     return task.metric or ("exact" if "question" in lines[0] else "cider")
 

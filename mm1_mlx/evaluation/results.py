@@ -11,8 +11,8 @@ from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.answers import Rules, exact_match, vqa_accuracy
 from mm1_mlx.evaluation.cider import cider
 from mm1_mlx.evaluation.intervals import bootstrap_interval
-from mm1_mlx.evaluation.shots import balance
-from mm1_mlx.evaluation.tasks.task import Metric, commonest
+from mm1_mlx.evaluation.shots import share_out
+from mm1_mlx.evaluation.tasks.task import Metric, find_commonest
 
 Line = dict[str, Any]  # of predictions.jsonl
 Result = dict[str, Any]  # of results.json
@@ -47,7 +47,7 @@ def score_lines(lines: Sequence[Line], metric: Metric, rules: Rules, *, key: str
     return [100 * exact_match(line[key], line["references"]) for line in lines]
 
 
-def results_of(
+def compute_results(
     lines: Iterable[Line], metric: Metric, rules: Rules, examples: Mapping[str, str] | None = None
 ) -> list[Result]:
     """Return one result for each number of shots of a task; each line gets its ``score``.
@@ -68,13 +68,13 @@ def results_of(
     for (shots, swapped), seeds in passes.items():
         if swapped:
             continue
-        result = _result(seeds, metric, rules)
+        result = _compute_result(seeds, metric, rules)
         if metric != "cider":
-            answers = [commonest(line["references"]) for line in next(iter(seeds.values()))]
-            result["query_answers"] = balance(answers)
-            result["shot_answers"] = balance(_shown(seeds, examples or {}))
+            answers = [find_commonest(line["references"]) for line in next(iter(seeds.values()))]
+            result["query_answers"] = share_out(answers)
+            result["shot_answers"] = share_out(_list_shown(seeds, examples or {}))
         if (shots, True) in passes:
-            control = _result(passes[shots, True], metric, rules)
+            control = _compute_result(passes[shots, True], metric, rules)
             result["swapped"] = {name: control[name] for name in ("score", "interval", "scores")}
         results.append({"shots": shots} | result)
     if not results:
@@ -82,7 +82,7 @@ def results_of(
     return results
 
 
-def _result(seeds: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
+def _compute_result(seeds: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
     told = {seed: [line for line in lines if "error" not in line] for seed, lines in seeds.items()}
     if not any(told.values()):
         raise DataError("no query was answered, so there is nothing to score.")
@@ -95,25 +95,25 @@ def _result(seeds: dict[int, list[Line]], metric: Metric, rules: Rules) -> Resul
         for line, score in zip(lines, scores[seed], strict=True):
             line["score"] = round(score, DIGITS)
     answered = [line for lines in told.values() for line in lines]
-    result = _over_seeds(told, scores) | {
+    result = _average_over_seeds(told, scores) | {
         "num_queries": max(map(len, seeds.values())),
         "num_failed": sum("error" in line for lines in seeds.values() for line in lines),
     }
     groups = {line["group"] for line in answered if line.get("group") is not None}
     if groups:
-        result["groups"] = {group: _of_group(told, group, scored) for group in sorted(groups)}
+        result["groups"] = {group: _score_group(told, group, scored) for group in sorted(groups)}
     if any("ranked" in line for line in answered):
-        result["ranked"] = _ranked(told, metric, rules)
+        result["ranked"] = _score_ranking(told, metric, rules)
     return result
 
 
-def _shown(seeds: dict[int, list[Line]], examples: Mapping[str, str]) -> list[str]:
+def _list_shown(seeds: dict[int, list[Line]], examples: Mapping[str, str]) -> list[str]:
     """Return what the shots of all queries answer; a query that has them anew counts them anew."""
     ids = [id for lines in seeds.values() for line in lines for id in line.get("shot_ids", ())]
     return [examples[id] for id in ids if id in examples]
 
 
-def _over_seeds(told: dict[int, list[Line]], scores: dict[int, list[float]]) -> Result:
+def _average_over_seeds(told: dict[int, list[Line]], scores: dict[int, list[float]]) -> Result:
     """Return the mean over seeds, its interval over queries, and the spread over seeds."""
     by_query: dict[str, list[float]] = defaultdict(list)
     for seed, lines in told.items():
@@ -129,7 +129,7 @@ def _over_seeds(told: dict[int, list[Line]], scores: dict[int, list[float]]) -> 
     }
 
 
-def _of_group(
+def _score_group(
     told: dict[int, list[Line]], group: str, scored: Callable[[Sequence[Line]], list[float]]
 ) -> Result:
     """Return a group's score. CIDEr counts words among the group's own references, as NoCaps' domains are scored."""
@@ -138,7 +138,7 @@ def _of_group(
     return {"score": round(fmean(means), DIGITS), "num_queries": max(map(len, own))}
 
 
-def _ranked(told: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
+def _score_ranking(told: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
     """Return the score of the likeliest choices; a query without choices does not count."""
     choosing = {seed: [line for line in lines if "ranked" in line] for seed, lines in told.items()}
     choosing = {seed: lines for seed, lines in choosing.items() if lines}
@@ -146,4 +146,4 @@ def _ranked(told: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result
     for seed, lines in choosing.items():
         for line, score in zip(lines, scores[seed], strict=True):
             line["ranked_score"] = round(score, DIGITS)
-    return _over_seeds(choosing, scores) | {"num_queries": max(map(len, choosing.values()))}
+    return _average_over_seeds(choosing, scores) | {"num_queries": max(map(len, choosing.values()))}

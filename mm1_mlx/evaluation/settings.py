@@ -72,10 +72,10 @@ class EvaluationSettings:
         """How many examples a query has at most, those without pictures included."""
         return max(max(self.shots), self.num_text_shots if 0 in self.shots else 0)
 
-    def deciding(self) -> dict[str, Any]:
+    def list_deciding(self) -> dict[str, Any]:
         """Return what an answer depends on; answers made with other values are not taken up."""
         return {name: getattr(self, name) for name in DECIDING}
 
-    def counting(self) -> dict[str, Any]:
+    def list_counting(self) -> dict[str, Any]:
         """Return which answers count, and how: those that are there are counted anew with other values."""
         return {name: getattr(self, name) for name in COUNTING}

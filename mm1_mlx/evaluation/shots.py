@@ -41,7 +41,7 @@ class Support:
     ):
         self.items, self._select, self._alike = items, select, alike
         self._skip_damaged = skip_damaged
-        find = opened if skip_damaged else found
+        find = decode_picture if skip_damaged else measure_picture
         self._found = lru_cache(maxsize=KEPT)(lambda index: find(self.items[index]))
 
     def choose(self, query: Item, num: int, seed: int) -> list[Item]:
@@ -51,7 +51,7 @@ class Support:
             DataError: there are not so many that say something and have another picture.
             PictureError: one of them has a damaged picture.
         """
-        chosen = list(islice(self._usable(query, seed), num))
+        chosen = list(islice(self._iterate_usable(query, seed), num))
         if len(chosen) < num:
             raise DataError(
                 f"`shots` {num} before query {query.id}, but the support set of {len(self.items)} has only "
@@ -59,9 +59,9 @@ class Support:
             )
         return chosen[::-1] if self._select == "rices" else chosen
 
-    def _usable(self, query: Item, seed: int) -> Iterator[Item]:
+    def _iterate_usable(self, query: Item, seed: int) -> Iterator[Item]:
         own = None if query.image is None else find_picture(query.image).sha256
-        for index in self._order(query, seed):
+        for index in self._iterate_order(query, seed):
             if not self.items[index].example:
                 continue
             try:
@@ -73,13 +73,13 @@ class Support:
             if item.image is None or item.image.sha256 != own:
                 yield item
 
-    def _order(self, query: Item, seed: int) -> Iterator[int]:
+    def _iterate_order(self, query: Item, seed: int) -> Iterator[int]:
         if self._select == "rices" and query.image is not None:
             return self._alike(query.image)
-        return shuffled(len(self.items), f"{seed}" if self._select == "fixed" else f"{seed} {query.id}")
+        return shuffle(len(self.items), f"{seed}" if self._select == "fixed" else f"{seed} {query.id}")
 
 
-def found(item: Item) -> Item:
+def measure_picture(item: Item) -> Item:
     """Return an item with its picture found and measured; its file is not read again.
 
     Raises:
@@ -88,19 +88,19 @@ def found(item: Item) -> Item:
     return item if item.image is None else replace(item, image=find_picture(item.image))
 
 
-def opened(item: Item) -> Item:
+def decode_picture(item: Item) -> Item:
     """Return an item as ``found`` does, its picture decoded once: damage behind the header shows here.
 
     Raises:
         PictureError: there is no picture, or it is damaged.
     """
-    item = found(item)
+    item = measure_picture(item)
     if item.image is not None:
         open_picture(item.image)
     return item
 
 
-def shuffled(number: int, seed: str) -> Iterator[int]:
+def shuffle(number: int, seed: str) -> Iterator[int]:
     """Yield 0 to ``number`` - 1 in an order that ``seed`` decides, each drawn when it is asked for."""
     rng, moved = random.Random(seed), {}
     for last in range(number - 1, -1, -1):
@@ -109,7 +109,7 @@ def shuffled(number: int, seed: str) -> Iterator[int]:
         moved[at] = moved.pop(last, last)
 
 
-def balance(answers: Sequence[str]) -> dict[str, float]:
+def share_out(answers: Sequence[str]) -> dict[str, float]:
     """Return the share of each answer, the commonest first, what is beyond the first few as "others"."""
     counts = Counter(answers)
     listed = sorted(counts, key=lambda answer: (-counts[answer], answer))

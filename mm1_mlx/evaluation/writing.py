@@ -12,7 +12,7 @@ from mm1_mlx.evaluation.exam import Exam
 from mm1_mlx.evaluation.likeness import Likeness
 from mm1_mlx.evaluation.prompts import PROMPTS
 from mm1_mlx.evaluation.settings import EvaluationSettings
-from mm1_mlx.evaluation.shots import Support, found
+from mm1_mlx.evaluation.shots import Support, measure_picture
 from mm1_mlx.evaluation.tasks.task import Item
 from mm1_mlx.generation.request import Request
 from mm1_mlx.inputs.inputs import Inputs
@@ -79,7 +79,9 @@ class Writer:
         first = self.exam.queries[0]
         support = Support(self.exam.support, "fixed", skip_damaged=self._settings.skip_missing)
         with suppress(PictureError):  # told when its block is asked
-            self._write(support.choose(found(first), self._settings.most_shots, 0), found(first))
+            self._write(
+                support.choose(measure_picture(first), self._settings.most_shots, 0), measure_picture(first)
+            )
 
     def ask(self, cell: Cell, index: int) -> Asked:
         """Choose shots for a query and write both.
@@ -88,12 +90,12 @@ class Writer:
             PictureError: one of its pictures cannot be opened.
             DataError: there are not enough shots for it, or they do not fit the context.
         """
-        query = found(self.exam.swapped(index) if cell.swapped else self.exam.queries[index])
-        return self._write(self._shots(cell, query), query)
+        query = measure_picture(self.exam.swap_picture(index) if cell.swapped else self.exam.queries[index])
+        return self._write(self._choose_shots(cell, query), query)
 
     def ask_behind_common_shots(self, cell: Cell, query: Item) -> Asked:
         """Write a query behind the shots of a seed, whatever pictures they have."""
-        return self._write(self._shots(cell, replace(query, image=None)), query)
+        return self._write(self._choose_shots(cell, replace(query, image=None)), query)
 
     def ranks(self, query: Item) -> bool:
         """Say whether a query's choices are ranked: not where a rationale comes before the answer."""
@@ -103,10 +105,10 @@ class Writer:
     @cached_property
     def _support(self) -> Support:
         settings, items = self._settings, self.exam.support
-        alike = self._likeness() if settings.select == "rices" and items else None
+        alike = self._make_likeness() if settings.select == "rices" and items else None
         return Support(items, settings.select, alike, skip_damaged=settings.skip_missing)
 
-    def _likeness(self) -> Likeness:
+    def _make_likeness(self) -> Likeness:
         settings = self._settings
         try:
             return Likeness(
@@ -122,7 +124,7 @@ class Writer:
                 "`skip_missing`."
             ) from None
 
-    def _shots(self, cell: Cell, query: Item) -> list[Item]:
+    def _choose_shots(self, cell: Cell, query: Item) -> list[Item]:
         if cell.shots:
             return self._support.choose(query, cell.shots, cell.seed)
         without_pictures = self._support.choose(query, self._settings.num_text_shots, cell.seed)
@@ -132,7 +134,7 @@ class Writer:
         try:
             request, inputs = self._prepare(shots, query)
         except PromptError as error:
-            fitting = self._num_fitting(shots, query)
+            fitting = self._count_fitting(shots, query)
             many = "" if fitting is None else f"`shots` {len(shots)} do not fit, {fitting} do: "
             raise DataError(f"{self.exam.task.name}, query {query.id}: {many}{error}") from None
         return Asked(query, shots, request, inputs)
@@ -151,7 +153,7 @@ class Writer:
             )
         return request, inputs
 
-    def _num_fitting(self, shots: Sequence[Item], query: Item) -> int | None:
+    def _count_fitting(self, shots: Sequence[Item], query: Item) -> int | None:
         """Return the largest number of shots that fits; None: it is not their number that is wrong."""
         for number in range(len(shots) - 1, -1, -1):
             with suppress(PromptError):

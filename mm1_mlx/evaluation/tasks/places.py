@@ -36,7 +36,7 @@ class Places:
             raise DataError(f"{task}: `data` {data} is no folder; give the one that the data sets are in.")
         self._roots = [folder, *(folder / name for name in (task, shared) if name is not None)]
 
-    def file(self, name: str) -> Path:
+    def find_file(self, name: str) -> Path:
         """Return where a file is.
 
         Raises:
@@ -52,7 +52,7 @@ class Places:
             "give another folder with `data`."
         )
 
-    def pictures(self, name: str) -> Path:
+    def find_pictures(self, name: str) -> Path:
         """Return the folder of pictures called ``name``; where there is none, where it should be."""
         places = [root / outer / name for root in self._roots for outer in PICTURES]
         return next((path for path in places if path.is_dir()), places[0])
@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def laid_out(path: Path, as_in: str) -> Iterator[None]:
+def expect_layout(path: Path, as_in: str) -> Iterator[None]:
     """Go around the reading of parsed JSON: what is not where it should be is told as the file's fault.
 
     Args:

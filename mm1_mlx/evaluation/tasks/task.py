@@ -30,7 +30,7 @@ class Item:
     @property
     def example(self) -> str:
         """What the item says as a worked example: one answer on one line; "" where there is none."""
-        return self.shown if self.shown is not None else commonest(self.answers)
+        return self.shown if self.shown is not None else find_commonest(self.answers)
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class Task:
     metric: Metric | None = None  # None: cider of captions, exact match of answers
     max_tokens: int = 20  # of an answer
 
-    def metric_of(self, items: Sequence[Item]) -> Metric:
+    def pick_metric(self, items: Sequence[Item]) -> Metric:
         """Return how answers about these items are scored."""
         return self.metric or ("cider" if items[0].question is None else "exact")
 
 
-def one_line(text: str) -> str:
+def join_lines(text: str) -> str:
     """Return a text as it stands in a line of a prompt: every run of white space is one blank."""
     return " ".join(text.split())
 
 
-def commonest(answers: Sequence[str]) -> str:
+def find_commonest(answers: Sequence[str]) -> str:
     """Return what most people said, of equally many the first, on one line; "" where nobody said anything."""
-    said = Counter(filter(None, map(one_line, answers)))
+    said = Counter(filter(None, map(join_lines, answers)))
     return max(said, key=said.__getitem__) if said else ""
