@@ -1,6 +1,6 @@
-"""Ask a model a block of queries at a time: shots that all share are read once, pictures are encoded together.
+"""Ask a model one block of queries at a time: common shots are read once, pictures are encoded together.
 
-Blocks do not depend on one another, so that whoever stops and goes on gets the same answers.
+Blocks do not depend on one another, so that a run that stops and is resumed gives the same answers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.reading import read
 from mm1_mlx.generation.request import Request
 from mm1_mlx.generation.stream import stream_answer
+from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.vision.cache import VisionCache
@@ -31,13 +32,13 @@ from mm1_mlx.vision.encode import encode_ahead
 
 
 class Asker:
-    """Asks what a writer writes.
+    """Asks a model the prompts that a writer writes.
 
     Args:
         model: from ``load``.
         processor: from ``load``.
-        writer: of the task's prompts.
-        settings: how it is asked.
+        writer: writes the task's prompts.
+        settings: how the queries are asked.
         vision_cache: where visual tokens are kept.
     """
 
@@ -56,15 +57,15 @@ class Asker:
             prefill_step_size=settings.prefill_step_size,
             vision_batch_size=settings.vision_batch_size,
         )
-        self._prefixes: dict[Cell, Prefix] = {}  # of the cell asked last
+        self._prefixes: dict[Cell, Prefix] = {}  # the shots of the cell that was asked last
 
     @property
     def block_size(self) -> int:
-        """How many queries are asked together."""
+        """The number of queries that are asked together."""
         return 1 if self._settings.one_by_one else WINDOW * self._settings.batch_size
 
     def ask_block(self, cell: Cell, indices: Sequence[int]) -> list[Line]:
-        """Return a line for each of some queries, in their order.
+        """Ask a block of queries and return a line for each, in their order.
 
         Raises:
             DataError: a picture is damaged and ``skip_missing`` is off, or a prompt does not fit the context.
@@ -96,7 +97,7 @@ class Asker:
         ]
 
     def _ask_together(self, cell: Cell, asked: dict[int, Asked], failed: dict[int, str]) -> dict[int, str]:
-        """Return what the model wrote, by index; what is wrong with pictures goes into ``failed``."""
+        """Return what the model wrote, by index; write errors about pictures into ``failed``."""
         if not asked:
             return {}
         pictures = [picture for own in asked.values() for picture in own.inputs.pictures]
@@ -112,7 +113,7 @@ class Asker:
         return texts
 
     def _ask_alone(self, cell: Cell, asked: dict[int, Asked], failed: dict[int, str]) -> dict[int, str]:
-        """As ``_ask_together``, but each prompt is read from its first token, and nothing is kept of it."""
+        """Do as ``_ask_together``, but read each prompt from its first token and keep nothing of it."""
         texts = {}
         for index, own in asked.items():
             request = replace(own.request, prompt=own.inputs)
@@ -134,7 +135,7 @@ class Asker:
         )
 
     def _read_prefix(self, cell: Cell, query: Item) -> Prefix | None:
-        """Return a seed's fixed shots, read; None where each query has its own, or there are none."""
+        """Read a seed's fixed shots into a prefix; return None where each query has its own shots, or none."""
         num_shots = cell.shots or self._settings.num_text_shots
         if self._settings.select != "fixed" or not num_shots or query.image is None:
             return None
@@ -147,7 +148,7 @@ class Asker:
         return self._prefixes[cell]
 
     def _rank(self, cell: Cell, asked: dict[int, Asked]) -> dict[int, Line]:
-        """Return the likeliest of each query's choices, by index."""
+        """Find the likeliest of each query's choices, by index."""
         choosing = {index: own for index, own in asked.items() if self._writer.ranks(own.query)}
         if not choosing:
             return {}
@@ -157,7 +158,7 @@ class Asker:
             return {index: self._find_likeliest(own, engine) for index, own in choosing.items()}
 
     def _find_likeliest(self, own: Asked, engine: Engine | None) -> Line:
-        """Score a query's choices, alone or by an engine that holds the shots."""
+        """Find the likeliest of a query's choices, with an engine that holds the shots or without one."""
         request, choices = own.request, own.query.choices
         continuations = [self._writer.prompts.gap + choice for choice in choices]
         scored: list[Likelihood]
@@ -172,6 +173,8 @@ class Asker:
                 batch_size=1,
             )
         else:
+            if isinstance(request.prompt, Inputs):
+                raise ValueError("the prompt is prepared already; choices are ranked after its text.")
             scored = engine.score(
                 request.prompt,
                 request.images,

@@ -16,10 +16,10 @@ SMALL, TINY = 1e-9, 1e-15  # so that nothing right of nothing written gives almo
 
 @dataclass(frozen=True)
 class Counts:
-    """What BLEU needs of a caption, or of several in sum; the lists are by n."""
+    """The counts that BLEU needs of a caption, or their sums over captions; each list has an entry for each n."""
 
     written: list[int]  # n-grams of the candidate
-    right: list[int]  # of these, in a reference too
+    right: list[int]  # those of them that are in a reference too
     num_words: int
     num_reference_words: int
 
@@ -27,16 +27,16 @@ class Counts:
 def bleu(
     candidates: dict[str, str], references: dict[str, list[str]]
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Return BLEU-1 to BLEU-4 of all captions taken together, and each caption's.
+    """Return BLEU-1 to BLEU-4 of all captions together, and of each caption.
 
-    The scores of all together are not the means of each one's.
+    The scores of all together are not the means of the scores of each.
 
     Args:
         candidates: A caption for each key, as written.
         references: The captions that people wrote, for the same keys.
 
     Raises:
-        DataError: If there is nothing to score, or the keys differ, or a key has no reference.
+        DataError: there is nothing to score, or the keys differ, or a key has no reference.
     """
     counts = {key: _count(pair) for key, pair in pair_words(candidates, references).items()}
     return _score(_add_up(list(counts.values()))), {key: _score(count) for key, count in counts.items()}

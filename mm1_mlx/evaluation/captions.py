@@ -1,4 +1,4 @@
-"""Bring candidates and their references together as words, the way the caption metrics read them."""
+"""Cut candidates and their references into words, as the caption metrics read them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ class Pair:
 
 
 def pair_words(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Pair]:
-    """Return the words of each candidate and its references, by key.
+    """Return the words of each candidate and of its references, by key.
 
     Raises:
-        DataError: If there is no candidate, or the two do not have the same keys, or a reference is missing.
+        DataError: there is no candidate, or the two do not have the same keys, or a reference is missing.
     """
     _check(candidates, references)
     keys = list(candidates)
@@ -34,7 +34,7 @@ def pair_words(candidates: Mapping[str, str], references: Mapping[str, Sequence[
 
 
 def count_ngrams(words: list[str]) -> Counter[Ngram]:
-    """Count the runs of one to four words."""
+    """Count the n-grams: the runs of one to four words."""
     return Counter(
         tuple(words[start : start + n])
         for n in range(1, LONGEST_NGRAM + 1)
@@ -43,7 +43,7 @@ def count_ngrams(words: list[str]) -> Counter[Ngram]:
 
 
 def _cut_words(captions: list[str]) -> list[list[str]]:
-    """Cut captions that stand under one another into words; the metrics split tokens at hard blanks too."""
+    """Cut captions into words, each with the next as its following line; hard blanks separate words too."""
     return [
         " ".join(ptb_tokens(caption, following)).split()
         for caption, following in zip(captions, [*captions[1:], ""], strict=True)

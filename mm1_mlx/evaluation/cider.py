@@ -18,7 +18,7 @@ SCALE = 10.0
 
 @dataclass(frozen=True)
 class Vector:
-    """A caption as its n-grams' weights, with the length of the vector for each n."""
+    """A caption as the weights of its n-grams, with the length of the vector for each n."""
 
     weights: dict[Ngram, float]
     norms: list[float]
@@ -26,7 +26,7 @@ class Vector:
 
 
 def cider(candidates: dict[str, str], references: dict[str, list[str]]) -> tuple[float, dict[str, float]]:
-    """Return the mean CIDEr-D of captions as written, and each caption's.
+    """Return the mean CIDEr-D of all captions, and the score of each.
 
     A score is 10 for a caption that is equal to its only reference and rarely goes above. With a single picture all
     scores are 0, for then no word is rarer than another.
@@ -36,7 +36,7 @@ def cider(candidates: dict[str, str], references: dict[str, list[str]]) -> tuple
         references: The captions that people wrote, for the same keys.
 
     Raises:
-        DataError: If there is nothing to score, or the keys differ, or a key has no reference.
+        DataError: there is nothing to score, or the keys differ, or a key has no reference.
     """
     words = pair_words(candidates, references)
     counted = {key: [count_ngrams(reference) for reference in pair.references] for key, pair in words.items()}
@@ -51,7 +51,7 @@ def cider(candidates: dict[str, str], references: dict[str, list[str]]) -> tuple
 
 
 def _measure_rarity(references: Sequence[Sequence[Counter[Ngram]]]) -> dict[Ngram, float]:
-    """Return for each n-gram the logarithm of how many pictures there are to one that has it."""
+    """Return for each n-gram the logarithm of the number of all pictures over that of the pictures with it."""
     pictures = Counter(ngram for captions in references for ngram in set().union(*captions))
     return {ngram: math.log(len(references)) - math.log(count) for ngram, count in pictures.items()}
 
@@ -66,7 +66,7 @@ def _make_vector(counts: Counter[Ngram], rarity: Mapping[Ngram, float], unseen: 
 
 
 def _compare(candidate: Vector, reference: Vector) -> float:
-    """Return the mean over n of the clipped cosine, less for a difference in length."""
+    """Return the mean over n of the clipped cosine, reduced where the captions differ in length."""
     products = [0.0] * LONGEST_NGRAM
     for ngram, weight in candidate.weights.items():
         if ngram in reference.weights:

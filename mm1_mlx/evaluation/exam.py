@@ -25,10 +25,10 @@ class Exam:
     queries: list[Item]
     support: list[Item]  # empty where no shots are asked for
     num_missing: int  # queries left out: no picture, or no answers
-    digests: dict[Split, str]  # equal where the data are; of the support set only where it was read
+    digests: dict[Split, str]  # equal for equal data; the support set has one only where it was read
 
     def swap_picture(self, index: int) -> Item:
-        """Return a query with another one's picture, of those that have one: the control."""
+        """Return a query with the picture of another query, as a control."""
         own, number = self.queries[index], len(self.queries)
         others = (self.queries[(index + number // 2 + step) % number] for step in range(number))
         image = next((o.image for o in others if o.image not in (None, own.image)), None)
@@ -38,7 +38,7 @@ class Exam:
 
 
 def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exam:
-    """Read a task's splits, and refuse what cannot be asked or scored.
+    """Read a task's splits and refuse items that cannot be asked or scored.
 
     Raises:
         DataError: a file is missing or not as published; pictures or answers are missing and ``skip_missing`` is off;
@@ -67,8 +67,10 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
         _require_unicode(support, task)
         _require_alike(task, usable, support)
         _require_enough(task, support, settings.most_shots)
-    read = {"queries": usable} | ({"support": support} if settings.most_shots else {})
-    digests = {split: _digest(items) for split, items in read.items()}
+    read: dict[Split, list[Item]] = {"queries": usable}
+    if settings.most_shots:
+        read["support"] = support
+    digests: dict[Split, str] = {split: _digest(items) for split, items in read.items()}
     return Exam(task, metric, usable, support, len(queries) - len(usable), digests)
 
 
@@ -95,7 +97,7 @@ def _require_unicode(items: Sequence[Item], task: Task) -> None:
 
 
 def _draw_items(items: Sequence[Item], limit: int | None, seed: str) -> list[Item]:
-    """Return all items, or so many of them in their order, the same at every call."""
+    """Return all items, or a random sample of ``limit`` in their order, the same at every call."""
     if limit is None or limit >= len(items):
         return list(items)
     return [items[index] for index in sorted(islice(shuffle(len(items), seed), limit))]

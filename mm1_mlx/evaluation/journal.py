@@ -1,4 +1,4 @@
-"""Predictions on disk: block by block while a run goes on, in order when it is done, and taken up again.
+"""Predictions on disk: block by block during a run, in order at its end; a later run goes on with them.
 
 While it runs, blocks are appended to ``predictions.jsonl.partial``, whose first line holds the settings; at the end all
 lines stand in ``predictions.jsonl``, and the settings in ``results.json``.
@@ -20,22 +20,22 @@ from mm1_mlx.files.locking import locked
 from mm1_mlx.files.writing import new_file
 
 PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
-SCORED = ("score", "ranked_score")  # added when all is there
+SCORED = ("score", "ranked_score")  # added at the end of a run
 
 Key = tuple[str, int, int, bool, str]  # task, shots, seed, swapped, query
 
 
 class Journal:
-    """What was answered so far.
+    """The answers so far.
 
     Args:
-        folder: of the evaluation; None keeps nothing on disk.
-        settings: what answers depend on.
-        resume: go on with what is there.
+        folder: the folder of the evaluation; None keeps nothing on disk.
+        settings: what the answers depend on.
+        resume: go on with the answers in the folder.
 
     Raises:
-        DataError: there is an evaluation and ``resume`` is off, it goes on just now, it had other settings, or it cannot
-            be read or written.
+        DataError: the folder has an evaluation and ``resume`` is off, another process writes to it, it had other
+            settings, or it cannot be read or written.
     """
 
     def __init__(self, folder: Path | None, settings: dict[str, Any], *, resume: bool):
@@ -52,7 +52,7 @@ class Journal:
             self._held = held.pop_all()
 
     def _keep(self, held: ExitStack) -> None:
-        """Make the folder, and keep other evaluations out of it."""
+        """Make the folder and lock it against other evaluations."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(self._folder))
@@ -64,7 +64,7 @@ class Journal:
             raise _explain_not_written(self._folder, error) from None
 
     def _take_up(self, settings: dict[str, Any], *, resume: bool) -> list[Line]:
-        """Take what was answered before; return what of it is in no report yet."""
+        """Read the answers of earlier runs; return those that are in no report yet."""
         done = self._folder / PREDICTIONS
         if (done.exists() or self._partial.exists()) and not resume:
             raise DataError(
@@ -85,7 +85,7 @@ class Journal:
         return kept
 
     def _begin(self, lines: Sequence[Line]) -> None:
-        """Write what stands in no report anew, without a line that was cut off."""
+        """Write the answers that are in no report to a new file, without a last line that was cut off."""
         try:
             with new_file(self._partial) as temporary:
                 temporary.write_text(format_lines(lines), "utf-8")
@@ -99,10 +99,10 @@ class Journal:
             self._lines[_make_key(own)] = own
 
     def require_asked(self, cells: Collection[tuple[str, Cell]]) -> None:
-        """Refuse to go on with less than was asked before: what is left out would be lost.
+        """Refuse to go on with fewer passes than before, whose answers would be lost.
 
         Raises:
-            DataError: says what is there besides ``cells``.
+            DataError: names a pass in the folder that is not in ``cells``.
         """
         for task, shots, seed, swapped, _ in self._lines:
             if (task, Cell(shots, seed, swapped)) not in cells:
@@ -113,39 +113,41 @@ class Journal:
                 )
 
     def find_block(self, writer: Writer, cell: Cell, indices: Sequence[int]) -> list[Line] | None:
-        """Return the lines of a block where all are there; else None, and it is asked again as a whole.
+        """Return the lines of a block if all its answers are there; else None, so that the whole block is asked again.
 
-        What could not be answered counts as there where it is left out.
+        A query that failed counts as answered where failed queries are left out.
         """
         queries, task = [writer.exam.queries[index] for index in indices], writer.exam.task.name
         keys = [(task, cell.shots, cell.seed, cell.swapped, query.id) for query in queries]
-        lines = [self._lines.get(key) for key in keys]
-        for query, line in zip(queries, lines, strict=True):
+        lines: list[Line] = []
+        for query, key in zip(queries, keys, strict=True):
+            line = self._lines.get(key)
             if line is None or ("error" in line and not writer.skip_missing):
                 return None
             if writer.ranks(query) and not {"ranked", "error"} & line.keys():
                 return None
+            lines.append(line)
         return lines
 
     def add(self, lines: Sequence[Line]) -> None:
-        """Keep a block, on disk at once."""
+        """Add a block to the answers and write it to disk at once."""
         self._take(lines)
         self._write(lines)
 
     def finish(self) -> None:
-        """Take the blocks away: a report has them all."""
+        """Remove the file of blocks, because a report has them all."""
         if self._file is not None:
             self._partial.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave the blocks so far where ``resume`` finds them; where there are none, leave nothing."""
+        """Close the file of blocks, which ``resume`` reads later; remove it where there are no answers."""
         if self._file is None:
             return
         self._file.close()
         if not self._lines:
             self._partial.unlink(missing_ok=True)
             if self._made:
-                with suppress(OSError):  # somebody put something there
+                with suppress(OSError):  # something else was put there
                     self._folder.rmdir()
         self._held.close()
 
@@ -156,7 +158,7 @@ class Journal:
 
 
 def format_lines(lines: Sequence[Line]) -> str:
-    """Return lines as a file has them."""
+    """Return lines in the text form of a JSON-lines file."""
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
@@ -165,7 +167,7 @@ def _make_key(line: Line) -> Key:
 
 
 def _read_lines(path: Path, *, headed: bool) -> list[Line]:
-    """Return the lines of a file that may end in the middle of one; if ``headed``, the first is no prediction."""
+    """Read the lines of a file, which may end within one; if ``headed``, the first holds settings."""
     texts = path.read_text("utf-8", errors="replace").split("\n")
     lines = []
     for number, text in enumerate(texts, 1):
@@ -177,7 +179,7 @@ def _read_lines(path: Path, *, headed: bool) -> list[Line]:
             if not isinstance(line, dict) or not (is_header or _is_prediction(line)):
                 raise ValueError
         except (ValueError, RecursionError):
-            if not any(rest.strip() for rest in texts[number:]):  # cut off when the run ended
+            if not any(rest.strip() for rest in texts[number:]):  # the line was cut off when the run ended
                 break
             raise DataError(f"{path}, line {number} is no prediction; give another `output`.") from None
         lines.append(line)
@@ -191,7 +193,7 @@ def _is_prediction(line: dict[str, Any]) -> bool:
 
 
 def _find_settings(values: Any, path: Path) -> dict[str, Any]:
-    """Return the settings in a report, or in the first line of the blocks."""
+    """Return the settings that a report, or the first line of the blocks, holds."""
     settings = values.get("settings") if isinstance(values, dict) else None
     if not isinstance(settings, dict):
         raise DataError(
@@ -205,7 +207,7 @@ def _explain_not_written(folder: Path, error: OSError) -> DataError:
 
 
 def _require_same_settings(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with answers that were made otherwise."""
+    """Refuse to go on with answers that were made with other settings, weights or data."""
     for name in (name for name in ours if name in theirs):
         was, value = theirs[name], ours[name]
         if name == "data":

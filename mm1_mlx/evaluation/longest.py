@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-Contains = Callable[[str], bool]  # whether a character belongs to a set
+Contains = Callable[[str], bool]  # tells whether a character belongs to a set
 SIGN = r"\\u[0-9a-f]{4}|\\?."
 PIECES = re.compile(rf"\[\^?(?:\\.|[^\]\\])+\]|\{{\d+(?:,\d+)?\}}|{SIGN}", re.DOTALL)
 ITEMS = re.compile(rf"({SIGN})-({SIGN})|({SIGN})", re.DOTALL)
@@ -25,7 +25,7 @@ OTHER_CASES = {"i": "iIıİ", "k": "kK\u212a", "s": "sSſ"}  # the last of k's i
 
 
 class Match(NamedTuple):
-    """Which rule fits longest, and where what it describes ends."""
+    """The rule that fits longest, and where the text that it describes ends."""
 
     rule: int
     end: int
@@ -33,7 +33,7 @@ class Match(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """A place in the rules: where it leads freely, and where on a character."""
+    """A place in the rules: the nodes it leads to without a character, and the one it leads to with one."""
 
     free: list["Node"] = field(default_factory=list)
     on: Contains | None = None
@@ -43,7 +43,7 @@ class Node:
 
 @dataclass(eq=False)
 class State:
-    """All the places in the rules where one may be after some characters."""
+    """All places in the rules that the same characters lead to."""
 
     nodes: frozenset[Node]
     rule: int | None  # the first rule that ends here
@@ -77,12 +77,14 @@ class Longest:
         return found
 
     def matches(self, text: str, start: int, end: int) -> bool:
-        """Whether a rule describes exactly the text from ``start`` to ``end``."""
+        """Tell whether a rule describes exactly the text from ``start`` to ``end``."""
         found = self.match(text[start:end], 0)
         return found is not None and found.end == end - start
 
     def _follow(self, state: State, char: str) -> State | None:
-        nodes = [node.to for node in state.nodes if node.on is not None and node.on(char)]
+        nodes = [
+            node.to for node in state.nodes if node.on is not None and node.to is not None and node.on(char)
+        ]
         state.after[char] = self._find_state(nodes) if nodes else None
         return state.after[char]
 
@@ -112,7 +114,7 @@ class _Parser:
         self.sets = sets
 
     def nodes(self, last: Node) -> Node:
-        """Return the first node of the rule, whose end is ``last``."""
+        """Return the first node of the rule, which leads to ``last`` at its end."""
         build = self.read_alternatives()
         if self.pieces:
             raise ValueError(f"a bracket closes too early in the rule {self.rule!r}")
@@ -175,7 +177,7 @@ class _Parser:
         return build
 
     def read_set(self, piece: str) -> Contains:
-        """Return the set of characters that a piece of a rule stands for."""
+        """Return the set of characters that a piece of a rule means."""
         if piece == ".":
             return lambda char: True
         if len(piece) == 1:
@@ -196,7 +198,7 @@ class _Parser:
 
 
 def _read_sign(piece: str) -> str:
-    """Return the character that a sign, or a backslash and what follows it, means."""
+    """Return the character that a sign, or an escape such as ``\\n``, means."""
     if piece.startswith(r"\u"):
         return chr(int(piece[2:], 16))
     return {r"\n": "\n", r"\r": "\r", r"\t": "\t"}.get(piece, piece[-1])

@@ -18,7 +18,7 @@ from mm1_mlx.generation.request import Request
 from mm1_mlx.inputs.few_shot import STOP, Kind, Shot, cut_at_stop, few_shot
 from mm1_mlx.inputs.prompt import IMAGE, Message, escaped
 
-DESCRIBE = "Describe the picture."  # what a chat is asked for a caption
+DESCRIBE = "Describe the picture."  # what a chat is asked to get a caption
 OPENFLAMINGO_STOP: dict[Kind, tuple[str, ...]] = {
     "caption": ("\n", "Output"),
     "question": ("\n", "Question", "Answer", "Short", ", "),
@@ -27,17 +27,17 @@ OPENFLAMINGO_STOP: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Prompts:
-    """One way of asking."""
+    """One way to write prompts and to read answers."""
 
     write: Callable[
         [Sequence[Item], Item, str], Request
-    ]  # examples, query, what stands behind a picture in chat
-    cut: Callable[[str, Kind], str]  # the answer in what the model wrote
-    gap: str  # between a prompt and its answer
+    ]  # takes examples, the query, and what stands after a picture in a chat
+    cut: Callable[[str, Kind], str]  # finds the answer in what the model wrote
+    gap: str  # what stands between a prompt and its answer
 
 
 def find_kind(shots: Sequence[Item], query: Item) -> Kind:
-    """Return what the model has to write."""
+    """Return what kind of answer the model has to write."""
     if query.question is None:
         return "caption"
     return "rationale" if shots and shots[0].rationale is not None else "question"

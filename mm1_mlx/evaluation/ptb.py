@@ -19,7 +19,7 @@ WORD_BREAK = re.compile(r"[^\w\-'\".\xad]|[\u3040-\u9fff]")  # inside a token, b
 
 
 class Lexer(NamedTuple):
-    """The rules as automata: all together, and what is before and in each ``ahead``."""
+    """The rules as automata: all rules in one, and for each rule with ``ahead`` its two parts by themselves."""
 
     rules: Longest
     before: dict[Rule, Longest]
@@ -28,7 +28,7 @@ class Lexer(NamedTuple):
 
 @cache
 def make_lexer() -> Lexer:
-    """Return the automata, made once."""
+    """Build the automata of all rules; they are built once."""
     looking = [rule for rule in RULES if rule.ahead]
     return Lexer(
         Longest([f"({rule.pattern})({rule.ahead})" for rule in RULES], SETS),
@@ -38,7 +38,7 @@ def make_lexer() -> Lexer:
 
 
 def ptb_tokens(caption: str, following: str = "") -> list[str]:
-    """Return the Penn Treebank tokens of a caption, small and without punctuation.
+    """Return the Penn Treebank tokens of a caption, in lower case and without punctuation.
 
     Line breaks in a caption are read as blanks. A token may hold blanks that do not break, as ``3 1/2`` does.
 
@@ -61,7 +61,7 @@ def ptb_tokens(caption: str, following: str = "") -> list[str]:
 
 
 def lower_as_java(token: str) -> str:
-    """Write a token small as Java does, which looks through the whole word to tell the two small sigmas."""
+    """Write a token in lower case as Java does, which looks at the whole word to choose the form of a sigma."""
     before, sigma, after = token.rpartition("Σ")
     if not sigma:
         return token.lower()
@@ -71,14 +71,16 @@ def lower_as_java(token: str) -> str:
 
 
 def has_case(text: str) -> bool:
-    """Whether a text has a large or small letter."""
+    """Tell whether a text has an upper-case or lower-case letter."""
     return any(char.islower() or char.isupper() for char in text)
 
 
 def _find_next(text: str, start: int) -> tuple[Rule, int]:
-    """Return the rule that makes the next token, and where the token ends."""
+    """Find the rule that makes the next token; return it with the end of the token."""
     automata = make_lexer()
-    match = automata.rules.match(text, start)  # the last rule fits any character
+    match = automata.rules.match(text, start)
+    if match is None:
+        raise AssertionError("the last rule fits any character")
     rule, end = RULES[match.rule], match.end
     if rule.ahead:
         before, ahead = automata.before[rule], automata.ahead[rule]

@@ -66,9 +66,11 @@ SYMBOLS = """
 
 
 def make_membership_test(table: str) -> Callable[[str], bool]:
-    """Return the function that says whether a character is in a table of ranges."""
+    """Return a function that tells whether a character is in a table of ranges."""
     ends = [int(end, 16) for part in table.split() for end in (part.split("-")[0], part.split("-")[-1])]
-    bounds = [end + at % 2 for at, end in enumerate(ends)]  # first in, first out, first in, …
+    bounds = [
+        end + at % 2 for at, end in enumerate(ends)
+    ]  # the first character inside, the first outside, the first inside, …
     return lambda char: bisect(bounds, ord(char)) % 2 == 1
 
 

@@ -18,7 +18,7 @@ from mm1_mlx.evaluation import ptb_spelling as spelling
 
 
 class Rule(NamedTuple):
-    """What a kind of token looks like, and how it is written."""
+    """A kind of token: what it looks like in a text, and how it is written."""
 
     pattern: str
     write: Callable[[str], str | None] = spelling.keep
@@ -107,11 +107,11 @@ CURRENCY = r"[\u00a2-\u00a5\u0080\u20a0\u20ac\u060b\u0e3f\u20a4\uffe0\uffe1\uffe
 
 
 def exclude(signs: str) -> str:
-    """Return the set of characters that an address may have, but for some signs."""
+    """Return the pattern of a character that an address may have, except ``signs``."""
     return rf'[^ \t\n\r\u000c"<>|{signs}]'
 
 
-# The net. In a host without www the range from the comma to the underscore takes in capitals, digits and dots, by
+# Addresses of the internet. In a host without www the range from the comma to the underscore takes in capitals, digits and dots, by
 # accident.
 PATH_END = exclude(".!?(){},-")
 URL = rf"https?:\/\/{exclude('(){}')}+{PATH_END}"

@@ -1,6 +1,6 @@
 """Write a token the way the Penn Treebank does: two kinds of quotes, brackets by name, one kind of dash.
 
-Each function takes what stood in the text. The tokenizer's American spelling is off as the metrics run it.
+Each function takes the token as it stands in the text. The tokenizer's American spelling is off as the metrics run it.
 """
 
 import re
@@ -27,16 +27,16 @@ QUOTES = str.maketrans(
 
 
 def keep(text: str) -> str:
-    """Change nothing."""
+    """Return the token unchanged."""
     return text
 
 
 def drop(text: str) -> None:
-    """Make no token of blanks and of characters that the tokenizer does not know."""
+    """Return None: blanks and characters that the tokenizer does not know make no token."""
 
 
 def drop_soft_hyphens(text: str) -> str:
-    """Take out the hyphens that a line break would show."""
+    """Remove soft hyphens, which show only at a line break."""
     return text.replace("\u00ad", "") or "-"
 
 
@@ -51,12 +51,12 @@ def write_closing_quote(text: str) -> str:
 
 
 def write_ampersands(text: str) -> str:
-    """Write the entity as the sign."""
+    """Write the entity ``&amp;`` as the sign ``&``."""
     return re.sub("&amp;", "&", text, flags=re.IGNORECASE)
 
 
 def keep_blanks(text: str) -> str:
-    """Keep the blanks inside a token, as blanks that do not break."""
+    """Write the blanks inside a token as hard blanks, so that it stays one token."""
     return text.replace(" ", "\u00a0")
 
 
@@ -71,12 +71,12 @@ def write_currencies(text: str) -> str:
 
 
 def name_round_brackets(text: str) -> str:
-    """Write the brackets of a smiley by name."""
+    """Write the round brackets of a smiley by their names."""
     return text.translate(ROUND_BRACKETS)
 
 
 def write_phone(text: str) -> str:
-    """Keep a telephone number together, its brackets by name."""
+    """Write a telephone number as one token, with its brackets by their names."""
     return name_round_brackets(keep_blanks(text))
 
 

@@ -1,4 +1,4 @@
-"""What is written of an evaluation: numbers, tables in the paper's form, a drawing, and every prediction."""
+"""The files of an evaluation: numbers, tables in the paper's form, a drawing, and every prediction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mm1_mlx.files.writing import new_files
 
 TABLES, DRAWING = "results.md", "results.png"
 METRICS = {"cider": "CIDEr-D", "vqa": "VQA accuracy", "exact": "exact match"}
-FEW = 4  # answers of a balance that a table tells
+FEW = 4  # answers of a balance that a table shows
 OURS = """\
 Answers are greedy: there are no beams. Where MM1 is silent or only remembered, the choice is ours: the prompts and stops
 of `mm1`, shots from the training split, validation splits where its table has test-dev. OK-VQA's answers are not
@@ -28,10 +28,10 @@ stemmed."""
 
 
 def write_report(folder: Path, report: dict[str, Any], predictions: Sequence[Line]) -> None:
-    """Write all four files; they move into the folder together, when all are there.
+    """Write all four files of an evaluation; they move into the folder together when all are complete.
 
     Raises:
-        DataError: there can be no such files.
+        DataError: the folder cannot be written.
     """
     try:
         with new_files(folder, (PREDICTIONS, TABLES, DRAWING, RESULTS)) as made:
@@ -44,7 +44,7 @@ def write_report(folder: Path, report: dict[str, Any], predictions: Sequence[Lin
 
 
 def write_tables(report: dict[str, Any]) -> str:
-    """Return the report in Markdown: beside what others publish, then everything that was measured."""
+    """Write the report in Markdown: the scores beside published ones, then everything that was measured."""
     results: list[Result] = report["results"]
     parts = [f"# {report['model']}"]
     columns = [task for task in PUBLISHED if any(result["task"] == task.name for result in results)]
@@ -64,7 +64,7 @@ def write_tables(report: dict[str, Any]) -> str:
 
 
 def _write_beside(report: dict[str, Any], columns: Sequence[Any], others: Published) -> str:
-    """Return the paper's table: a row for each model and number of shots, a column for each task."""
+    """Write the paper's table: a row for each model and number of shots, a column for each task."""
     lines = [["model", "shots", *(task.title for task in columns), "mark"]]
     for row in others.rows:
         scores = [f"{row.scores[task.name]:.1f}" if task.name in row.scores else "-" for task in columns]
@@ -85,7 +85,7 @@ def _write_legend(others: Published) -> str:
 
 
 def write_measured(results: Sequence[Result]) -> str:
-    """Return a table with a row for each result, and one for each group of its queries."""
+    """Write a table with a row for each result, and one for each group of its queries."""
     heads = ["task", "metric", "shots", "score", "95 % interval", "spread over seeds", "queries", "left out"]
     extra = {"ranked": "likeliest choice", "swapped": "another's picture"}
     extra = {name: head for name, head in extra.items() if any(name in result for result in results)}
@@ -110,7 +110,7 @@ def write_measured(results: Sequence[Result]) -> str:
 
 
 def _write_means(results: Sequence[Result]) -> str:
-    """Return the mean over all tasks for each number of shots, as MM1 compares its ablations; "" of one task."""
+    """Write the mean over all tasks for each number of shots, as MM1 compares its ablations; "" for one task."""
     tasks = {result["task"] for result in results}
     if len(tasks) == 1:
         return ""
@@ -122,7 +122,7 @@ def _write_means(results: Sequence[Result]) -> str:
 
 
 def _write_balances(results: Sequence[Result]) -> str:
-    """Return how often queries and shots have their commonest answers: an unbalanced choice of shots shows here."""
+    """Write a table of how often queries and shots have each answer, which shows an unbalanced choice of shots."""
     lines = [["task", "shots", "of the queries", "of their shots"]]
     for result in results:
         if "query_answers" in result:
@@ -132,21 +132,21 @@ def _write_balances(results: Sequence[Result]) -> str:
 
 
 def _write_shares(shares: dict[str, float]) -> str:
-    told = [f"{answer} {100 * share:.0f} %" for answer, share in shares.items() if answer != "others"]
-    return ", ".join(told[:FEW]) or "-"
+    parts = [f"{answer} {100 * share:.0f} %" for answer, share in shares.items() if answer != "others"]
+    return ", ".join(parts[:FEW]) or "-"
 
 
 def _write_settings(report: dict[str, Any]) -> str:
     settings = report["settings"]
-    told = f"Prompts: {settings['prompts']}; shots: {settings['select']}"
+    text = f"Prompts: {settings['prompts']}; shots: {settings['select']}"
     rules = {result["metric"] for result in report["results"]}
-    told += f"; VQA accuracy by the {report['vqa_rules']} rules" if "vqa" in rules else ""
-    told += "; one view for each example" if settings["low_resolution_shots"] else ""
-    told += f"; {settings['limit']:,} queries drawn of each task" if settings["limit"] else ""
+    text += f"; VQA accuracy by the {report['vqa_rules']} rules" if "vqa" in rules else ""
+    text += "; one view for each example" if settings["low_resolution_shots"] else ""
+    text += f"; {settings['limit']:,} queries drawn of each task" if settings["limit"] else ""
     text_shots = TEXT_SHOTS.get(settings["prompts"])
     if text_shots and any(result["shots"] == 0 for result in report["results"]):
-        told += f'; its "0 shots" are {text_shots} examples without pictures'
-    return told + "."
+        text += f'; its "0 shots" are {text_shots} examples without pictures'
+    return text + "."
 
 
 def _write_shots(report: dict[str, Any], shots: int) -> str:

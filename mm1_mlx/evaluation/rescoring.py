@@ -1,4 +1,4 @@
-"""Score a file of predictions by itself: an evaluation's, or anyone's with an id and an answer a line."""
+"""Score a file of predictions: that of an evaluation, or any other with an id and an answer in each line."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mm1_mlx.evaluation.results import Line, Result, compute_results
 from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Task
 from mm1_mlx.files.json_lines import read_json_lines
 
-IDS = ("id", "question_id", "image_id", "image")  # as files for evaluation servers have them
+IDS = ("id", "question_id", "image_id", "image")  # the keys in files for evaluation servers
 ANSWERS = ("answer", "caption", "prediction")
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a text."""
+    """Tell whether a value is a text."""
     return isinstance(value, str)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a whole number."""
+    """Tell whether a value is a whole number, which a bool is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_list_of_texts(value: Any) -> bool:
-    """Whether a value is a list of texts."""
+    """Tell whether a value is a list of texts."""
     return isinstance(value, list) and all(map(is_text, value))
 
 
-EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {  # of what else a line may have
+EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a line may have besides id and answer
     "task": (is_text, "the name of a task"),
     "shots": (is_number, "a number"),
     "seed": (is_number, "a number"),
@@ -46,16 +46,16 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {  # of what else a lin
 
 
 def score_file(path: Path, task: Task, *, data: str | None, rules: Rules) -> list[Result]:
-    """Return a result for each number of shots that a file has predictions for.
+    """Score a file of predictions; return a result for each number of shots in it.
 
     Args:
-        path: JSON lines, or one JSON list. What it has of other tasks is passed over.
+        path: JSON lines, or one JSON list. Predictions of other tasks are ignored.
         task: what was asked.
-        data: the folder with the task's files, where references are taken from; None: they stand in the file.
-        rules: of VQA accuracy.
+        data: the folder with the task's files, which have the references; None: the predictions have them.
+        rules: the rules of VQA accuracy.
 
     Raises:
-        DataError: the file is of other tasks alone, has no references, ids that are unknown or stand twice, or cannot
+        DataError: the file has only other tasks, lacks references, has ids that are unknown or occur twice, or cannot
             be read.
     """
     read = _read_predictions(path)
@@ -75,15 +75,15 @@ def score_file(path: Path, task: Task, *, data: str | None, rules: Rules) -> lis
     _require_references(lines, metric, path)
     answered = {line["id"] for line in lines}
     unanswered = sum(item.id not in answered for item in queries)
-    told = {"task": task.name, "title": task.title, "metric": metric, "num_missing": unanswered}
-    return [told | result for result in compute_results(lines, metric, rules)]
+    about = {"task": task.name, "title": task.title, "metric": metric, "num_missing": unanswered}
+    return [about | result for result in compute_results(lines, metric, rules)]
 
 
 def find_named_tasks(path: Path) -> list[str]:
-    """Return the names of the tasks that a file says its predictions are of.
+    """Return the names of the tasks that the predictions of a file name.
 
     Raises:
-        DataError: it does not say so, or cannot be read.
+        DataError: a prediction names no task, or the file cannot be read.
     """
     read = _read_predictions(path)
     nameless = next((number for number, values in read.items() if "task" not in values), None)
@@ -93,7 +93,7 @@ def find_named_tasks(path: Path) -> list[str]:
 
 
 def _read_predictions(path: Path) -> dict[int, dict[str, Any]]:
-    """Return the objects of a file by line, or by place in its list, each with what it must have."""
+    """Read the predictions of a file, by line or by place in its list, without null values."""
     try:
         text = path.read_text("utf-8-sig")
         found = dict(enumerate(json.loads(text), 1)) if text.lstrip()[:1] == "[" else None
@@ -123,7 +123,7 @@ def _drop_nulls(values: Any, number: int, path: Path) -> dict[str, Any]:
 
 
 def _make_line(values: dict[str, Any], number: int, path: Path) -> Line:
-    """Return an object as a line of an evaluation."""
+    """Return a prediction in the form of a line of an evaluation."""
     id = next((values[key] for key in IDS if is_text(values.get(key)) or is_number(values.get(key))), None)
     answer = next((values[key] for key in ANSWERS if is_text(values.get(key))), None)
     if id is None or (answer is None and "error" not in values):
@@ -134,7 +134,7 @@ def _make_line(values: dict[str, Any], number: int, path: Path) -> Line:
 
 
 def _require_one_prediction(lines: list[Line], path: Path) -> None:
-    """Refuse two predictions of one query behind the same shots: which of them counts?"""
+    """Refuse two predictions of one query after the same shots."""
     seen = set()
     for line in lines:
         key = (line["shots"], line["seed"], line.get("swapped", False), line["id"])
@@ -144,7 +144,7 @@ def _require_one_prediction(lines: list[Line], path: Path) -> None:
 
 
 def _pick_metric(lines: list[Line], task: Task) -> Metric:
-    """Return how answers are scored: the task's way, or where it goes by its items, by the first line's question."""
+    """Return how answers are scored: the task's metric, or one that fits the first line where the task has none."""
     return task.metric or ("exact" if "question" in lines[0] else "cider")
 
 

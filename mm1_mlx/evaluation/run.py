@@ -38,20 +38,20 @@ def evaluate(
     vision_cache: VisionCache | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Ask, score and report; everything is read and checked before the first question.
+    """Measure a model on tasks and report the scores; everything is read and checked before the first question.
 
     Args:
         model: from ``load``.
         processor: from ``load``.
         tasks: what to measure, by name, as tasks, or made ready by ``open_exam`` with the same settings.
-        settings: how.
-        data: the folder that the data sets are in.
+        settings: how the model is measured.
+        data: the folder with the data sets.
         output: the folder for ``results.json``, ``results.md``, ``results.png`` and ``predictions.jsonl``; None writes
             nothing.
-        resume: go on with what is there.
-        name: of the model, for the report.
-        vision_cache: where visual tokens are kept; by default in a cache of its own.
-        progress: told after each block of queries.
+        resume: go on with the answers in the folder.
+        name: the name of the model, for the report.
+        vision_cache: keeps visual tokens; None makes a new cache.
+        progress: called after each block of queries.
 
     Returns:
         What ``results.json`` holds.
@@ -93,18 +93,18 @@ def _make_ready(task: Task | Exam | str, data: str | None, settings: EvaluationS
 def _collect_deciding(
     model: MM1, processor: Processor, exams: Sequence[Exam], settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Return everything that answers depend on, but the numbers of shots and the seeds, which they name themselves."""
+    """Return everything that answers depend on, except shots and seeds, which each answer has itself."""
     deciding = {
         "weights": model_identity(model),
         "image_config": processor.config.image_config.to_dict(),
         **settings.list_deciding(),
         "data": {exam.task.name: exam.digests for exam in exams},
     }
-    return json.loads(json.dumps(deciding))  # as it will be read again
+    return json.loads(json.dumps(deciding))  # as a later run will read it
 
 
 def _ask_all(writer: Writer, asker: Asker, journal: Journal, progress: Progress | None) -> list[Line]:
-    """Return the lines of all of a task's passes, block by block, those in the journal included."""
+    """Ask all passes of a task block by block; return their lines, with those that the journal has already."""
     exam, lines = writer.exam, []
     number = len(exam.queries)
     for cell in writer.cells:

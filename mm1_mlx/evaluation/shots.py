@@ -1,4 +1,4 @@
-"""Which worked examples stand before a query: of a seed's order, or the most alike; never the query's own picture."""
+"""Which worked examples stand before a query: random ones of a seed, or the most like; never its own picture."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ KEPT = 256  # examples whose picture files stay in memory
 
 
 class Support:
-    """The worked examples of one task, and the rule by which some are chosen.
+    """The worked examples of one task, and the rule that chooses from them.
 
-    The first 4 of 8 examples are the 4 that would be chosen alone, so that shots can be compared.
+    The first 4 of 8 examples are those that a choice of 4 gives, so that numbers of shots can be compared.
 
     Args:
-        items: to choose from; those that say nothing are passed over.
-        select: "fixed" takes the same ones for every query of a seed; "random" draws anew for each query; "rices"
-            takes those whose pictures are the most alike, the most alike next to the query.
-        alike: for "rices": the numbers of ``items`` in the order of their likeness to a picture.
-        skip_damaged: pass over pictures that cannot be opened, in place of an error.
+        items: the examples to choose from; those without an answer are ignored.
+        select: "fixed" takes the same ones for every query of a seed; "random" draws new ones for each query; "rices"
+            takes those whose pictures are the most like the query's, the most like one last.
+        alike: for "rices": yields the numbers of ``items`` in the order of their likeness to a picture.
+        skip_damaged: ignore pictures that cannot be opened, in place of an error.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Support:
         self._found = lru_cache(maxsize=KEPT)(lambda index: find(self.items[index]))
 
     def choose(self, query: Item, num: int, seed: int) -> list[Item]:
-        """Return the examples for a query, in the order in which they stand before it.
+        """Choose the examples for a query, in the order in which they stand before it.
 
         Raises:
-            DataError: there are not so many that say something and have another picture.
+            DataError: there are too few that have an answer and another picture than the query.
             PictureError: one of them has a damaged picture.
         """
         chosen = list(islice(self._iterate_usable(query, seed), num))
@@ -70,26 +70,26 @@ class Support:
                 if not self._skip_damaged:
                     raise
                 continue
-            if item.image is None or item.image.sha256 != own:
+            if item.image is None or find_picture(item.image).sha256 != own:
                 yield item
 
     def _iterate_order(self, query: Item, seed: int) -> Iterator[int]:
-        if self._select == "rices" and query.image is not None:
+        if self._select == "rices" and self._alike is not None and query.image is not None:
             return self._alike(query.image)
         return shuffle(len(self.items), f"{seed}" if self._select == "fixed" else f"{seed} {query.id}")
 
 
 def measure_picture(item: Item) -> Item:
-    """Return an item with its picture found and measured; its file is not read again.
+    """Return an item with its picture file read and its size measured, so that the file is not read again.
 
     Raises:
-        PictureError: there is none.
+        PictureError: there is no such picture.
     """
     return item if item.image is None else replace(item, image=find_picture(item.image))
 
 
 def decode_picture(item: Item) -> Item:
-    """Return an item as ``found`` does, its picture decoded once: damage behind the header shows here.
+    """Return an item as ``measure_picture`` does, after decoding its picture once to find damage.
 
     Raises:
         PictureError: there is no picture, or it is damaged.
@@ -101,7 +101,7 @@ def decode_picture(item: Item) -> Item:
 
 
 def shuffle(number: int, seed: str) -> Iterator[int]:
-    """Yield 0 to ``number`` - 1 in an order that ``seed`` decides, each drawn when it is asked for."""
+    """Yield 0 to ``number`` - 1 in an order that ``seed`` decides, without making the whole list first."""
     rng, moved = random.Random(seed), {}
     for last in range(number - 1, -1, -1):
         at = rng.randint(0, last)
@@ -110,7 +110,7 @@ def shuffle(number: int, seed: str) -> Iterator[int]:
 
 
 def share_out(answers: Sequence[str]) -> dict[str, float]:
-    """Return the share of each answer, the commonest first, what is beyond the first few as "others"."""
+    """Return the share of each answer, the commonest first; those after the first few are summed as "others"."""
     counts = Counter(answers)
     listed = sorted(counts, key=lambda answer: (-counts[answer], answer))
     shares = {answer: counts[answer] / len(answers) for answer in listed[:MOST_LISTED]}

@@ -15,7 +15,7 @@ KARPATHY = {"queries": ("test",), "support": ("train", "restval")}
 
 
 def read_coco(data: str | None, split: Split) -> list[Item]:
-    """Read ``dataset_coco.json``: its test split, or train with what it calls restval."""
+    """Read COCO's ``dataset_coco.json``: its test split, or its train split with the one called restval."""
     places = Places(data, "coco")
     path = places.find_file("dataset_coco.json")
     with expect_layout(path, "Karpathy's COCO"):
@@ -32,7 +32,7 @@ def read_coco(data: str | None, split: Split) -> list[Item]:
 
 
 def read_nocaps(data: str | None, split: Split) -> list[Item]:
-    """Read ``nocaps_val_4500_captions.json``, with its domains; it has no examples of its own, so COCO's are shown."""
+    """Read NoCaps' ``nocaps_val_4500_captions.json`` with its domains; worked examples come from COCO."""
     if split == "support":
         return read_coco(data, "support")
     places = Places(data, "nocaps")
@@ -54,14 +54,14 @@ def read_nocaps(data: str | None, split: Split) -> list[Item]:
 
 
 def read_textcaps(data: str | None, split: Split) -> list[Item]:
-    """Read ``TextCaps_0.1_val.json`` or ``…_train.json``: a row for each caption, several for each picture."""
+    """Read ``TextCaps_0.1_val.json`` or ``…_train.json``, which have several rows for each picture, one a caption."""
     places = Places(data, "textcaps", "textvqa")
     path = places.find_file(f"TextCaps_0.1_{'val' if split == 'queries' else 'train'}.json")
     captions: dict[str, list[str]] = defaultdict(list)
     with expect_layout(path, "TextCaps"):
         for row in read_json(path)["data"]:
             captions[row["image_id"]].append(row["caption_str"])
-    folder = places.find_pictures("train_images")  # of validation too
+    folder = places.find_pictures("train_images")  # the pictures of validation are here too
     return [
         Item(name, folder / f"{name}.jpg", tuple(found), shown=join_lines(found[0]))
         for name, found in captions.items()

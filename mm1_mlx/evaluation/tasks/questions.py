@@ -40,7 +40,7 @@ def _read_vqa(
     written: str = "answer",
     group: str | None = None,
 ) -> list[Item]:
-    """Read questions in one file, their answers in another. A question that has none there keeps none."""
+    """Read questions from one file and their answers from another; some questions may have no answers."""
     asked, answered = (places.find_file(name) for name in names)
     with expect_layout(answered, "VQA's annotations"):
         found: dict[Any, dict[str, Any]] = {
@@ -82,7 +82,7 @@ def read_textvqa(data: str | None, split: Split) -> list[Item]:
 
 
 def read_vizwiz(data: str | None, split: Split) -> list[Item]:
-    """Read VizWiz's ``val.json`` or ``train.json``: one question a picture, which may have no answer in it."""
+    """Read VizWiz's ``val.json`` or ``train.json``: one question for each picture, which may not show the answer."""
     places, name = Places(data, "vizwiz"), "val" if split == "queries" else "train"
     path, folder = places.find_file(f"{name}.json"), places.find_pictures(name)
     with expect_layout(path, "VizWiz"):

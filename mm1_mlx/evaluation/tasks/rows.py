@@ -1,7 +1,7 @@
 """A person's own rows: ``test.jsonl`` to ask about, ``train.jsonl`` for worked examples, or a hub data set's splits.
 
-A row is a question about one picture or none, or a caption, in the forms of training rows. ``answers`` lists what else
-is right, ``captions`` what else a caption may say, ``choices`` what a ranking chooses from.
+A row is a question about one picture or none, or a caption, in the forms of training rows. ``answers`` lists more right
+answers, ``captions`` more right captions, ``choices`` the answers that a ranking chooses from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mm1_mlx.data.records import open_data
+from mm1_mlx.data import records
 from mm1_mlx.data.row_forms import Record, read_row
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.evaluation.tasks.places import Places
@@ -20,11 +20,11 @@ from mm1_mlx.files.json_lines import read_json_lines
 from mm1_mlx.inputs.prompt import without_places
 from mm1_mlx.strict import shown
 
-SPLITS: dict[Split, str] = {"queries": "test", "support": "train"}
+SPLITS: dict[Split, records.Split] = {"queries": "test", "support": "train"}
 
 
 def read_rows(data: str | None, split: Split) -> list[Item]:
-    """Read the rows of a folder or of a data set on the Hugging Face hub.
+    """Read one's own rows from a folder or from a data set on the Hugging Face hub.
 
     Raises:
         DataError: there is no such split, a row is at fault, or they are not all questions or all captions.
@@ -39,14 +39,14 @@ def read_rows(data: str | None, split: Split) -> list[Item]:
 
 
 def _iterate_rows(data: str | None, split: Split) -> Iterator[tuple[int, Record, dict[str, Any]]]:
-    """Yield each row's number, what it means, and its keys as they stand."""
+    """Yield each row's number, the record it makes, and its values unchanged."""
     if data is not None and not os.path.exists(os.path.expanduser(data)) and "/" in data:
-        records = open_data(data).get(SPLITS[split])
-        if records is None:
+        found = records.open_data(data).get(SPLITS[split])
+        if not isinstance(found, records.HubRecords):
             raise DataError(f"rows: {data} has no {SPLITS[split]} split.")
-        for index in range(len(records)):
-            (row,) = records.rows[index].to_pylist()
-            yield index, records[index], records.features.decode_example(row)
+        for index in range(len(found)):
+            (row,) = found.rows[index].to_pylist()
+            yield index, found[index], found.features.decode_example(row)
         return
     path = Places(data, "rows").find_file(f"{SPLITS[split]}.jsonl")
     try:
@@ -87,7 +87,7 @@ def _make_item(id: str, record: Record, values: dict[str, Any]) -> Item:
 
 
 def _put_first(first: str, texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return everything that is right: what is shown as an example, and what else the row lists."""
+    """Return all right answers: ``texts``, and before them ``first`` where they lack it."""
     return texts if first in texts else (first, *texts)
 
 
