@@ -9,7 +9,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def load_golden(*parts):
     """Load the arrays of one golden safetensors file."""
-    return mx.load(str(GOLDEN.joinpath(*parts)))
+    return load_arrays(GOLDEN.joinpath(*parts))
+
+
+def load_arrays(path) -> dict[str, mx.array]:
+    """Load the arrays of a safetensors file by name."""
+    arrays = mx.load(str(path))
+    assert isinstance(arrays, dict)
+    return arrays
 
 
 def to_nhwc(x):

@@ -15,7 +15,8 @@ Invent Join Keep Limit List Load Lock Look Make Measure Mix Move Name Note Open 
 Place Prepare Print Put Raise Read Record Reduce Refuse Release Remove Repeat Replace Report Reset
 Resize Return Rotate Run Say Scale Score Send Set Show Silence Sort Spell Split Spread State Stream
 Sum Take Teach Tell Tidy Time Tokenise Train Turn Upload Wait Write Yield
-""".split()
+"""
+KNOWN = VERBS.split()
 
 
 def find_first_words(source):
@@ -28,7 +29,7 @@ def find_first_words(source):
 
 
 def test_the_verbs_stand_in_alphabetical_order_and_once():
-    assert sorted(set(VERBS)) == VERBS
+    assert sorted(set(KNOWN)) == KNOWN
 
 
 def test_every_docstring_of_a_function_begins_with_a_verb():
@@ -37,7 +38,7 @@ def test_every_docstring_of_a_function_begins_with_a_verb():
         for room in ("mm1_mlx", "convert")
         for path in sorted((ROOT / room).rglob("*.py"))
         for line, name, word in find_first_words(path.read_text(encoding="utf-8"))
-        if word not in VERBS
+        if word not in KNOWN
     ]
     assert not found, "docstrings that begin with no verb of the list:\n" + "\n".join(found)
 

@@ -14,6 +14,7 @@ DIGITS = tuple("0123456789")
 OWN_FACES = ("plain", "bold", "slanted", "wide", "narrow", "pixel", "hollow")
 BASE = 72  # pixels: masks are made at this font size and scaled
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Number = int | float  # Pillow measures text in either
 STRETCH = {"wide": 1.3, "narrow": 0.72}
 
 
@@ -57,7 +58,7 @@ def measure_cap_height(face: str, stock: Stock = SHIPPED) -> int:
 
 
 def _write(
-    text: str, font: Font, stroke: int, place: tuple[float, float], size: tuple[int, int]
+    text: str, font: Font, stroke: int, place: tuple[Number, Number], size: tuple[int, int]
 ) -> Image.Image:
     mask = Image.new("L", size)
     ImageDraw.Draw(mask).text(place, text, fill=255, font=font, stroke_width=stroke)

@@ -57,7 +57,7 @@ def write_decoder(folder, kind, **values):
     values = SIZES | {"model_type": kind} | DECODERS[kind] | values
     model_class, args_class = _get_classes(values)
     model = model_class(args_class.from_dict(values))
-    shapes = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    shapes = {name: value.shape for name, value in dict(tree_flatten(model.parameters())).items()}
     if kind == "gemma3_text":  # tied, as it loses a head that is not stored
         del shapes["lm_head.weight"]
     keys = mx.random.split(mx.random.key(0), len(shapes))

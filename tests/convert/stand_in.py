@@ -14,7 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden_weights import GOLDEN
+from golden_weights import GOLDEN, load_arrays
 
 from convert.conversion import convert, read_source
 from convert.recipe import Options
@@ -82,7 +82,7 @@ def make_source(name):
     folder = copy_folder(GOLDEN / name, Path(_ROOM.name) / name)
     write_tokenizer(folder, **TOKENS.get(name, {}))
     path = folder / "io.safetensors"
-    run = mx.load(str(path))
+    run = load_arrays(path)
     mx.eval(run)
     mx.save_safetensors(str(path), run | _make_pixels(name, folder))
     return folder
@@ -105,7 +105,7 @@ def yield_golden_views(folder):
 
 def load_weights(folder):
     """Return all tensors of a folder's safetensors files."""
-    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in mx.load(str(path)).items()}
+    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_arrays(path).items()}
 
 
 def _make_pixels(name, folder):

@@ -32,15 +32,18 @@ def main(folder, what, shard):
     trainer, _ = make_trainer(case, Path(folder) / "run")
     look, left = Trainer._look, []
 
-    def look_once(self, packed):
+    def look_once(self, batch):
         if self.progress.update == AT and self.processes.rank == 1 and not left:
             left.append(True)
             Path(folder, "pid").write_text(str(os.getpid()))
             let_happen(what)
-        return look(self, packed)
+        return look(self, batch)
+
+    def run(args):
+        trainer.train()
 
     Trainer._look = look_once
-    return run_command("", lambda parser: None, lambda args: trainer.train(), [])
+    return run_command("", lambda parser: None, run, [])
 
 
 if __name__ == "__main__":

@@ -159,7 +159,10 @@ def save_sharded_gradients(folder):
     seen = in_step.equally_often(model, see(model, packed.pictures, trained=trained), processes)
     _, found = nn.value_and_grad(model, objective)(model, packed, seen)
     mx.eval(found)
-    whole = {key: np.array(shards.whole(key, value)) for key, value in tree_flatten(shards.summed(found))}
+    whole = {
+        key: np.array(shards.whole(key, value))
+        for key, value in dict(tree_flatten(shards.summed(found))).items()
+    }
     if processes.rank == 0:
         np.savez(Path(folder) / "gradients.npz", **whole)
 
