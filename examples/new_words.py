@@ -1,4 +1,4 @@
-"""Make rows that teach mm1-tiny German colour words, which it has never seen, and measure what it knows.
+"""Make rows that teach mm1-tiny German colour words, which it does not know, and measure what it knows.
 
     python examples/new_words.py make rows                 # pictures, train.jsonl, valid.jsonl
     python -m mm1_mlx.lora -c examples/recipes/new_words.yaml --data rows --adapter-path german
@@ -31,8 +31,8 @@ OLD_KINDS = ("color", "shape", "count", "existence")
 EVERY = 2  # one row in so many is an old question
 
 
-def scenes(first_seed: int) -> Iterator[tuple[int, tiny.Scene, tiny.Thing]]:
-    """Seeds whose scene has a thing that is there once, and that thing."""
+def find_scenes(first_seed: int) -> Iterator[tuple[int, tiny.Scene, tiny.Thing]]:
+    """Yield seeds whose scene has a thing of a kind that occurs once, with the scene and that thing."""
     seed = first_seed
     while True:
         scene = tiny.make_scene(seed)
@@ -43,13 +43,13 @@ def scenes(first_seed: int) -> Iterator[tuple[int, tiny.Scene, tiny.Thing]]:
         seed += 1
 
 
-def german(thing: tiny.Thing) -> tuple[str, str]:
-    """A question for a German word, and the word."""
+def ask_german(thing: tiny.Thing) -> tuple[str, str]:
+    """Return a question for a German colour word, and the word."""
     return f"What color is the {thing.noun} in German?", GERMAN[thing.color]
 
 
-def old(seed: int, scene: tiny.Scene) -> tuple[str, str]:
-    """A question that mm1-tiny can answer."""
+def ask_old(seed: int, scene: tiny.Scene) -> tuple[str, str]:
+    """Return a question that mm1-tiny can answer, and the answer."""
     rng = random.Random(seed)
     kinds = rng.sample(OLD_KINDS, len(OLD_KINDS))
     question = next(filter(None, (tiny.make_question(scene, kind, rng) for kind in kinds)))
@@ -57,14 +57,14 @@ def old(seed: int, scene: tiny.Scene) -> tuple[str, str]:
 
 
 def make(folder: Path, num_rows: int) -> None:
-    """Write pictures and rows."""
+    """Write the pictures and the rows of both splits."""
     folder.mkdir(parents=True, exist_ok=True)
-    source = scenes(tiny.TRAINING_SEEDS + 7_000_000)
+    source = find_scenes(tiny.TRAINING_SEEDS + 7_000_000)
     for name, number in (("train", num_rows), ("valid", num_rows // 5)):
         lines = []
         for row in range(number):
             seed, scene, thing = next(source)
-            question, answer = old(seed, scene) if row % EVERY == EVERY - 1 else german(thing)
+            question, answer = ask_old(seed, scene) if row % EVERY == EVERY - 1 else ask_german(thing)
             tiny.render(scene).save(folder / f"{seed}.png")
             lines.append(json.dumps({"image": f"{seed}.png", "question": question, "answer": answer}))
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
@@ -72,14 +72,14 @@ def make(folder: Path, num_rows: int) -> None:
 
 
 def measure(model_path: str, adapter_path: str | None, num_scenes: int) -> dict[str, float]:
-    """Share of right answers on scenes that were never trained on."""
+    """Return the share of right answers on scenes that training never shows, for new and for old questions."""
     model, processor = load(model_path, adapter_path=adapter_path)
     asked: list[tuple[str, Request, str]] = []
-    source = scenes(tiny.TESTING_SEEDS)
+    source = find_scenes(tiny.TESTING_SEEDS)
     for _ in range(num_scenes):
         seed, scene, thing = next(source)
         picture = tiny.render(scene)
-        for kind, (question, answer) in (("German", german(thing)), ("old", old(seed, scene))):
+        for kind, (question, answer) in (("German", ask_german(thing)), ("old", ask_old(seed, scene))):
             asked.append((kind, Request(question, [picture]), answer))
     answers = batch_generate(model, processor, [request for _, request, _ in asked], max_tokens=12)
     right: dict[str, list[bool]] = {}

@@ -1,4 +1,4 @@
-"""Train mm1-tiny from nothing, in three stages, and write its model folder.
+"""Train mm1-tiny from random weights, in three stages, and write its model folder.
 
     python examples/train_mm1_tiny.py --run runs/tiny --output runs/mm1-tiny
 
@@ -7,7 +7,7 @@ or with two processes, each with MLX_RANK=0 or 1 and MLX_HOSTFILE naming a file 
 by hand: mlx.launch keeps a core busy of its own.
 
 1. encoder: the image encoder learns what stands at each place of a picture (dense labels). A ViT that
-   starts from nothing through a decoder stays on a plateau for long; MM1 too starts from a trained encoder.
+   starts from random weights behind a decoder stays on a plateau for long; MM1 too starts from a trained encoder.
 2. words: each visual token learns to name the things whose centres lie in its region, with the decoder's own
    table of words; so visual tokens and words start in one space, as those of a CLIP encoder do.
 3. joint: everything is unfrozen and learns to answer, as in MM1's pre-training.
@@ -35,7 +35,7 @@ WORLD = mx.distributed.init()
 
 
 class RegionHeads(nn.Module):
-    """Linear readers of kind, colour and size from each patch feature."""
+    """Linear heads that read kind, colour and size from each patch feature."""
 
     def __init__(self, dims: int):
         super().__init__()
@@ -71,11 +71,19 @@ class Batch:
 
 
 class Stage(Task):
-    """A task on scenes that are made when their step comes. A kind of it has ``batch`` and ``means``."""
+    """A task on scenes that are made at their step. A subclass defines ``batch`` and ``means``."""
 
     def __init__(self, everything, recipe, *, first_scene, encode, max_ids):
         super().__init__(everything, recipe)
         self.first_scene, self.encode, self.max_ids = first_scene, encode, max_ids
+
+    def batch(self, scenes, seeds):
+        """Return the arrays of a step, pixels first."""
+        raise NotImplementedError
+
+    def means(self, everything, *arrays):
+        """Return the loss and the other measures, as means over the batch."""
+        raise NotImplementedError
 
     @property
     def run(self):
@@ -89,9 +97,9 @@ class Stage(Task):
             seeds = range(start, start + share)
             yield [Batch(self.batch([tiny.make_scene(seed) for seed in seeds], seeds), share)]
 
-    def loss(self, everything, batch, _):
-        """Means over the batch; the trainer wants sums, for it divides by the scenes of all processes."""
-        means = [batch.num_learned * mean for mean in self.means(everything, *batch.arrays)]
+    def loss(self, model, batch, seen):
+        """Return the measures summed over the batch, because the trainer divides by the scenes of all processes."""
+        means = [batch.num_learned * mean for mean in self.means(model, *batch.arrays)]
         return means[0], tuple(means)
 
 
@@ -100,10 +108,11 @@ class EncoderStage(Stage):
 
     def batch(self, scenes, seeds):
         labels = np.stack([tiny.region_labels(scene, GRID) for scene in scenes])
-        return pixels_of(scenes, seeds), mx.array(labels)
+        return draw_pixels(scenes, seeds), mx.array(labels)
 
-    def means(self, everything, pixels, labels):
-        """Cross-entropy over patches; kind and size count where a thing stands, its presence everywhere."""
+    def means(self, everything, *arrays):
+        """Return the cross-entropy over patches, weighted less where no thing is, and the shares that are right."""
+        pixels, labels = arrays
         logits = everything.heads(everything.model.image_encoder(pixels))
         present = labels[:, 0] > 0
         weight = mx.where(present, 1.0, 0.25)
@@ -121,9 +130,10 @@ class WordsStage(Stage):
     measures = ("loss", "words right")
 
     def batch(self, scenes, seeds):
-        """For each visual token a target over the vocabulary: the words of its region, alike likely."""
-        config = preset("mm1-tiny").connector_config
-        targets = np.zeros((len(scenes), config.num_visual_tokens, tiny.VOCAB_SIZE), np.float32)
+        """Return the pixels and, for each visual token, a target over the vocabulary: the words of its region."""
+        whole = preset("mm1-tiny")
+        config, num_places = whole.connector_config, whole.connector_config.num_tokens(*whole.patch_grid)
+        targets = np.zeros((len(scenes), num_places, tiny.VOCAB_SIZE), np.float32)
         empty = np.zeros(targets.shape[:2], dtype=bool)
         for i, scene in enumerate(scenes):
             for cell, words in enumerate(tiny.region_words(scene, config.side)):
@@ -132,15 +142,15 @@ class WordsStage(Stage):
                     for ids in (
                         self.encode(word),
                         self.encode(" " + word),
-                    ):  # beginning an answer, and within
+                    ):  # at the beginning of an answer, and inside it
                         if len(ids) == 1:
                             targets[i, cell, ids[0]] = 1
         targets /= targets.sum(axis=-1, keepdims=True)
-        return pixels_of(scenes, seeds), mx.array(targets), mx.array(empty)
+        return draw_pixels(scenes, seeds), mx.array(targets), mx.array(empty)
 
-    def means(self, everything, pixels, targets, empty):
-        """Each visual token, read by the decoder's head as it is, names what its region shows."""
-        model = everything.model
+    def means(self, everything, *arrays):
+        """Return the cross-entropy of the visual tokens, read by the decoder's head, and the share that is right."""
+        (pixels, targets, empty), model = arrays, everything.model
         visual = model.decoder.norm(model.encode_images(pixels))
         logits = model.decoder.embed_tokens.as_linear(visual)
         losses = -(targets * (logits - mx.logsumexp(logits, axis=-1, keepdims=True))).sum(axis=-1)
@@ -155,7 +165,7 @@ class JointStage(Stage):
     dense = 0.15  # share of the sequences that describe the picture place by place
 
     def batch(self, scenes, seeds):
-        """Sequences padded to one length, and which of their ids are learned."""
+        """Return the pixels, sequences padded to one length, and which of their ids are learned."""
         rows, pictured, pictured_seeds = [], [], []
         for scene, seed in zip(scenes, seeds, strict=True):
             row = tiny.make_sequence(
@@ -173,10 +183,11 @@ class JointStage(Stage):
             repeats = [visual if t == tiny.IMAGE_ID else 1 for t in row.ids]
             ids[i, : sum(repeats)] = np.repeat(row.ids, repeats)
             supervised[i, : sum(repeats)] = np.repeat(row.supervised, repeats)
-        return pixels_of(pictured, pictured_seeds), mx.array(ids), mx.array(supervised)
+        return draw_pixels(pictured, pictured_seeds), mx.array(ids), mx.array(supervised)
 
-    def means(self, everything, pixels, ids, supervised):
-        """Next-token loss on the answers, end of turn included."""
+    def means(self, everything, *arrays):
+        """Return the next-token loss on the answers, end of turn included, and the share that is right."""
+        pixels, ids, supervised = arrays
         logits = everything.model(ids, pixel_values=pixels)[:, :-1]
         weight = supervised[:, 1:].astype(mx.float32)
         losses = nn.losses.cross_entropy(logits, ids[:, 1:])
@@ -184,13 +195,13 @@ class JointStage(Stage):
         return [(losses * weight).sum() / weight.sum(), right]
 
 
-def pixels_of(scenes, seeds):
+def draw_pixels(scenes, seeds):
     pictures = [np.asarray(tiny.render(s, jitter_seed=seed)) for s, seed in zip(scenes, seeds, strict=True)]
     return mx.array((np.stack(pictures).astype(np.float32) / 255 - 0.5) / 0.5)
 
 
 def train(name, stage, trained, args):
-    """Train the modules that a stage is for."""
+    """Train the modules of a stage, with all others frozen."""
     stage.model.freeze()
     for module in trained:
         module.unfreeze()
@@ -212,7 +223,7 @@ def train(name, stage, trained, args):
         raise SystemExit(f"{name}: stopped after step {trainer.progress.update}; call again to go on.")
 
 
-def recipe_of(steps, batch_size, learning_rate, seed):
+def make_recipe(steps, batch_size, learning_rate, seed):
     return Recipe(
         iters=steps,
         batch_size=batch_size,
@@ -226,7 +237,7 @@ def recipe_of(steps, batch_size, learning_rate, seed):
     )
 
 
-def arguments():
+def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -247,8 +258,8 @@ def arguments():
     return args
 
 
-def encoder_of_text(run):
-    """Train the tokenizer, or take the one that is there."""
+def load_text_encoder(run):
+    """Return the tokenizer's encode function, after training the tokenizer if it is not there yet."""
     from tokenizers import Tokenizer
 
     run.mkdir(parents=True, exist_ok=True)
@@ -260,8 +271,8 @@ def encoder_of_text(run):
 
 
 def main():
-    args = arguments()
-    encode = encoder_of_text(args.run)
+    args = parse_arguments()
+    encode = load_text_encoder(args.run)
     mx.random.seed(args.seed)
     everything = Everything()
     model = everything.model
@@ -273,7 +284,7 @@ def main():
     }
     started, scenes = time.time(), 0
     for name, (kind, trained, steps, batch_size, rate) in stages.items():
-        recipe = recipe_of(steps, batch_size, rate, args.seed)
+        recipe = make_recipe(steps, batch_size, rate, args.seed)
         stage = kind(everything, recipe, first_scene=scenes, encode=encode, max_ids=args.max_ids)
         train(name, stage, trained, args)
         scenes += steps * batch_size  # seeds run on from stage to stage, so no scene comes twice

@@ -139,7 +139,7 @@ def _measure(args: argparse.Namespace) -> None:
         raise UsageError("--output is empty; give a folder.")
     settings = _settings_of(args)
     from mm1_mlx.evaluation.exam import open_exam
-    from mm1_mlx.evaluation.report import tables
+    from mm1_mlx.evaluation.report import write_tables
     from mm1_mlx.evaluation.run import evaluate
     from mm1_mlx.evaluation.tasks.table import find_tasks
 
@@ -163,7 +163,7 @@ def _measure(args: argparse.Namespace) -> None:
         )
     finally:
         bars.close()
-    print(tables(report), end="")
+    print(write_tables(report), end="")
 
 
 def _settings_of(args: argparse.Namespace) -> EvaluationSettings:
@@ -197,16 +197,16 @@ def add_score(parser: argparse.ArgumentParser) -> None:
 
 
 def run_score(args: argparse.Namespace) -> None:
-    from mm1_mlx.evaluation.report import measured
-    from mm1_mlx.evaluation.rescoring import named_tasks, score_file
+    from mm1_mlx.evaluation.report import write_measured
+    from mm1_mlx.evaluation.rescoring import find_named_tasks, score_file
     from mm1_mlx.evaluation.tasks.table import find_tasks
 
     path = Path(args.file).expanduser()
-    names = named_tasks(path) if args.task is None else _names([args.task])
+    names = find_named_tasks(path) if args.task is None else _names([args.task])
     tasks = find_tasks(names, _known_tasks(), parameter="task")
     scored = [score_file(path, task, data=args.data, rules=args.vqa_rules) for task in tasks]
     results = [result for of_task in scored for result in of_task]
-    print(json.dumps(results, indent=2, ensure_ascii=False) if args.json else measured(results))
+    print(json.dumps(results, indent=2, ensure_ascii=False) if args.json else write_measured(results))
 
 
 def _known_tasks() -> Mapping[str, Task]:

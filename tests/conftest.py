@@ -15,13 +15,13 @@ TINY_FOLDER = Path(mm1_mlx.__file__).parent / "tiny" / "mm1-tiny"
 
 @pytest.fixture(scope="session")
 def mm1_tiny():
-    """The shipped model and its processor; tests leave both as they are."""
+    """Load the shipped model and its processor; tests must not change them."""
     return mm1_mlx.load("mm1-tiny")
 
 
 @pytest.fixture
 def make_small(mm1_tiny):
-    """Makes a model of a configuration of ``small_models``, with random weights, and its processor."""
+    """Return a function that makes a model of ``small_models``, with random weights, and its processor."""
 
     def make(config):
         mx.random.seed(0)
@@ -34,7 +34,7 @@ def make_small(mm1_tiny):
 
 @pytest.fixture
 def run_main(capsys):
-    """Calls a command's ``main`` in this process: exit code, stdout, stderr."""
+    """Return a function that calls a command's ``main`` here; it returns exit code, stdout and stderr."""
 
     def run_main(main, *argv):
         capsys.readouterr()
@@ -49,13 +49,13 @@ def run_main(capsys):
 
 @pytest.fixture
 def tiny_folder(tmp_path):
-    """A copy of the shipped model folder, to be damaged."""
+    """Return a copy of the shipped model folder, which tests may damage."""
     return Path(shutil.copytree(TINY_FOLDER, tmp_path / "model"))
 
 
 @pytest.fixture(scope="session")
 def picture(tmp_path_factory):
-    """A picture file of an unseen scene."""
+    """Return a picture file of a scene that training never shows."""
     path = tmp_path_factory.mktemp("pictures") / "scene.png"
     tiny.render(tiny.make_scene(tiny.TESTING_SEEDS + 3)).save(path)
     return path
@@ -63,5 +63,5 @@ def picture(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with the published data sets of an evaluation, a few rows each; tests leave it as it is."""
+    """Return a folder with the published data sets, a few rows each; tests must not change it."""
     return write_all(tmp_path_factory.mktemp("data"))

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from hub_stand_in import TOKEN, Hub
-from tuned_models import logits_of, make, save_adapter, tuning
+from tuned_models import compute_logits, make, save_adapter, tuning
 
 from mm1_mlx import load, quantize, save
 from mm1_mlx.checkpoint.hub import find_folder
@@ -60,8 +60,8 @@ def test_the_fused_model_answers_as_the_adapter_did_and_is_stored_as_the_model_w
     code, out, _ = run("--model", room / "model", "--adapter-path", room / "one", "--save-path", made)
     assert (code, out) == (0, f"{made}\n")
     unfused, _ = load(room / "model", adapter_path=room / "one")
-    difference = np.abs(logits_of(load(made)[0]) - logits_of(unfused)).max()
-    assert difference < 0.01 * logits_of(unfused).std()  # stored in 16 bits
+    difference = np.abs(compute_logits(load(made)[0]) - compute_logits(unfused)).max()
+    assert difference < 0.01 * compute_logits(unfused).std()  # stored in 16 bits
     assert types_of(made) == {mx.float16}
 
 
@@ -70,7 +70,7 @@ def test_in_float32_fused_equals_unfused(run, room, tmp_path):
     argv = ("--model", room / "model", "--adapter-path", room / "one 32", "--dtype", "float32")
     assert run(*argv, "--save-path", made)[0] == 0
     unfused, _ = load(room / "model", adapter_path=room / "one 32", dtype="float32")
-    np.testing.assert_allclose(logits_of(load(made)[0]), logits_of(unfused), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(compute_logits(load(made)[0]), compute_logits(unfused), rtol=0, atol=1e-5)
 
 
 def test_several_adapters_are_fused_with_their_weights(run, room, tmp_path):
@@ -79,7 +79,7 @@ def test_several_adapters_are_fused_with_their_weights(run, room, tmp_path):
     code, _, _ = run("--model", room / "model", *argv, "--save-path", made, "--dtype", "float32")
     unfused, _ = load(room / "model", adapter_path=weights, dtype="float32")
     assert code == 0
-    np.testing.assert_allclose(logits_of(load(made)[0]), logits_of(unfused), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(compute_logits(load(made)[0]), compute_logits(unfused), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dequantize", [False, True])
@@ -90,8 +90,8 @@ def test_a_packed_model_stays_packed_or_not(dequantize, run, room, tmp_path):
     assert ("quantization" in json.loads((made / "config.json").read_text())) == (not dequantize)
     assert types_of(made) == ({mx.float16} if dequantize else {mx.float16, mx.uint32})
     unfused, _ = load(room / "packed", adapter_path=room / "packed one")
-    difference = np.abs(logits_of(load(made)[0]) - logits_of(unfused)).mean()
-    assert difference < 0.05 * logits_of(unfused).std()
+    difference = np.abs(compute_logits(load(made)[0]) - compute_logits(unfused)).mean()
+    assert difference < 0.05 * compute_logits(unfused).std()
 
 
 def test_the_card_says_that_it_is_of_the_model_before(run, room, tmp_path):

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tuned_models import logits_of, make, save_adapter, tuning
+from tuned_models import compute_logits, make, save_adapter, tuning
 
 from mm1_mlx import load, save
 from mm1_mlx.checkpoint.hub import find_folder
@@ -47,8 +47,8 @@ def test_an_adapter_that_went_to_peft_and_came_back_is_the_same(run, room, tmp_p
     assert (code, out) == (0, f"{tmp_path / 'ours'}\n"), err
     before, _ = load(room / "model", adapter_path=room / "adapter")
     after, _ = load(room / "model", adapter_path=tmp_path / "ours")
-    np.testing.assert_array_equal(logits_of(after), logits_of(before))
-    assert np.abs(logits_of(after) - logits_of(load(room / "model")[0])).max() > 1e-2
+    np.testing.assert_array_equal(compute_logits(after), compute_logits(before))
+    assert np.abs(compute_logits(after) - compute_logits(load(room / "model")[0])).max() > 1e-2
 
 
 def test_other_parts_that_were_tuned_are_refused_or_left_out(run, room, tmp_path):

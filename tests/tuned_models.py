@@ -34,7 +34,7 @@ LLAMA = replace(
 
 
 def make(config=SMALL, *, bits=None):
-    """The model of ``config``: the same weights every time, in float32."""
+    """Make the model of ``config``, with the same weights every time, in float32."""
     mx.random.seed(0)
     model = MM1(config)
     if bits is not None:
@@ -50,7 +50,7 @@ def tuning(image_encoder=FROZEN, connector=FROZEN, decoder=FROZEN):
 
 
 def train(model, *, seed=1, steps=3):
-    """A few steps that change everything that is trained."""
+    """Train a few steps, which change everything that is trained."""
     targets = mx.random.randint(5, 700, IDS.shape, key=mx.random.key(seed))
 
     def loss(model):
@@ -65,8 +65,8 @@ def train(model, *, seed=1, steps=3):
     return model
 
 
-def trained(config, how, *, seed=1, **options):
-    """A model of ``config``, prepared with the tuning ``how`` and trained."""
+def make_trained(config, how, *, seed=1, **options):
+    """Make a model of ``config``, prepare it with the tuning ``how`` and train it."""
     model = make(config, **options)
     mx.random.seed(seed)
     prepare(model, how)
@@ -74,12 +74,12 @@ def trained(config, how, *, seed=1, **options):
 
 
 def save_adapter(folder, path, how, *, seed=1, dtype=None):
-    """Tune the model of ``folder`` for a moment, and save what came of it."""
+    """Tune the model of ``folder`` for a few steps and save its adapter."""
     model, _ = load(folder, dtype=dtype)
     identity = model_identity(model)
     prepare(model, how)
     save_adapters(train(model, seed=seed), how, path, base_identity=identity)
 
 
-def logits_of(model):
+def compute_logits(model):
     return np.array(model(IDS, pixel_values=PIXELS).astype(mx.float32))

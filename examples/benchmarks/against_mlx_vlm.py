@@ -44,7 +44,7 @@ INSTALL = (
 
 
 def make_all(folder: Path, sizes: Sizes, num_rows: int) -> None:
-    """Rows and the three model folders."""
+    """Make the rows and the three model folders."""
     companions = folder / "tokenizer"
     companions.mkdir(parents=True)
     tiny.train_tokenizer(companions, 500)
@@ -54,8 +54,8 @@ def make_all(folder: Path, sizes: Sizes, num_rows: int) -> None:
     make_ours(folder / "pooled", sizes, companions, num_visual_tokens=sizes.num_pooled, twin=twin)
 
 
-def draw(results: dict[str, list[dict[str, Any]]], sizes: Sizes, text_tokens: float) -> str:
-    """The table: a line for each run; speeds against the first run of the same round."""
+def write_table(results: dict[str, list[dict[str, Any]]], sizes: Sizes, text_tokens: float) -> str:
+    """Write the table: a line for each run, with its speed against the first run of the same round."""
     visual = {"theirs": sizes.num_patches, "every": sizes.num_patches, "pooled": sizes.num_pooled}
     heads = ["run", "rows an update", "visual tokens a row", "rows/s", "of mlx_vlm's rows/s", "text tokens/s"]
     heads += ["all tokens/s", "CPU s a row", "of mlx_vlm's CPU s", "padding", "MLX's peak, GB", "process, GB"]
@@ -71,12 +71,12 @@ def draw(results: dict[str, list[dict[str, Any]]], sizes: Sizes, text_tokens: fl
                 run.name if run.theirs else f"mm1_mlx, {run.name}",
                 str(run.rows),
                 str(visual[run.model]),
-                spread([numbers["rows_per_second"] for numbers in found]),
-                spread(ratios(found, base, "rows_per_second")),
+                summarise([numbers["rows_per_second"] for numbers in found]),
+                summarise(compute_ratios(found, base, "rows_per_second")),
                 f"{rate * text_tokens:.0f}",
                 f"{rate * (text_tokens + visual[run.model]):.0f}",
-                spread([numbers["cpu_seconds_per_row"] for numbers in found]),
-                spread(ratios(found, base, "cpu_seconds_per_row")),
+                summarise([numbers["cpu_seconds_per_row"] for numbers in found]),
+                summarise(compute_ratios(found, base, "cpu_seconds_per_row")),
                 f"{100 * median(numbers['padding'] for numbers in found):.0f} %",
                 f"{median(numbers['mlx_gb'] for numbers in found):.2f}",
                 f"{median(numbers['process_gb'] for numbers in found):.2f}",
@@ -85,29 +85,29 @@ def draw(results: dict[str, list[dict[str, Any]]], sizes: Sizes, text_tokens: fl
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def ratios(found: list[dict[str, Any]], base: list[dict[str, Any]], key: str) -> list[float | None]:
-    """Round by round."""
+def compute_ratios(found: list[dict[str, Any]], base: list[dict[str, Any]], key: str) -> list[float | None]:
+    """Return the ratio of ``key`` between two runs, round by round."""
     pairs = zip(found, base, strict=True)
     return [None if one[key] is None else one[key] / other[key] for one, other in pairs]
 
 
-def spread(values: Sequence[float | None]) -> str:
-    """The median, and lowest and highest."""
-    if None in values:
+def summarise(values: Sequence[float | None]) -> str:
+    """Return the median with the lowest and the highest value, or a dash where a value is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return "–"
-    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+    return f"{median(known):.2f} ({min(known):.2f}–{max(known):.2f})"
 
 
-def differences(checked: dict[str, Any], theirs: Path, ours: Path, learned_tokens: float) -> list[str]:
-    """What differs, from what both sides wrote into the folders of their runs."""
+def list_differences(checked: dict[str, Any], theirs: Path, ours: Path, learned_tokens: float) -> list[str]:
+    """List what differs between both sides, from the files in the folders of their runs."""
     default = checked["defaults"]
     run = json.loads(next(ours.glob("checkpoints/*/run.json")).read_text("utf-8"))
     settings, lora = run["settings"], run["tuning"]["decoder"]
     adapter = json.loads((theirs / "adapter_config.json").read_text("utf-8"))["lora_parameters"]
     linears = ", ".join(sorted({key.split(".")[-1] for key in adapter["keys"]}))
     their_size, our_size = (
-        sum(value.size for value in mx.load(str(folder / "adapters.safetensors")).values())
-        for folder in (theirs, ours)
+        sum(value.size for value in read_adapter(folder).values()) for folder in (theirs, ours)
     )
     pairs = {
         "what learns": (
@@ -152,12 +152,21 @@ def differences(checked: dict[str, Any], theirs: Path, ours: Path, learned_token
     return [*lines, f"mlx_vlm's side: {versions}; mm1_mlx's: mlx {version('mlx')}."]
 
 
+def read_adapter(folder: Path) -> dict[str, mx.array]:
+    """Read the weights of an adapter folder."""
+    weights = mx.load(str(folder / "adapters.safetensors"))
+    if not isinstance(weights, dict):
+        raise MM1Error(f"{folder}/adapters.safetensors does not hold named arrays.")
+    return weights
+
+
 def measure(args: argparse.Namespace, folder: Path) -> None:
-    """Make, check, run, print."""
-    sizes = Sizes(args.image_size, *args.widths, args.layers)
+    """Make rows and models, check both sides, run all runs and print the table."""
+    encoder_dims, decoder_dims = args.widths
+    sizes = Sizes(args.image_size, encoder_dims, decoder_dims, args.layers)
     make_all(folder, sizes, args.rows)
     check = spawn((args.their_python, SIDE, "check", folder / "theirs", folder / "rows"), folder / "check")
-    checked, results = json.loads(check.told), {}
+    checked, results = json.loads(check.output), {}
     for repeat in range(args.repeats):
         for run in RUNS if repeat % 2 == 0 else RUNS[::-1]:
             out = folder / str(repeat) / run.name
@@ -166,8 +175,8 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
             print(f"{repeat + 1}: {run.name}, {numbers['rows_per_second']:.2f} rows/s", file=sys.stderr)
     text, learned = count_tokens(folder / "rows", folder / "tokenizer")
     ours = next(run for run in RUNS if not run.theirs)
-    lines = differences(checked, folder / "0" / RUNS[0].name, folder / "0" / ours.name, learned)
-    print(draw(results, sizes, text), "\nWhat differs:", *(f"- {line}" for line in lines), sep="\n")
+    lines = list_differences(checked, folder / "0" / RUNS[0].name, folder / "0" / ours.name, learned)
+    print(write_table(results, sizes, text), "\nWhat differs:", *(f"- {line}" for line in lines), sep="\n")
     if args.json:
         found = {"sizes": asdict(sizes), "rows": args.rows, "checked": checked, "differences": lines}
         args.json.write_text(json.dumps(found | {"results": results}, indent=2) + "\n", "utf-8")
@@ -177,7 +186,7 @@ def require_mlx_vlm(python: str) -> None:
     """Refuse a Python without mlx_vlm's tuning.
 
     Raises:
-        MM1Error: says how to install it.
+        MM1Error: mlx_vlm is missing; the message says how to install it.
     """
     try:
         done = subprocess.run([python, "-c", "import mlx_vlm.train"], capture_output=True, text=True)

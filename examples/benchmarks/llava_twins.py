@@ -25,7 +25,7 @@ ROW_KINDS = 3  # a short answer, a caption, a caption and several answers
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of both models."""
+    """The sizes of both models."""
 
     image_size: int  # pixels, each side
     encoder_dims: int
@@ -40,12 +40,12 @@ class Sizes:
 
     @property
     def num_pooled(self) -> int:
-        """Visual tokens of the C-Abstractor: one for 2 x 2 patches, as MM1 makes 144 of 576."""
+        """The number of visual tokens of the C-Abstractor: one for 2 x 2 patches, as MM1 makes 144 of 576."""
         return (self.image_size // self.patch_size // 2) ** 2
 
 
 def make_rows(folder: Path, number: int) -> None:
-    """Pictures, and questions with short and long answers in ``train.jsonl``, a form that both sides read."""
+    """Write pictures, and questions with short and long answers in ``train.jsonl``, a form that both sides read."""
     folder.mkdir(parents=True)
     lines = []
     for row in range(number):
@@ -64,7 +64,7 @@ def make_rows(folder: Path, number: int) -> None:
 
 
 def count_tokens(rows: Path, companions: Path) -> tuple[float, float]:
-    """Text tokens of a row, the chat template's included, and tokens of its answer and end: means."""
+    """Return the mean text tokens of a row, with those of the chat template, and those of its answer and end."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(companions / "tokenizer.json"))
@@ -81,14 +81,14 @@ def count_tokens(rows: Path, companions: Path) -> tuple[float, float]:
 def make_ours(
     folder: Path, sizes: Sizes, companions: Path, *, num_visual_tokens: int, twin: MM1 | None = None
 ) -> MM1:
-    """An MM1 folder. As many visual tokens as patches: LLaVA's connector; fewer: a C-Abstractor.
+    """Make an MM1 folder, with LLaVA's connector for as many visual tokens as patches, else with a C-Abstractor.
 
     Args:
-        folder: to make.
-        sizes: of the model.
+        folder: the folder to make.
+        sizes: the sizes of the model.
         companions: folder of the tokenizer.
-        num_visual_tokens: of a picture, a perfect square.
-        twin: the model whose image encoder and decoder it has.
+        num_visual_tokens: number of visual tokens of a picture, a perfect square.
+        twin: the model whose image encoder and decoder are copied.
     """
     convolutions = num_visual_tokens < sizes.num_patches
     mx.random.seed(0)
@@ -119,7 +119,7 @@ def make_ours(
                     "num_blocks": BLOCKS if convolutions else 0,
                     "num_readout_layers": 2,
                 },
-                "text_config": _decoder(sizes),
+                "text_config": _describe_decoder(sizes),
                 "image_config": {
                     "image_size": sizes.image_size,
                     "mean": MEAN,
@@ -127,7 +127,7 @@ def make_ours(
                     "resize": "crop",
                 },
                 "image_token_id": tiny.IMAGE_ID,
-                "eos_token_id": _end_id(companions),
+                "eos_token_id": _find_end_id(companions),
             }
         )
     )
@@ -139,9 +139,9 @@ def make_ours(
 
 
 def make_theirs(folder: Path, sizes: Sizes, companions: Path, twin: MM1) -> None:
-    """A ``llava`` folder as transformers stores it, with the weights of ``twin``."""
+    """Make a ``llava`` folder as transformers stores it, with the weights of ``twin``."""
     folder.mkdir(parents=True)
-    weights = dict(their_weights(twin, sizes))
+    weights = dict(name_their_weights(twin, sizes))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
     vision = {
         "model_type": "clip_vision_model",
@@ -157,12 +157,12 @@ def make_theirs(folder: Path, sizes: Sizes, companions: Path, twin: MM1) -> None
         "model_type": "llava",
         "architectures": ["LlavaForConditionalGeneration"],
         "vision_config": vision,
-        "text_config": _decoder(sizes),
+        "text_config": _describe_decoder(sizes),
         "image_token_index": tiny.IMAGE_ID,
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
         "vocab_size": tiny.VOCAB_SIZE,
-        "eos_token_id": _end_id(companions),
+        "eos_token_id": _find_end_id(companions),
     }
     pixels = {
         "image_processor_type": "CLIPImageProcessor",
@@ -185,8 +185,8 @@ def make_theirs(folder: Path, sizes: Sizes, companions: Path, twin: MM1) -> None
         (folder / source.name).write_bytes(source.read_bytes())
 
 
-def their_weights(twin: MM1, sizes: Sizes):
-    """transformers' names for the weights of an MM1 with LLaVA's connector."""
+def name_their_weights(twin: MM1, sizes: Sizes):
+    """Yield the weights of an MM1 with LLaVA's connector under the names of transformers."""
     encoder, own = "vision_tower.vision_model.", dict(tree_flatten(twin.parameters()))
     patches = own.pop("image_encoder.patch_embedding.weight")
     patches = patches.reshape(-1, sizes.patch_size, sizes.patch_size, 3).transpose(0, 3, 1, 2)
@@ -214,7 +214,7 @@ def their_weights(twin: MM1, sizes: Sizes):
         yield key, value
 
 
-def _decoder(sizes: Sizes) -> dict:
+def _describe_decoder(sizes: Sizes) -> dict:
     heads = sizes.decoder_dims // sizes.head_dims
     return {
         "model_type": "llama",
@@ -229,5 +229,5 @@ def _decoder(sizes: Sizes) -> dict:
     }
 
 
-def _end_id(companions: Path) -> int:
+def _find_end_id(companions: Path) -> int:
     return json.loads((companions / "generation_config.json").read_text("utf-8"))["eos_token_id"]

@@ -1,8 +1,11 @@
-"""What ``against_mlx_vlm.py`` runs in the Python that has mlx_vlm; it needs nothing of ours.
+"""What ``against_mlx_vlm.py`` runs in the Python that has mlx_vlm; it imports nothing of mm1_mlx.
 
 python mlx_vlm_side.py train …          # mlx_vlm.train with these flags
 python mlx_vlm_side.py check MODEL DATA # its defaults, and what its training call sees, as JSON
 """
+
+# mlx_vlm is not installed where types are checked.
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx_vlm import load, train
 from mlx_vlm.models.llava.processing_llava import LlavaProcessor
 from mlx_vlm.trainer.common.callbacks import TrainingCallback
@@ -25,10 +29,10 @@ from mlx_vlm.trainer.vlm.sft.runtime import collate_vlm_batch, forward_vlm_logit
 
 
 def drop_padding() -> None:
-    """The one change: LlavaProcessor no longer hands the tokenizer's ``padding`` to the image processor.
+    """Make LlavaProcessor no longer give the tokenizer's ``padding`` to the image processor, the one change here.
 
     transformers since 5.4 refuses the option there (Blaizzy/mlx-vlm#870), so that no LLaVA can read a picture. A
-    row is tokenised alone, and there is nothing to pad.
+    row is tokenised by itself, and there is nothing to pad.
     """
     original = LlavaProcessor.__call__
 
@@ -39,7 +43,7 @@ def drop_padding() -> None:
 
 
 class Lines(TrainingCallback):
-    """Every report as a line of a file."""
+    """A callback that writes every report as a line of a file."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -50,17 +54,17 @@ class Lines(TrainingCallback):
 
 
 def tune(argv: list[str]) -> None:
-    """What ``python -m mlx_vlm.train`` does."""
+    """Train as ``python -m mlx_vlm.train`` does."""
     args, settings = train.parse_args(argv)
     train.run(args, settings, Lines(Path(settings.adapter_file).with_name("metrics.jsonl")))
 
 
 def check(model_path: str, data: str) -> dict[str, Any]:
-    """Defaults of mlx_vlm.train; whether its training call predicts from what comes later; what its loss covers."""
+    """Return the defaults of mlx_vlm.train, whether its logits depend on later tokens, and what its loss covers."""
     args, settings = train.parse_args(["--model", model_path, "--data", data])
     model, processor = load(model_path)
     dataset = VisionDataset(load_rows(data)["train"], model.config, processor, config=settings)
-    unchanged = failure(lambda: dataset[0])
+    unchanged = describe_failure(lambda: dataset[0])
     if unchanged:
         drop_padding()
 
@@ -77,32 +81,33 @@ def check(model_path: str, data: str) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("mlx-vlm", "mlx", "transformers")},
         "defaults": vars(args) | asdict(settings) | {"model": None, "data": None},
         "unchanged": unchanged,
-        "moved": moved(model, ids, mask, batch),
-        "moved_without_mask": moved(model, ids, None, batch),
+        "moved": measure_movement(model, ids, mask, batch),
+        "moved_without_mask": measure_movement(model, ids, None, batch),
         "row_tokens": batch["attention_mask"].sum().item(),
         "learned": metrics["num_tokens"].item(),
         "learned_image_places": 0 if settings.train_on_completions else places,
-        "batch_of_two": failure(lambda: mx.eval(vlm_sft_loss(model, batch_of(2))[0])),
+        "batch_of_two": describe_failure(lambda: mx.eval(vlm_sft_loss(model, batch_of(2))[0])),
     }
 
 
-def moved(model: Any, ids: mx.array, mask: mx.array | None, batch: dict[str, Any]) -> float:
-    """How far logits before one of the last tokens move, at most, when it changes; of the largest logit."""
-    last = int(batch["attention_mask"].sum().item()) - 2  # the very last is not always read
+def measure_movement(model: Any, ids: mx.array, mask: mx.array | None, batch: dict[str, Any]) -> float:
+    """Return how far the logits before one of the last tokens move when it changes, in shares of the largest logit."""
+    last = int(batch["attention_mask"].sum().item()) - 2  # the last token is not always read
     other = mx.array(ids)
     other[0, last] = (other[0, last] + 7) % model.config.text_config.vocab_size
     plain, changed = (forward_vlm_logits(model, x, mask, batch)[0, :last] for x in (ids, other))
-    return (mx.abs(plain - changed).max() / mx.abs(plain).max()).item()
+    return np.array(mx.abs(plain - changed).max() / mx.abs(plain).max()).item()
 
 
-def failure(attempt: Callable[[], Any]) -> str:
-    """What goes wrong at the bottom of it, or nothing."""
+def describe_failure(attempt: Callable[[], Any]) -> str:
+    """Return the first cause of the error that ``attempt`` raises, or "" where it raises none."""
     try:
         attempt()
     except Exception as error:
-        while error.__cause__ or error.__context__:
-            error = error.__cause__ or error.__context__
-        return f"{type(error).__name__}: {error}"
+        cause: BaseException = error
+        while (earlier := cause.__cause__ or cause.__context__) is not None:
+            cause = earlier
+        return f"{type(cause).__name__}: {cause}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What reading from shards costs a pre-training: time beside rows in memory, memory as it goes on, rows after a resume.
+"""What reading from shards costs a pre-training: time against rows in memory, memory over time, rows after a resume.
 
     python examples/benchmarks/sharded_sources.py                          # 20,000 rows, 2,000 updates
     python examples/benchmarks/sharded_sources.py --rows 2000 --updates 400
@@ -35,13 +35,19 @@ RESUMED = 100  # updates after a stop that are compared
 GROUP = 100  # rows of a Parquet row group
 
 
-class InMemory(list[Record]):
+class InMemory:
     """The rows of a file, read once, in the groups in which the file would be read."""
 
     def __init__(self, file: Any):
-        super().__init__(file[index] for index in range(len(file)))
+        self._rows: list[Record] = [file[index] for index in range(len(file))]
         if hasattr(file, "groups"):
             self.groups = file.groups
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._rows[index]
 
 
 def write_rows(folder: Path, rows: int) -> None:
@@ -53,35 +59,35 @@ def write_rows(folder: Path, rows: int) -> None:
     for shard in range(SHARDS):
         with tarfile.open(folder / f"captions-{shard}.tar", "w") as archive:
             for index in range(shard * each, (shard + 1) * each):
-                picture, caption = captioned(index)
+                picture, caption = make_captioned_picture(index)
                 for suffix, data in (("jpg", picture), ("txt", caption.encode())):
                     member = tarfile.TarInfo(f"{index:06}.{suffix}")
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
         table = pyarrow.Table.from_pylist(
-            [document(index) for index in range(shard * each, (shard + 1) * each)]
+            [make_document(index) for index in range(shard * each, (shard + 1) * each)]
         )
         pyarrow.parquet.write_table(table, folder / f"documents-{shard}.parquet", row_group_size=GROUP)
     lines = (json.dumps(CORPORA["text"](index, 0)) for index in range(rows - 2 * SHARDS * each))
     (folder / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def captioned(index: int) -> tuple[bytes, str]:
-    """Return a picture as JPEG and its caption."""
+def make_captioned_picture(index: int) -> tuple[bytes, str]:
+    """Make a picture, as JPEG, and its caption."""
     row, packed = CORPORA["captions"](index, 0), io.BytesIO()
     row["image"].save(packed, "JPEG")
     return packed.getvalue(), row["caption"]
 
 
-def document(index: int) -> dict[str, Any]:
-    """Return a document of two pictures in OBELICS' columns."""
-    pairs = [captioned((1 << 20) + 2 * index + number) for number in range(2)]
+def make_document(index: int) -> dict[str, Any]:
+    """Make a document of two pictures in the columns of OBELICS."""
+    pairs = [make_captioned_picture((1 << 20) + 2 * index + number) for number in range(2)]
     pictures = [piece for picture, _ in pairs for piece in (picture, None)]
     return {"images": pictures, "texts": [piece for _, text in pairs for piece in (None, text)]}
 
 
-def recipe(folder: Path, updates: int) -> PretrainingRecipe:
-    """Return a recipe for a small model, so that reading weighs more beside computing than it would."""
+def make_recipe(folder: Path, updates: int) -> PretrainingRecipe:
+    """Return a recipe for a small model, with which reading takes a larger share of the time than usual."""
     sources = {
         "captions": {"path": str(folder / f"captions-{{0..{SHARDS - 1}}}.tar")},
         "interleaved": {"path": str(folder / f"documents-{{0..{SHARDS - 1}}}.parquet")},
@@ -99,10 +105,10 @@ def recipe(folder: Path, updates: int) -> PretrainingRecipe:
 
 
 class Watch:
-    """Looks at the clock, memory and the mixture as updates come.
+    """Records time, memory and the mixture at each update.
 
     Args:
-        every: updates between looks at memory.
+        every: number of updates between measurements of memory.
         stop: the update after which the run is stopped, as by a signal; None: it runs to its end.
     """
 
@@ -119,15 +125,15 @@ class Watch:
             self.first, self.began, self.used = update, time.perf_counter(), time.process_time()
         self.ended, self.spent = time.perf_counter(), time.process_time()
         self.lines[update] = line["loss"]
-        for name, told in line["mixture"].items():
-            self.shares[name] = self.shares.get(name, 0) + told["rows"]
+        for name, source in line["mixture"].items():
+            self.shares[name] = self.shares.get(name, 0) + source["rows"]
         if update % self._every == 0:
-            self.resident[update] = resident_bytes()
-        if update == self._stop:
+            self.resident[update] = measure_resident_bytes()
+        if update == self._stop and self.trainer is not None:
             self.trainer.stop("the benchmark")
 
-    def measured(self) -> dict[str, Any]:
-        """Return seconds, bytes, shares and losses."""
+    def summarise(self) -> dict[str, Any]:
+        """Return the measured seconds, bytes, shares and losses."""
         return {
             "wall": self.ended - self.began,
             "cpu": self.spent - self.used,
@@ -137,8 +143,8 @@ class Watch:
         }
 
 
-def resident_bytes() -> int:
-    """Return what this process holds in memory now."""
+def measure_resident_bytes() -> int:
+    """Return how many bytes of memory this process holds now."""
     found = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True)
     return int(found.stdout) * 1024
 
@@ -148,7 +154,7 @@ def run(way: str, folder: Path, updates: int, output: Path) -> dict[str, Any]:
     if way == "memory":
         for suffix, reader in list(READERS.items()):
             READERS[suffix] = lambda path, columns, reader=reader: InMemory(reader(path, columns))
-    plan = recipe(folder, updates)
+    plan = make_recipe(folder, updates)
     stages, (stage,) = Stages(plan, output, {}), plan.stages
     middle = updates // 2 + 3
     watch = Watch(updates // 10, {"stopped": middle, "resumed": middle + RESUMED}.get(way))
@@ -157,13 +163,13 @@ def run(way: str, folder: Path, updates: int, output: Path) -> dict[str, Any]:
     if way == "resumed" and not trainer.resume():
         raise SystemExit("there is nothing to go on from")
     trainer.train()
-    return watch.measured()
+    return watch.summarise()
 
 
-def in_a_process(way: str, folder: Path, updates: int, output: Path) -> dict[str, Any]:
+def run_in_process(way: str, folder: Path, updates: int, output: Path) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    told = [__file__, "--way", way, "--folder", folder, "--updates", updates, "--output", output]
-    done = subprocess.run([sys.executable, *map(str, told)], stdout=subprocess.PIPE, check=True)
+    flags = [__file__, "--way", way, "--folder", folder, "--updates", updates, "--output", output]
+    done = subprocess.run([sys.executable, *map(str, flags)], stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout)
     print(f"{way:8}: {found['wall']:.1f} s wall, {found['cpu']:.1f} s cpu", file=sys.stderr)
     return found
@@ -173,7 +179,7 @@ def compare(folder: Path, updates: int) -> dict[str, Any]:
     """Run all ways and return the figures."""
     ways = ("shards", "memory", "stopped", "resumed")
     outputs = {way: folder / way for way in ways} | {"resumed": folder / "stopped"}
-    found = {way: in_a_process(way, folder, updates, outputs[way]) for way in ways}
+    found = {way: run_in_process(way, folder, updates, outputs[way]) for way in ways}
     shards, memory = found["shards"], found["memory"]
     whole, again = shards["losses"], found["resumed"]["losses"]
     resident = shards["resident"]

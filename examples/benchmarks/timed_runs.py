@@ -1,4 +1,4 @@
-"""Runs of both sides in processes of their own, and what was measured of them; for ``against_mlx_vlm.py``."""
+"""Run both sides in processes of their own and measure them, for ``against_mlx_vlm.py``."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ RUNS = (
 class Used:
     """What a process took of the machine."""
 
-    told: str  # on stdout
-    process_gb: float  # resident, at most
-    cpu_seconds: float | None  # since the lines were there that it was told to wait for; None off Linux
+    output: str  # on stdout
+    process_gb: float  # the largest resident memory
+    cpu_seconds: float | None  # since the file had the lines to wait for; None where it is not Linux
 
 
 def spawn(argv: Sequence[Any], log: Path, *, lines_in: Path | None = None, lines: int = 0) -> Used:
@@ -66,7 +66,7 @@ def spawn(argv: Sequence[Any], log: Path, *, lines_in: Path | None = None, lines
         argv: the command.
         log: what it prints goes there, beside ``.out`` and ``.err``.
         lines_in: a file that the command writes; CPU seconds count from when it has ``lines``.
-        lines: in that file.
+        lines: number of lines in that file.
 
     Raises:
         MM1Error: the command failed.
@@ -85,18 +85,19 @@ def spawn(argv: Sequence[Any], log: Path, *, lines_in: Path | None = None, lines
                 and lines_in.exists()
                 and lines_in.read_bytes().count(b"\n") >= lines
             ):
-                before = cpu_seconds(process.pid)
+                before = measure_cpu_seconds(process.pid)
             time.sleep(0.02)
         process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0), err.seek(0)
+        out.seek(0)
+        err.seek(0)
         if process.returncode:
             raise MM1Error(f"{' '.join(map(str, argv[:4]))} … failed: {err.read().strip()[-800:]}")
         spent = None if before is None else usage.ru_utime + usage.ru_stime - before
         return Used(out.read(), usage.ru_maxrss * MAXRSS / GB, spent)
 
 
-def cpu_seconds(pid: int) -> float | None:
-    """What a running process has computed so far, all threads together, as Linux tells it."""
+def measure_cpu_seconds(pid: int) -> float | None:
+    """Return the CPU seconds of a running process so far, all threads together; None where it is not Linux."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -107,15 +108,15 @@ def cpu_seconds(pid: int) -> float | None:
 def train(
     run: Run, folder: Path, out: Path, python: str, rows: int, measured: int
 ) -> dict[str, float | None]:
-    """One run: what it tells about itself after the first pass over all rows, and what it used.
+    """Train one run; return what it reports after the first pass over all rows, and what it used.
 
     Args:
-        run: which.
-        folder: of rows and models.
+        run: the run to train.
+        folder: the folder with rows and models.
         out: folder to make, for its adapter and its metrics.
-        python: that has mlx_vlm.
-        rows: of the data.
-        measured: rows after the first pass.
+        python: the Python that has mlx_vlm.
+        rows: number of rows of the data.
+        measured: number of rows after the first pass.
     """
     first, last = -(-rows // run.rows), -(-rows // run.rows) + -(-measured // run.rows)
     out.mkdir(parents=True)
@@ -151,7 +152,7 @@ def train(
 
 
 def read_theirs(lines: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of mlx_vlm's reports, each of one row; it counts tokens that are read, so not the last of a row without padding."""
+    """Sum up the reports of mlx_vlm, each of one row; the last token of a row without padding is not counted."""
     padded = sum(line["train_num_padded_tokens"] for line in lines)
     read = sum(line["train_num_processed_tokens"] for line in lines)
     return {
@@ -163,7 +164,7 @@ def read_theirs(lines: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def read_ours(lines: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of ``metrics.jsonl``, each of one update."""
+    """Sum up the lines of our ``metrics.jsonl``, each of one update."""
     return {
         "seconds": sum(1 / line["updates_per_second"] for line in lines),
         "tokens": sum(line["tokens_per_second"] / line["updates_per_second"] for line in lines),

@@ -1,7 +1,7 @@
 """Score short answers: against those of ten people, or as exactly right or wrong.
 
 Source: Antol et al., "VQA: Visual Question Answering" (arXiv:1505.00468), and the evaluation program that its authors
-published, accidents included. lmms-eval's rules are those of its ``EvalAIAnswerProcessor``.
+published, with its quirks. lmms-eval's rules are those of its ``EvalAIAnswerProcessor``.
 """
 
 import re
@@ -10,9 +10,11 @@ from typing import Literal
 
 from mm1_mlx.errors import DataError
 
-ENOUGH = 3  # people who gave an answer make it wholly right
+ENOUGH = 3  # people who give an answer make it fully right
 SIGNS = ';/[]"{}()=+\\_-><@`,?!'
-PERIOD = re.compile(r"\.(?!\d)")  # before no digit; it was meant to be after none either
+PERIOD = re.compile(
+    r"\.(?!\d)"
+)  # not before a digit; the program also meant "not after a digit", but does not check it
 MOST_PERIODS = 32  # the program passes re.UNICODE, 32, where a number of replacements belongs
 COMMA = {"official": re.compile(r"\d,\d"), "lmms": re.compile(r"\d,+\d")}
 ARTICLES = {"a", "an", "the"}
@@ -24,7 +26,7 @@ DIGITS = dict(
     )
 )
 NUMBERS = {"none": "0"} | DIGITS
-# A word without its apostrophe gets it back,
+# A word that lacks its apostrophe gets it back.
 ONE_APOSTROPHE = [
     "'twas",
     "ain't",
@@ -100,7 +102,7 @@ ONE_APOSTROPHE = [
     "you're",
     "you've",
 ]
-# a word without one of several the missing one, and only this one loses it.
+# A word that lacks one of its several apostrophes gets that one back.
 MORE_APOSTROPHES = [
     "'ow's'at",
     "couldn't've",
@@ -136,19 +138,19 @@ Rules = Literal["official", "lmms"]
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str], rules: Rules = "official") -> float:
-    """Return how many people agree with an answer, from 0 to 1, where three are enough.
+    """Return the VQA accuracy of an answer, from 0 to 1: 1 where three people gave the same answer.
 
-    It is the mean over the people of what the answer scores against all the others.
+    It is the mean over the people, each left out in turn, of the answer's score against all others.
 
     Args:
         prediction: The model's answer.
         answers: The people's answers, usually ten.
-        rules: ``"official"`` tidies the answers only where the people's differ; ``"lmms"``, as lmms-eval does it,
-            always, and takes commas, question marks and the ``'s`` apart before.
+        rules: ``"official"`` tidies the answers only where the people's differ; ``"lmms"`` does as lmms-eval: it always
+            tidies them, and first removes commas and question marks and splits off the ``'s``.
 
     Raises:
-        DataError: If there are fewer than two answers, so that nobody is left to compare with.
-        ValueError: If the rules are not known.
+        DataError: there are fewer than two answers, so that none is left to compare with.
+        ValueError: the rules are not known.
     """
     if rules not in COMMA:
         raise ValueError(f'`rules` is {rules!r}, expected "official" or "lmms".')
@@ -159,29 +161,29 @@ def vqa_accuracy(prediction: str, answers: Sequence[str], rules: Rules = "offici
             f"`answers` has {len(answers)}, expected at least 2 (usually 10), each left out in turn."
         )
     if rules == "lmms":
-        prediction, *answers = (_lmms_words(answer) for answer in (prediction, *answers))
-    prediction, *answers = (_one_line(answer) for answer in (prediction, *answers))
+        prediction, *answers = (_tidy_as_lmms(answer) for answer in (prediction, *answers))
+    prediction, *answers = (_drop_line_breaks(answer) for answer in (prediction, *answers))
     if rules == "lmms" or len(set(answers)) > 1:
-        prediction, *answers = (normalise(answer, rules) for answer in (prediction, *answers))
+        prediction, *answers = (tidy_answer(answer, rules) for answer in (prediction, *answers))
     agreeing = sum(answer == prediction for answer in answers)
     scores = (min(1.0, (agreeing - (answer == prediction)) / ENOUGH) for answer in answers)
     return sum(scores) / len(answers)
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """Return 1 if a prediction is one of the answers, else 0; case, blanks and a final sign do not matter.
+    """Return 1 if a prediction is one of the answers, else 0; case, blanks and final punctuation do not matter.
 
     Raises:
-        DataError: If there is no answer.
+        DataError: there is no answer.
     """
     if isinstance(answers, str) or not answers:
         raise DataError(f"`answers` is {answers!r}, expected a list of at least one answer.")
-    return float(_folded(prediction) in map(_folded, answers))
+    return float(_fold(prediction) in map(_fold, answers))
 
 
-def normalise(answer: str, rules: Rules = "official") -> str:
-    """Tidy an answer: signs away, number words as digits, no articles, apostrophes where they belong."""
-    joined = COMMA[rules].search(answer) is not None  # then signs leave no blank
+def tidy_answer(answer: str, rules: Rules = "official") -> str:
+    """Tidy an answer: drop punctuation and articles, write number words as digits, restore apostrophes."""
+    joined = COMMA[rules].search(answer) is not None  # in that case a removed sign leaves no blank
     text = answer
     for sign in SIGNS:
         beside_blank = f"{sign} " in answer or f" {sign}" in answer
@@ -191,13 +193,13 @@ def normalise(answer: str, rules: Rules = "official") -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def _one_line(answer: str) -> str:
+def _drop_line_breaks(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _lmms_words(answer: str) -> str:
+def _tidy_as_lmms(answer: str) -> str:
     return answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
 
 
-def _folded(answer: str) -> str:
+def _fold(answer: str) -> str:
     return " ".join(answer.casefold().split()).rstrip(" .,;:!?。！？")

@@ -1,6 +1,6 @@
-"""Ask a model a block of queries at a time: shots that all share are read once, pictures are encoded together.
+"""Ask a model one block of queries at a time: common shots are read once, pictures are encoded together.
 
-Blocks do not depend on one another, so that whoever stops and goes on gets the same answers.
+Blocks do not depend on one another, so that a run that stops and is resumed gives the same answers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from mm1_mlx.errors import DataError, PictureError
-from mm1_mlx.evaluation.prompts import kind_of
+from mm1_mlx.evaluation.prompts import find_kind
 from mm1_mlx.evaluation.results import Line
 from mm1_mlx.evaluation.settings import EvaluationSettings
 from mm1_mlx.evaluation.tasks.task import Item
@@ -24,6 +24,7 @@ from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.reading import read
 from mm1_mlx.generation.request import Request
 from mm1_mlx.generation.stream import stream_answer
+from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.vision.cache import VisionCache
@@ -31,13 +32,13 @@ from mm1_mlx.vision.encode import encode_ahead
 
 
 class Asker:
-    """Asks what a writer writes.
+    """Asks a model the prompts that a writer writes.
 
     Args:
         model: from ``load``.
         processor: from ``load``.
-        writer: of the task's prompts.
-        settings: how it is asked.
+        writer: writes the task's prompts.
+        settings: how the queries are asked.
         vision_cache: where visual tokens are kept.
     """
 
@@ -56,15 +57,15 @@ class Asker:
             prefill_step_size=settings.prefill_step_size,
             vision_batch_size=settings.vision_batch_size,
         )
-        self._prefixes: dict[Cell, Prefix] = {}  # of the cell asked last
+        self._prefixes: dict[Cell, Prefix] = {}  # the shots of the cell that was asked last
 
     @property
     def block_size(self) -> int:
-        """How many queries are asked together."""
+        """The number of queries that are asked together."""
         return 1 if self._settings.one_by_one else WINDOW * self._settings.batch_size
 
-    def block(self, cell: Cell, indices: Sequence[int]) -> list[Line]:
-        """Return a line for each of some queries, in their order.
+    def ask_block(self, cell: Cell, indices: Sequence[int]) -> list[Line]:
+        """Ask a block of queries and return a line for each, in their order.
 
         Raises:
             DataError: a picture is damaged and ``skip_missing`` is off, or a prompt does not fit the context.
@@ -87,20 +88,22 @@ class Asker:
             )
         ranked = self._rank(cell, {index: own for index, own in asked.items() if index in texts})
         return [
-            self._head(cell, index) | {"error": failed[index]}
+            self._begin_line(cell, index) | {"error": failed[index]}
             if index in failed
-            else self._head(cell, index) | self._said(asked[index], texts[index]) | ranked.get(index, {})
+            else self._begin_line(cell, index)
+            | self._end_line(asked[index], texts[index])
+            | ranked.get(index, {})
             for index in indices
         ]
 
     def _ask_together(self, cell: Cell, asked: dict[int, Asked], failed: dict[int, str]) -> dict[int, str]:
-        """Return what the model wrote, by index; what is wrong with pictures goes into ``failed``."""
+        """Return what the model wrote, by index; write errors about pictures into ``failed``."""
         if not asked:
             return {}
         pictures = [picture for own in asked.values() for picture in own.inputs.pictures]
         encode_ahead(self._model, pictures, self._vision_cache, batch_size=self._settings.vision_batch_size)
         indices, texts = list(asked), {}
-        with closing(self._engine(cell, next(iter(asked.values())).query)) as engine:
+        with closing(self._open_engine(cell, next(iter(asked.values())).query)) as engine:
             requests = [replace(own.request, prompt=own.inputs) for own in asked.values()]
             for answer in answers_of(engine, requests):
                 if answer.error is not None:
@@ -110,7 +113,7 @@ class Asker:
         return texts
 
     def _ask_alone(self, cell: Cell, asked: dict[int, Asked], failed: dict[int, str]) -> dict[int, str]:
-        """As ``_ask_together``, but each prompt is read from its first token, and nothing is kept of it."""
+        """Do as ``_ask_together``, but read each prompt from its first token and keep nothing of it."""
         texts = {}
         for index, own in asked.items():
             request = replace(own.request, prompt=own.inputs)
@@ -121,18 +124,18 @@ class Asker:
                 failed[index] = " ".join(str(error).split())
         return texts
 
-    def _engine(self, cell: Cell, query: Item) -> Engine:
+    def _open_engine(self, cell: Cell, query: Item) -> Engine:
         return Engine(
             self._model,
             self._processor,
             self._decoding,
             batch_size=self._settings.batch_size,
             vision_cache=self._vision_cache,
-            prefix=self._prefix(cell, query),
+            prefix=self._read_prefix(cell, query),
         )
 
-    def _prefix(self, cell: Cell, query: Item) -> Prefix | None:
-        """Return a seed's fixed shots, read; None where each query has its own, or there are none."""
+    def _read_prefix(self, cell: Cell, query: Item) -> Prefix | None:
+        """Read a seed's fixed shots into a prefix; return None where each query has its own shots, or none."""
         num_shots = cell.shots or self._settings.num_text_shots
         if self._settings.select != "fixed" or not num_shots or query.image is None:
             return None
@@ -145,17 +148,17 @@ class Asker:
         return self._prefixes[cell]
 
     def _rank(self, cell: Cell, asked: dict[int, Asked]) -> dict[int, Line]:
-        """Return the likeliest of each query's choices, by index."""
+        """Find the likeliest of each query's choices, by index."""
         choosing = {index: own for index, own in asked.items() if self._writer.ranks(own.query)}
         if not choosing:
             return {}
         if self._settings.one_by_one:
-            return {index: self._likeliest(own, None) for index, own in choosing.items()}
-        with closing(self._engine(cell, next(iter(choosing.values())).query)) as engine:
-            return {index: self._likeliest(own, engine) for index, own in choosing.items()}
+            return {index: self._find_likeliest(own, None) for index, own in choosing.items()}
+        with closing(self._open_engine(cell, next(iter(choosing.values())).query)) as engine:
+            return {index: self._find_likeliest(own, engine) for index, own in choosing.items()}
 
-    def _likeliest(self, own: Asked, engine: Engine | None) -> Line:
-        """Score a query's choices, alone or by an engine that holds the shots."""
+    def _find_likeliest(self, own: Asked, engine: Engine | None) -> Line:
+        """Find the likeliest of a query's choices, with an engine that holds the shots or without one."""
         request, choices = own.request, own.query.choices
         continuations = [self._writer.prompts.gap + choice for choice in choices]
         scored: list[Likelihood]
@@ -170,6 +173,8 @@ class Asker:
                 batch_size=1,
             )
         else:
+            if isinstance(request.prompt, Inputs):
+                raise ValueError("the prompt is prepared already; choices are ranked after its text.")
             scored = engine.score(
                 request.prompt,
                 request.images,
@@ -181,7 +186,7 @@ class Asker:
         totals = [likelihood.total for likelihood in scored]
         return {"ranked": choices[totals.index(max(totals))]}
 
-    def _head(self, cell: Cell, index: int) -> Line:
+    def _begin_line(self, cell: Cell, index: int) -> Line:
         exam = self._writer.exam
         query = exam.queries[index]
         line: Line = {"task": exam.task.name, "shots": cell.shots, "seed": cell.seed}
@@ -190,6 +195,6 @@ class Asker:
         line |= {"references": list(query.answers)}
         return line | ({} if query.group is None else {"group": query.group})
 
-    def _said(self, asked: Asked, text: str) -> Line:
-        answer = self._writer.prompts.cut(text, kind_of(asked.shots, asked.query))
+    def _end_line(self, asked: Asked, text: str) -> Line:
+        answer = self._writer.prompts.cut(text, find_kind(asked.shots, asked.query))
         return {"shot_ids": [item.id for item in asked.shots], "text": text, "answer": answer}

@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mm1_mlx.evaluation.captions import LONGEST_NGRAM, Ngram, Pair, ngrams, pairs
+from mm1_mlx.evaluation.captions import LONGEST_NGRAM, Ngram, Pair, count_ngrams, pair_words
 
 SMALL, TINY = 1e-9, 1e-15  # so that nothing right of nothing written gives almost 0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What BLEU needs of a caption, or of several in sum; the lists are by n."""
+    """The counts that BLEU needs of a caption, or their sums over captions; each list has an entry for each n."""
 
     written: list[int]  # n-grams of the candidate
-    right: list[int]  # of these, in a reference too
+    right: list[int]  # those of them that are in a reference too
     num_words: int
     num_reference_words: int
 
@@ -27,35 +27,35 @@ class Counts:
 def bleu(
     candidates: dict[str, str], references: dict[str, list[str]]
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Return BLEU-1 to BLEU-4 of all captions taken together, and each caption's.
+    """Return BLEU-1 to BLEU-4 of all captions together, and of each caption.
 
-    The scores of all together are not the means of each one's.
+    The scores of all together are not the means of the scores of each.
 
     Args:
         candidates: A caption for each key, as written.
         references: The captions that people wrote, for the same keys.
 
     Raises:
-        DataError: If there is nothing to score, or the keys differ, or a key has no reference.
+        DataError: there is nothing to score, or the keys differ, or a key has no reference.
     """
-    counts = {key: _counts(pair) for key, pair in pairs(candidates, references).items()}
-    return _scores(_sum(list(counts.values()))), {key: _scores(count) for key, count in counts.items()}
+    counts = {key: _count(pair) for key, pair in pair_words(candidates, references).items()}
+    return _score(_add_up(list(counts.values()))), {key: _score(count) for key, count in counts.items()}
 
 
-def _counts(pair: Pair) -> Counts:
+def _count(pair: Pair) -> Counts:
     most: Counter[Ngram] = Counter()
     for reference in pair.references:
-        most |= ngrams(reference)
+        most |= count_ngrams(reference)
     num_words = len(pair.candidate)
     written, right = [0] * LONGEST_NGRAM, [0] * LONGEST_NGRAM
-    for ngram, count in ngrams(pair.candidate).items():
+    for ngram, count in count_ngrams(pair.candidate).items():
         written[len(ngram) - 1] += count
         right[len(ngram) - 1] += min(count, most[ngram])
     _, closest = min((abs(len(reference) - num_words), len(reference)) for reference in pair.references)
     return Counts(written, right, num_words, closest)
 
 
-def _sum(counts: Sequence[Counts]) -> Counts:
+def _add_up(counts: Sequence[Counts]) -> Counts:
     return Counts(
         [sum(column) for column in zip(*(count.written for count in counts), strict=True)],
         [sum(column) for column in zip(*(count.right for count in counts), strict=True)],
@@ -64,7 +64,7 @@ def _sum(counts: Sequence[Counts]) -> Counts:
     )
 
 
-def _scores(counts: Counts) -> list[float]:
+def _score(counts: Counts) -> list[float]:
     ratio = (counts.num_words + TINY) / (counts.num_reference_words + SMALL)
     brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores = []

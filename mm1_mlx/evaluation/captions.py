@@ -1,4 +1,4 @@
-"""Bring candidates and their references together as words, the way the caption metrics read them."""
+"""Cut candidates and their references into words, as the caption metrics read them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,22 @@ class Pair:
     references: list[list[str]]
 
 
-def pairs(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Pair]:
-    """Return the words of each candidate and its references, by key.
+def pair_words(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Pair]:
+    """Return the words of each candidate and of its references, by key.
 
     Raises:
-        DataError: If there is no candidate, or the two do not have the same keys, or a reference is missing.
+        DataError: there is no candidate, or the two do not have the same keys, or a reference is missing.
     """
     _check(candidates, references)
     keys = list(candidates)
-    written = iter(_words([caption for captions in references.values() for caption in captions]))
+    written = iter(_cut_words([caption for captions in references.values() for caption in captions]))
     referenced = {key: [next(written) for _ in captions] for key, captions in references.items()}
-    words = dict(zip(keys, _words([candidates[key] for key in keys]), strict=True))
+    words = dict(zip(keys, _cut_words([candidates[key] for key in keys]), strict=True))
     return {key: Pair(words[key], referenced[key]) for key in keys}
 
 
-def ngrams(words: list[str]) -> Counter[Ngram]:
-    """Count the runs of one to four words."""
+def count_ngrams(words: list[str]) -> Counter[Ngram]:
+    """Count the n-grams: the runs of one to four words."""
     return Counter(
         tuple(words[start : start + n])
         for n in range(1, LONGEST_NGRAM + 1)
@@ -42,8 +42,8 @@ def ngrams(words: list[str]) -> Counter[Ngram]:
     )
 
 
-def _words(captions: list[str]) -> list[list[str]]:
-    """Cut captions that stand under one another into words; the metrics split tokens at hard blanks too."""
+def _cut_words(captions: list[str]) -> list[list[str]]:
+    """Cut captions into words, each with the next as its following line; hard blanks separate words too."""
     return [
         " ".join(ptb_tokens(caption, following)).split()
         for caption, following in zip(captions, [*captions[1:], ""], strict=True)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mm1_mlx.evaluation.captions import LONGEST_NGRAM, Ngram, ngrams, pairs
+from mm1_mlx.evaluation.captions import LONGEST_NGRAM, Ngram, count_ngrams, pair_words
 
 LENGTH_SIGMA = 6.0  # words of difference in length by which the score falls to 0.61
 SCALE = 10.0
@@ -18,7 +18,7 @@ SCALE = 10.0
 
 @dataclass(frozen=True)
 class Vector:
-    """A caption as its n-grams' weights, with the length of the vector for each n."""
+    """A caption as the weights of its n-grams, with the length of the vector for each n."""
 
     weights: dict[Ngram, float]
     norms: list[float]
@@ -26,7 +26,7 @@ class Vector:
 
 
 def cider(candidates: dict[str, str], references: dict[str, list[str]]) -> tuple[float, dict[str, float]]:
-    """Return the mean CIDEr-D of captions as written, and each caption's.
+    """Return the mean CIDEr-D of all captions, and the score of each.
 
     A score is 10 for a caption that is equal to its only reference and rarely goes above. With a single picture all
     scores are 0, for then no word is rarer than another.
@@ -36,27 +36,27 @@ def cider(candidates: dict[str, str], references: dict[str, list[str]]) -> tuple
         references: The captions that people wrote, for the same keys.
 
     Raises:
-        DataError: If there is nothing to score, or the keys differ, or a key has no reference.
+        DataError: there is nothing to score, or the keys differ, or a key has no reference.
     """
-    words = pairs(candidates, references)
-    counted = {key: [ngrams(reference) for reference in pair.references] for key, pair in words.items()}
-    rarity = _rarity(list(counted.values()))
+    words = pair_words(candidates, references)
+    counted = {key: [count_ngrams(reference) for reference in pair.references] for key, pair in words.items()}
+    rarity = _measure_rarity(list(counted.values()))
     unseen = math.log(len(words))
     scores = {}
     for key, pair in words.items():
-        candidate = _vector(ngrams(pair.candidate), rarity, unseen)
-        likeness = [_likeness(candidate, _vector(counts, rarity, unseen)) for counts in counted[key]]
+        candidate = _make_vector(count_ngrams(pair.candidate), rarity, unseen)
+        likeness = [_compare(candidate, _make_vector(counts, rarity, unseen)) for counts in counted[key]]
         scores[key] = SCALE * sum(likeness) / len(likeness)
     return sum(scores.values()) / len(scores), scores
 
 
-def _rarity(references: Sequence[Sequence[Counter[Ngram]]]) -> dict[Ngram, float]:
-    """Return for each n-gram the logarithm of how many pictures there are to one that has it."""
+def _measure_rarity(references: Sequence[Sequence[Counter[Ngram]]]) -> dict[Ngram, float]:
+    """Return for each n-gram the logarithm of the number of all pictures over that of the pictures with it."""
     pictures = Counter(ngram for captions in references for ngram in set().union(*captions))
     return {ngram: math.log(len(references)) - math.log(count) for ngram, count in pictures.items()}
 
 
-def _vector(counts: Counter[Ngram], rarity: Mapping[Ngram, float], unseen: float) -> Vector:
+def _make_vector(counts: Counter[Ngram], rarity: Mapping[Ngram, float], unseen: float) -> Vector:
     weights = {ngram: count * rarity.get(ngram, unseen) for ngram, count in counts.items()}
     squares = [0.0] * LONGEST_NGRAM
     for ngram, weight in weights.items():
@@ -65,8 +65,8 @@ def _vector(counts: Counter[Ngram], rarity: Mapping[Ngram, float], unseen: float
     return Vector(weights, [math.sqrt(square) for square in squares], num_bigrams)
 
 
-def _likeness(candidate: Vector, reference: Vector) -> float:
-    """Return the mean over n of the clipped cosine, less for a difference in length."""
+def _compare(candidate: Vector, reference: Vector) -> float:
+    """Return the mean over n of the clipped cosine, reduced where the captions differ in length."""
     products = [0.0] * LONGEST_NGRAM
     for ngram, weight in candidate.weights.items():
         if ngram in reference.weights:

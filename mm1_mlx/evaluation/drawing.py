@@ -12,7 +12,7 @@ from mm1_mlx.seeing.draw import color_of
 
 
 def draw_scores(results: Sequence[Result]) -> Image.Image:
-    """Draw a line for each task, with the interval of each score; numbers of shots stand side by side."""
+    """Draw a line for each task over the numbers of shots, with the interval of each score."""
     shots = sorted({result["shots"] for result in results})
     places = {number: 0.5 + at for at, number in enumerate(shots)}
     chart = Chart(
@@ -28,7 +28,8 @@ def draw_scores(results: Sequence[Result]) -> Image.Image:
         own = sorted((r for r in results if r["task"] == name), key=lambda result: result["shots"])
         chart.line([(places[result["shots"]], result["score"]) for result in own], color)
         for result in own:
-            chart.bar(places[result["shots"]], *result["interval"], color)
+            low, high = result["interval"]
+            chart.bar(places[result["shots"]], low, high, color)
             chart.point((places[result["shots"]], result["score"]), color)
     chart.key(list(colors.items()))
     return chart.image

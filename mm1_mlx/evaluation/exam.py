@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.settings import EvaluationSettings
-from mm1_mlx.evaluation.shots import shuffled
+from mm1_mlx.evaluation.shots import shuffle
 from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Split, Task
 
 
@@ -25,10 +25,10 @@ class Exam:
     queries: list[Item]
     support: list[Item]  # empty where no shots are asked for
     num_missing: int  # queries left out: no picture, or no answers
-    digests: dict[Split, str]  # equal where the data are; of the support set only where it was read
+    digests: dict[Split, str]  # equal for equal data; the support set has one only where it was read
 
-    def swapped(self, index: int) -> Item:
-        """Return a query with another one's picture, of those that have one: the control."""
+    def swap_picture(self, index: int) -> Item:
+        """Return a query with the picture of another query, as a control."""
         own, number = self.queries[index], len(self.queries)
         others = (self.queries[(index + number // 2 + step) % number] for step in range(number))
         image = next((o.image for o in others if o.image not in (None, own.image)), None)
@@ -38,18 +38,18 @@ class Exam:
 
 
 def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exam:
-    """Read a task's splits, and refuse what cannot be asked or scored.
+    """Read a task's splits and refuse items that cannot be asked or scored.
 
     Raises:
         DataError: a file is missing or not as published; pictures or answers are missing and ``skip_missing`` is off;
             or there are fewer examples than shots.
     """
-    queries = _drawn(task.read(data, "queries"), settings.limit, "limit")
+    queries = _draw_items(task.read(data, "queries"), settings.limit, "limit")
     if not queries:
         raise DataError(f"{task.name} has no queries; give data that have some.")
-    _require_once(queries, task)
+    _require_different_ids(queries, task)
     _require_unicode(queries, task)
-    metric = task.metric_of(queries)
+    metric = task.pick_metric(queries)
     least = LEAST_ANSWERS[metric]
     usable = [item for item in queries if len(item.answers) >= least]
     unanswered = [item for item in queries if len(item.answers) < least]
@@ -59,20 +59,22 @@ def open_exam(task: Task, data: str | None, settings: EvaluationSettings) -> Exa
             f"the first is {unanswered[0].id}: they cannot be scored. Give a split that has answers, or leave these "
             "queries out with `skip_missing`."
         )
-    usable = _with_pictures(usable, task, "queries", settings)
+    usable = _keep_pictured(usable, task, "queries", settings)
     support: list[Item] = []
     if settings.most_shots:
-        support = _drawn(task.read(data, "support"), settings.support_limit, "support")
-        support = _with_pictures(support, task, "support", settings)
+        support = _draw_items(task.read(data, "support"), settings.support_limit, "support")
+        support = _keep_pictured(support, task, "support", settings)
         _require_unicode(support, task)
         _require_alike(task, usable, support)
         _require_enough(task, support, settings.most_shots)
-    read = {"queries": usable} | ({"support": support} if settings.most_shots else {})
-    digests = {split: _digest(items) for split, items in read.items()}
+    read: dict[Split, list[Item]] = {"queries": usable}
+    if settings.most_shots:
+        read["support"] = support
+    digests: dict[Split, str] = {split: _digest(items) for split, items in read.items()}
     return Exam(task, metric, usable, support, len(queries) - len(usable), digests)
 
 
-def _require_once(queries: Sequence[Item], task: Task) -> None:
+def _require_different_ids(queries: Sequence[Item], task: Task) -> None:
     ids = Counter(query.id for query in queries)
     twice = [id for id, number in ids.items() if number > 1]
     if twice:
@@ -94,14 +96,14 @@ def _require_unicode(items: Sequence[Item], task: Task) -> None:
             ) from None
 
 
-def _drawn(items: Sequence[Item], limit: int | None, seed: str) -> list[Item]:
-    """Return all items, or so many of them in their order, the same at every call."""
+def _draw_items(items: Sequence[Item], limit: int | None, seed: str) -> list[Item]:
+    """Return all items, or a random sample of ``limit`` in their order, the same at every call."""
     if limit is None or limit >= len(items):
         return list(items)
-    return [items[index] for index in sorted(islice(shuffled(len(items), seed), limit))]
+    return [items[index] for index in sorted(islice(shuffle(len(items), seed), limit))]
 
 
-def _with_pictures(
+def _keep_pictured(
     items: Sequence[Item], task: Task, split: Split, settings: EvaluationSettings
 ) -> list[Item]:
     """Return the items whose picture files are there."""

@@ -31,12 +31,12 @@ def bootstrap_interval(
     Args:
         scores: One score for each query.
         confidence: The share of resampled means between the bounds.
-        num_resamples: How often as many queries are drawn, with repetition.
-        seed: Of the draws.
+        num_resamples: How many times as many queries are drawn, with repetition.
+        seed: Decides the draws.
 
     Raises:
-        DataError: If there is no score, or one is not finite.
-        ValueError: If a setting is out of range.
+        DataError: there is no score, or one is not finite.
+        ValueError: a setting is out of range.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0:

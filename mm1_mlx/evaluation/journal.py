@@ -1,4 +1,4 @@
-"""Predictions on disk: block by block while a run goes on, in order when it is done, and taken up again.
+"""Predictions on disk: block by block during a run, in order at its end; a later run goes on with them.
 
 While it runs, blocks are appended to ``predictions.jsonl.partial``, whose first line holds the settings; at the end all
 lines stand in ``predictions.jsonl``, and the settings in ``results.json``.
@@ -20,22 +20,22 @@ from mm1_mlx.files.locking import locked
 from mm1_mlx.files.writing import new_file
 
 PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
-SCORED = ("score", "ranked_score")  # added when all is there
+SCORED = ("score", "ranked_score")  # added at the end of a run
 
 Key = tuple[str, int, int, bool, str]  # task, shots, seed, swapped, query
 
 
 class Journal:
-    """What was answered so far.
+    """The answers so far.
 
     Args:
-        folder: of the evaluation; None keeps nothing on disk.
-        settings: what answers depend on.
-        resume: go on with what is there.
+        folder: the folder of the evaluation; None keeps nothing on disk.
+        settings: what the answers depend on.
+        resume: go on with the answers in the folder.
 
     Raises:
-        DataError: there is an evaluation and ``resume`` is off, it goes on just now, it had other settings, or it cannot
-            be read or written.
+        DataError: the folder has an evaluation and ``resume`` is off, another process writes to it, it had other
+            settings, or it cannot be read or written.
     """
 
     def __init__(self, folder: Path | None, settings: dict[str, Any], *, resume: bool):
@@ -52,7 +52,7 @@ class Journal:
             self._held = held.pop_all()
 
     def _keep(self, held: ExitStack) -> None:
-        """Make the folder, and keep other evaluations out of it."""
+        """Make the folder and lock it against other evaluations."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(self._folder))
@@ -61,10 +61,10 @@ class Journal:
                 f"another evaluation is writing to {self._folder}; wait until it ends, or give another `output`."
             ) from None
         except OSError as error:
-            raise _not_written(self._folder, error) from None
+            raise _explain_not_written(self._folder, error) from None
 
     def _take_up(self, settings: dict[str, Any], *, resume: bool) -> list[Line]:
-        """Take what was answered before; return what of it is in no report yet."""
+        """Read the answers of earlier runs; return those that are in no report yet."""
         done = self._folder / PREDICTIONS
         if (done.exists() or self._partial.exists()) and not resume:
             raise DataError(
@@ -72,37 +72,37 @@ class Journal:
             )
         if done.exists():
             report = self._folder / RESULTS
-            _require_same(
-                _settings_in(read_json(report) if report.exists() else None, report), settings, self._folder
+            _require_same_settings(
+                _find_settings(read_json(report) if report.exists() else None, report), settings, self._folder
             )
-            self._take(_lines_of(done, headed=False))
-        lines = _lines_of(self._partial, headed=True) if self._partial.exists() else []
+            self._take(_read_lines(done, headed=False))
+        lines = _read_lines(self._partial, headed=True) if self._partial.exists() else []
         if not lines:
             return []
         header, *kept = lines
-        _require_same(_settings_in(header, self._partial), settings, self._folder)
+        _require_same_settings(_find_settings(header, self._partial), settings, self._folder)
         self._take(kept)
         return kept
 
     def _begin(self, lines: Sequence[Line]) -> None:
-        """Write what stands in no report anew, without a line that was cut off."""
+        """Write the answers that are in no report to a new file, without a last line that was cut off."""
         try:
             with new_file(self._partial) as temporary:
-                temporary.write_text(json_lines(lines), "utf-8")
+                temporary.write_text(format_lines(lines), "utf-8")
             self._file = self._partial.open("a", encoding="utf-8")
         except OSError as error:
-            raise _not_written(self._folder, error) from None
+            raise _explain_not_written(self._folder, error) from None
 
     def _take(self, lines: Sequence[Line]) -> None:
         for line in lines:
             own = {name: value for name, value in line.items() if name not in SCORED}
-            self._lines[_key(own)] = own
+            self._lines[_make_key(own)] = own
 
     def require_asked(self, cells: Collection[tuple[str, Cell]]) -> None:
-        """Refuse to go on with less than was asked before: what is left out would be lost.
+        """Refuse to go on with fewer passes than before, whose answers would be lost.
 
         Raises:
-            DataError: says what is there besides ``cells``.
+            DataError: names a pass in the folder that is not in ``cells``.
         """
         for task, shots, seed, swapped, _ in self._lines:
             if (task, Cell(shots, seed, swapped)) not in cells:
@@ -112,60 +112,62 @@ class Journal:
                     f"{control}. Ask for that too, or give another `output`."
                 )
 
-    def block(self, writer: Writer, cell: Cell, indices: Sequence[int]) -> list[Line] | None:
-        """Return the lines of a block where all are there; else None, and it is asked again as a whole.
+    def find_block(self, writer: Writer, cell: Cell, indices: Sequence[int]) -> list[Line] | None:
+        """Return the lines of a block if all its answers are there; else None, so that the whole block is asked again.
 
-        What could not be answered counts as there where it is left out.
+        A query that failed counts as answered where failed queries are left out.
         """
         queries, task = [writer.exam.queries[index] for index in indices], writer.exam.task.name
         keys = [(task, cell.shots, cell.seed, cell.swapped, query.id) for query in queries]
-        lines = [self._lines.get(key) for key in keys]
-        for query, line in zip(queries, lines, strict=True):
+        lines: list[Line] = []
+        for query, key in zip(queries, keys, strict=True):
+            line = self._lines.get(key)
             if line is None or ("error" in line and not writer.skip_missing):
                 return None
             if writer.ranks(query) and not {"ranked", "error"} & line.keys():
                 return None
+            lines.append(line)
         return lines
 
     def add(self, lines: Sequence[Line]) -> None:
-        """Keep a block, on disk at once."""
+        """Add a block to the answers and write it to disk at once."""
         self._take(lines)
         self._write(lines)
 
     def finish(self) -> None:
-        """Take the blocks away: a report has them all."""
+        """Remove the file of blocks, because a report has them all."""
         if self._file is not None:
             self._partial.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave the blocks so far where ``resume`` finds them; where there are none, leave nothing."""
+        """Close the file of blocks, which ``resume`` reads later; remove it where there are no answers."""
         if self._file is None:
             return
         self._file.close()
         if not self._lines:
             self._partial.unlink(missing_ok=True)
             if self._made:
-                with suppress(OSError):  # somebody put something there
+                with suppress(OSError):  # something else was put there
                     self._folder.rmdir()
         self._held.close()
 
     def _write(self, lines: Sequence[Line]) -> None:
         if self._file is not None:
-            self._file.write(json_lines(lines))
+            self._file.write(format_lines(lines))
             self._file.flush()
 
 
-def json_lines(lines: Sequence[Line]) -> str:
-    """Return lines as a file has them."""
+def format_lines(lines: Sequence[Line]) -> str:
+    """Return lines in the text form of a JSON-lines file."""
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def _key(line: Line) -> Key:
+def _make_key(line: Line) -> Key:
     return (line["task"], line["shots"], line["seed"], line.get("swapped", False), line["id"])
 
 
-def _lines_of(path: Path, *, headed: bool) -> list[Line]:
-    """Return the lines of a file that may end in the middle of one; if ``headed``, the first is no prediction."""
+def _read_lines(path: Path, *, headed: bool) -> list[Line]:
+    """Read the lines of a file, which may end within one; if ``headed``, the first holds settings."""
     texts = path.read_text("utf-8", errors="replace").split("\n")
     lines = []
     for number, text in enumerate(texts, 1):
@@ -177,7 +179,7 @@ def _lines_of(path: Path, *, headed: bool) -> list[Line]:
             if not isinstance(line, dict) or not (is_header or _is_prediction(line)):
                 raise ValueError
         except (ValueError, RecursionError):
-            if not any(rest.strip() for rest in texts[number:]):  # cut off when the run ended
+            if not any(rest.strip() for rest in texts[number:]):  # the line was cut off when the run ended
                 break
             raise DataError(f"{path}, line {number} is no prediction; give another `output`.") from None
         lines.append(line)
@@ -190,8 +192,8 @@ def _is_prediction(line: dict[str, Any]) -> bool:
     return names and numbers and ("error" in line or isinstance(line.get("answer"), str))
 
 
-def _settings_in(values: Any, path: Path) -> dict[str, Any]:
-    """Return the settings in a report, or in the first line of the blocks."""
+def _find_settings(values: Any, path: Path) -> dict[str, Any]:
+    """Return the settings that a report, or the first line of the blocks, holds."""
     settings = values.get("settings") if isinstance(values, dict) else None
     if not isinstance(settings, dict):
         raise DataError(
@@ -200,12 +202,12 @@ def _settings_in(values: Any, path: Path) -> dict[str, Any]:
     return settings
 
 
-def _not_written(folder: Path, error: OSError) -> DataError:
+def _explain_not_written(folder: Path, error: OSError) -> DataError:
     return DataError(f"`output` {folder} cannot be written: {error.strerror}.")
 
 
-def _require_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with answers that were made otherwise."""
+def _require_same_settings(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on with answers that were made with other settings, weights or data."""
     for name in (name for name in ours if name in theirs):
         was, value = theirs[name], ours[name]
         if name == "data":
@@ -217,7 +219,7 @@ def _require_same(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) ->
         elif name == "weights" and was != value:
             raise DataError(f"{folder} was made by another model or other weights; give another `output`.")
         elif isinstance(value, dict):
-            _require_same(was, value, folder)
+            _require_same_settings(was, value, folder)
         elif was != value:
             raise DataError(
                 f"{folder} was made with `{name}` {was}, not {value}; give the same, or another `output`."

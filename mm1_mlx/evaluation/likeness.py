@@ -1,4 +1,4 @@
-"""RICES: examples by how alike their pictures are to the query's, for the model's own image encoder.
+"""RICES: worked examples whose pictures are most like the query's, as the model's own image encoder compares them.
 
 Source: Yang et al., "An Empirical Study of GPT-3 for Few-Shot Knowledge-Based VQA" (arXiv:2109.05014), as OpenFlamingo
 uses it, with the mean of the patch features in place of CLIP's embedding.
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mm1_mlx.errors import PictureError
-from mm1_mlx.evaluation.shots import opened
+from mm1_mlx.evaluation.shots import decode_picture
 from mm1_mlx.evaluation.tasks.task import Item
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.processor import Processor
@@ -25,8 +25,8 @@ class Likeness:
     """The order of a support set's items by likeness to a picture; items without pictures come last.
 
     Args:
-        model: whose image encoder compares.
-        processor: of the model.
+        model: its image encoder compares the pictures.
+        processor: from ``load``, with the model.
         items: the support set; each of its pictures is encoded once, when this is made.
         batch_size: views encoded together.
         skip_damaged: leave out pictures that cannot be opened, in place of an error.
@@ -47,21 +47,22 @@ class Likeness:
         self._model, self._batch_size = model, batch_size or LARGEST_BATCH
         one_view = model.config.connector_config.views_at_once == 1
         self._processor = processor.with_image_config(sub_images="none") if one_view else processor
-        self._seen = [index for index, item in enumerate(items) if item.image is not None]
+        pictures = {index: item.image for index, item in enumerate(items) if item.image is not None}
         if skip_damaged:
-            self._seen = [index for index in self._seen if _opens(items[index])]
-        self._unseen = [index for index, item in enumerate(items) if item.image is None]
-        self._features = self._directions([items[index].image for index in self._seen])
+            pictures = {index: image for index, image in pictures.items() if _can_open(items[index])}
+        self._pictured = list(pictures)
+        self._without_picture = [index for index, item in enumerate(items) if item.image is None]
+        self._features = self._measure_directions(list(pictures.values()))
 
     def __call__(self, picture: Source) -> Iterator[int]:
-        """Yield the numbers of the items, the most alike first; of equally alike ones the first."""
-        (own,) = self._directions([picture])
+        """Yield the numbers of the items, the most like first; equally like ones stay in their order."""
+        (own,) = self._measure_directions([picture])
         order = np.argsort(-(self._features @ own), kind="stable")
-        yield from (self._seen[place] for place in order.tolist())
-        yield from self._unseen
+        yield from (self._pictured[place] for place in order.tolist())
+        yield from self._without_picture
 
-    def _directions(self, pictures: Sequence[Source]) -> Float[np.ndarray, "n E"]:
-        """Return the mean patch features of each picture, of length 1."""
+    def _measure_directions(self, pictures: Sequence[Source]) -> Float[np.ndarray, "n E"]:
+        """Return the mean patch features of each picture, scaled to length 1."""
         id = self._model.config.image_token_id
         prepared = [self._processor.assemble([id], [picture]).pictures[0] for picture in pictures]
         means = [np.zeros((0, self._model.config.vision_config.hidden_dims), np.float32)]
@@ -74,9 +75,9 @@ class Likeness:
         return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
 
-def _opens(item: Item) -> bool:
+def _can_open(item: Item) -> bool:
     try:
-        opened(item)
+        decode_picture(item)
     except PictureError:
         return False
     return True

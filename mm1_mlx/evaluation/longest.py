@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-Contains = Callable[[str], bool]  # whether a character belongs to a set
+Contains = Callable[[str], bool]  # tells whether a character belongs to a set
 SIGN = r"\\u[0-9a-f]{4}|\\?."
 PIECES = re.compile(rf"\[\^?(?:\\.|[^\]\\])+\]|\{{\d+(?:,\d+)?\}}|{SIGN}", re.DOTALL)
 ITEMS = re.compile(rf"({SIGN})-({SIGN})|({SIGN})", re.DOTALL)
@@ -25,7 +25,7 @@ OTHER_CASES = {"i": "iIıİ", "k": "kK\u212a", "s": "sSſ"}  # the last of k's i
 
 
 class Match(NamedTuple):
-    """Which rule fits longest, and where what it describes ends."""
+    """The rule that fits longest, and where the text that it describes ends."""
 
     rule: int
     end: int
@@ -33,7 +33,7 @@ class Match(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """A place in the rules: where it leads freely, and where on a character."""
+    """A place in the rules: the nodes it leads to without a character, and the one it leads to with one."""
 
     free: list["Node"] = field(default_factory=list)
     on: Contains | None = None
@@ -43,7 +43,7 @@ class Node:
 
 @dataclass(eq=False)
 class State:
-    """All the places in the rules where one may be after some characters."""
+    """All places in the rules that the same characters lead to."""
 
     nodes: frozenset[Node]
     rule: int | None  # the first rule that ends here
@@ -60,7 +60,9 @@ class Longest:
 
     def __init__(self, rules: Sequence[str], sets: Mapping[str, Contains]) -> None:
         self._states: dict[frozenset[Node], State] = {}
-        self._first = self._state([_Parser(rule, sets).nodes(Node(rule=n)) for n, rule in enumerate(rules)])
+        self._first = self._find_state(
+            [_Parser(rule, sets).nodes(Node(rule=n)) for n, rule in enumerate(rules)]
+        )
 
     def match(self, text: str, start: int) -> Match | None:
         """Return the longest match that begins at ``start``, or ``None``."""
@@ -75,16 +77,18 @@ class Longest:
         return found
 
     def matches(self, text: str, start: int, end: int) -> bool:
-        """Whether a rule describes exactly the text from ``start`` to ``end``."""
+        """Tell whether a rule describes exactly the text from ``start`` to ``end``."""
         found = self.match(text[start:end], 0)
         return found is not None and found.end == end - start
 
     def _follow(self, state: State, char: str) -> State | None:
-        nodes = [node.to for node in state.nodes if node.on is not None and node.on(char)]
-        state.after[char] = self._state(nodes) if nodes else None
+        nodes = [
+            node.to for node in state.nodes if node.on is not None and node.to is not None and node.on(char)
+        ]
+        state.after[char] = self._find_state(nodes) if nodes else None
         return state.after[char]
 
-    def _state(self, nodes: list[Node]) -> State:
+    def _find_state(self, nodes: list[Node]) -> State:
         reached = set()
         while nodes:
             node = nodes.pop()
@@ -110,8 +114,8 @@ class _Parser:
         self.sets = sets
 
     def nodes(self, last: Node) -> Node:
-        """Return the first node of the rule, whose end is ``last``."""
-        build = self.alternatives()
+        """Return the first node of the rule, which leads to ``last`` at its end."""
+        build = self.read_alternatives()
         if self.pieces:
             raise ValueError(f"a bracket closes too early in the rule {self.rule!r}")
         return build(last)
@@ -119,17 +123,17 @@ class _Parser:
     def next_is(self, *pieces: str) -> bool:
         return bool(self.pieces) and self.pieces[-1] in pieces
 
-    def alternatives(self) -> Build:
-        choices = [self.sequence()]
+    def read_alternatives(self) -> Build:
+        choices = [self.read_sequence()]
         while self.next_is("|"):
             self.pieces.pop()
-            choices.append(self.sequence())
+            choices.append(self.read_sequence())
         return choices[0] if len(choices) == 1 else lambda last: Node(free=[build(last) for build in choices])
 
-    def sequence(self) -> Build:
+    def read_sequence(self) -> Build:
         parts = []
         while self.pieces and not self.next_is("|", ")"):
-            parts.append(self.repeated(self.single()))
+            parts.append(self.read_repeats(self.read_single()))
 
         def build(last: Node) -> Node:
             for part in reversed(parts):
@@ -138,18 +142,18 @@ class _Parser:
 
         return build
 
-    def single(self) -> Build:
+    def read_single(self) -> Build:
         piece = self.pieces.pop()
         if piece == "(":
-            inside = self.alternatives()
+            inside = self.read_alternatives()
             if not self.next_is(")"):
                 raise ValueError(f"a bracket is never closed in the rule {self.rule!r}")
             self.pieces.pop()
             return inside
-        contains = self.contains(piece)
+        contains = self.read_set(piece)
         return lambda last: Node(on=contains, to=last)
 
-    def repeated(self, part: Build) -> Build:
+    def read_repeats(self, part: Build) -> Build:
         counts = {"?": (0, 1), "*": (0, None), "+": (1, None)}
         if self.next_is(*counts):
             least, most = counts[self.pieces.pop()]
@@ -172,29 +176,29 @@ class _Parser:
 
         return build
 
-    def contains(self, piece: str) -> Contains:
-        """Return the set of characters that a piece of a rule stands for."""
+    def read_set(self, piece: str) -> Contains:
+        """Return the set of characters that a piece of a rule means."""
         if piece == ".":
             return lambda char: True
         if len(piece) == 1:
             return frozenset(OTHER_CASES.get(piece.lower(), piece.lower() + piece.upper())).__contains__
         if piece[0] == "\\":
-            return self.sets[piece[1:]] if piece[1:] in self.sets else _sign(piece).__eq__
+            return self.sets[piece[1:]] if piece[1:] in self.sets else _read_sign(piece).__eq__
         negated = piece[1] == "^"
         named, ranges = [], []
         for low, high, one in ITEMS.findall(piece[2:-1] if negated else piece[1:-1]):
             if one[1:] in self.sets:
                 named.append(self.sets[one[1:]])
             else:
-                ranges.append((_sign(low or one), _sign(high or one)))
+                ranges.append((_read_sign(low or one), _read_sign(high or one)))
         return lambda char: (
             negated
             != (any(low <= char <= high for low, high in ranges) or any(inside(char) for inside in named))
         )
 
 
-def _sign(piece: str) -> str:
-    """Return the character that a sign, or a backslash and what follows it, means."""
+def _read_sign(piece: str) -> str:
+    """Return the character that a sign, or an escape such as ``\\n``, means."""
     if piece.startswith(r"\u"):
         return chr(int(piece[2:], 16))
     return {r"\n": "\n", r"\r": "\r", r"\t": "\t"}.get(piece, piece[-1])

@@ -18,7 +18,7 @@ from mm1_mlx.generation.request import Request
 from mm1_mlx.inputs.few_shot import STOP, Kind, Shot, cut_at_stop, few_shot
 from mm1_mlx.inputs.prompt import IMAGE, Message, escape
 
-DESCRIBE = "Describe the picture."  # what a chat is asked for a caption
+DESCRIBE = "Describe the picture."  # what a chat is asked to get a caption
 OPENFLAMINGO_STOP: dict[Kind, tuple[str, ...]] = {
     "caption": ("\n", "Output"),
     "question": ("\n", "Question", "Answer", "Short", ", "),
@@ -27,29 +27,29 @@ OPENFLAMINGO_STOP: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Prompts:
-    """One way of asking."""
+    """One way to write prompts and to read answers."""
 
     write: Callable[
         [Sequence[Item], Item, str], Request
-    ]  # examples, query, what stands behind a picture in chat
-    cut: Callable[[str, Kind], str]  # the answer in what the model wrote
-    gap: str  # between a prompt and its answer
+    ]  # takes examples, the query, and what stands after a picture in a chat
+    cut: Callable[[str, Kind], str]  # finds the answer in what the model wrote
+    gap: str  # what stands between a prompt and its answer
 
 
-def kind_of(shots: Sequence[Item], query: Item) -> Kind:
-    """Return what the model has to write."""
+def find_kind(shots: Sequence[Item], query: Item) -> Kind:
+    """Return what kind of answer the model has to write."""
     if query.question is None:
         return "caption"
     return "rationale" if shots and shots[0].rationale is not None else "question"
 
 
-def _mm1(shots: Sequence[Item], query: Item, after_image: str) -> Request:
+def _write_mm1(shots: Sequence[Item], query: Item, after_image: str) -> Request:
     asked = Shot(query.image, question=query.question and escape(query.question))
-    few = few_shot([_shot(item) for item in shots], asked)
+    few = few_shot([_make_shot(item) for item in shots], asked)
     return Request(few.text, few.images, None, "plain", STOP[few.kind], few.num_low_resolution)
 
 
-def _shot(item: Item) -> Shot:
+def _make_shot(item: Item) -> Shot:
     if item.question is None:
         return Shot(item.image, caption=escape(item.example))
     return Shot(
@@ -60,29 +60,29 @@ def _shot(item: Item) -> Shot:
     )
 
 
-def _openflamingo(shots: Sequence[Item], query: Item, after_image: str) -> Request:
+def _write_openflamingo(shots: Sequence[Item], query: Item, after_image: str) -> Request:
     _require_no_rationale(shots, "openflamingo")
-    lines = [_openflamingo_asked(item) + escape(item.example) for item in shots]
-    text = "\n".join([*lines, _openflamingo_asked(query)])
+    lines = [_ask_as_openflamingo(item) + escape(item.example) for item in shots]
+    text = "\n".join([*lines, _ask_as_openflamingo(query)])
     images = [item.image for item in (*shots, query) if item.image is not None]
     low = sum(item.image is not None for item in shots)
-    return Request(text, images, None, "plain", OPENFLAMINGO_STOP[kind_of((), query)], low)
+    return Request(text, images, None, "plain", OPENFLAMINGO_STOP[find_kind((), query)], low)
 
 
-def _openflamingo_asked(item: Item) -> str:
+def _ask_as_openflamingo(item: Item) -> str:
     place = "" if item.image is None else IMAGE
     if item.question is None:
         return f"{place}Output:"
     return f"{place}Question:{escape(item.question)} Short answer:"
 
 
-def _openflamingo_cut(text: str, kind: Kind) -> str:
+def _cut_openflamingo(text: str, kind: Kind) -> str:
     for stop in OPENFLAMINGO_STOP[kind]:
         text = text.partition(stop)[0]
     return text.replace('"', "").strip() if kind == "caption" else text.strip()
 
 
-def _chat(shots: Sequence[Item], query: Item, after_image: str) -> Request:
+def _write_chat(shots: Sequence[Item], query: Item, after_image: str) -> Request:
     _require_no_rationale(shots, "chat")
     messages: list[Message] = []
     for item in (*shots, query):
@@ -95,7 +95,7 @@ def _chat(shots: Sequence[Item], query: Item, after_image: str) -> Request:
     return Request(messages[:-1], images, None, "chat", (), low)
 
 
-def _chat_cut(text: str, kind: Kind) -> str:
+def _cut_chat(text: str, kind: Kind) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
@@ -105,7 +105,7 @@ def _require_no_rationale(shots: Sequence[Item], style: Style) -> None:
 
 
 PROMPTS: dict[Style, Prompts] = {
-    "mm1": Prompts(_mm1, cut_at_stop, " "),
-    "openflamingo": Prompts(_openflamingo, _openflamingo_cut, ""),
-    "chat": Prompts(_chat, _chat_cut, ""),
+    "mm1": Prompts(_write_mm1, cut_at_stop, " "),
+    "openflamingo": Prompts(_write_openflamingo, _cut_openflamingo, ""),
+    "chat": Prompts(_write_chat, _cut_chat, ""),
 }

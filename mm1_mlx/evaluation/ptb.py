@@ -19,7 +19,7 @@ WORD_BREAK = re.compile(r"[^\w\-'\".\xad]|[\u3040-\u9fff]")  # inside a token, b
 
 
 class Lexer(NamedTuple):
-    """The rules as automata: all together, and what is before and in each ``ahead``."""
+    """The rules as automata: all rules in one, and for each rule with ``ahead`` its two parts by themselves."""
 
     rules: Longest
     before: dict[Rule, Longest]
@@ -27,8 +27,8 @@ class Lexer(NamedTuple):
 
 
 @cache
-def lexer() -> Lexer:
-    """Return the automata, made once."""
+def make_lexer() -> Lexer:
+    """Build the automata of all rules; they are built once."""
     looking = [rule for rule in RULES if rule.ahead]
     return Lexer(
         Longest([f"({rule.pattern})({rule.ahead})" for rule in RULES], SETS),
@@ -38,7 +38,7 @@ def lexer() -> Lexer:
 
 
 def ptb_tokens(caption: str, following: str = "") -> list[str]:
-    """Return the Penn Treebank tokens of a caption, small and without punctuation.
+    """Return the Penn Treebank tokens of a caption, in lower case and without punctuation.
 
     Line breaks in a caption are read as blanks. A token may hold blanks that do not break, as ``3 1/2`` does.
 
@@ -52,33 +52,35 @@ def ptb_tokens(caption: str, following: str = "") -> list[str]:
     tokens = []
     start = 0
     while start < len(line):
-        rule, end = _next(text, start)
+        rule, end = _find_next(text, start)
         token = rule.write(text[start:end])
         if token is not None:
-            tokens.append(lower(token))
+            tokens.append(lower_as_java(token))
         start = end
     return [token for token in " ".join(tokens).rstrip().split(" ") if token and token not in PUNCTUATION]
 
 
-def lower(token: str) -> str:
-    """Write a token small as Java does, which looks through the whole word to tell the two small sigmas."""
+def lower_as_java(token: str) -> str:
+    """Write a token in lower case as Java does, which looks at the whole word to choose the form of a sigma."""
     before, sigma, after = token.rpartition("Σ")
     if not sigma:
         return token.lower()
-    final = cased(WORD_BREAK.split(before)[-1]) and not cased(WORD_BREAK.split(after)[0])
+    final = has_case(WORD_BREAK.split(before)[-1]) and not has_case(WORD_BREAK.split(after)[0])
     last = "ς" if final else "σ"
     return before.replace("Σ", "σ").lower() + last + after.lower()
 
 
-def cased(text: str) -> bool:
-    """Whether a text has a large or small letter."""
+def has_case(text: str) -> bool:
+    """Tell whether a text has an upper-case or lower-case letter."""
     return any(char.islower() or char.isupper() for char in text)
 
 
-def _next(text: str, start: int) -> tuple[Rule, int]:
-    """Return the rule that makes the next token, and where the token ends."""
-    automata = lexer()
-    match = automata.rules.match(text, start)  # the last rule fits any character
+def _find_next(text: str, start: int) -> tuple[Rule, int]:
+    """Find the rule that makes the next token; return it with the end of the token."""
+    automata = make_lexer()
+    match = automata.rules.match(text, start)
+    if match is None:
+        raise AssertionError("the last rule fits any character")
     rule, end = RULES[match.rule], match.end
     if rule.ahead:
         before, ahead = automata.before[rule], automata.ahead[rule]

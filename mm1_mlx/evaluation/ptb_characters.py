@@ -65,18 +65,20 @@ SYMBOLS = """
 """
 
 
-def membership(table: str) -> Callable[[str], bool]:
-    """Return the function that says whether a character is in a table of ranges."""
+def make_membership_test(table: str) -> Callable[[str], bool]:
+    """Return a function that tells whether a character is in a table of ranges."""
     ends = [int(end, 16) for part in table.split() for end in (part.split("-")[0], part.split("-")[-1])]
-    bounds = [end + at % 2 for at, end in enumerate(ends)]  # first in, first out, first in, …
+    bounds = [
+        end + at % 2 for at, end in enumerate(ends)
+    ]  # the first character inside, the first outside, the first inside, …
     return lambda char: bisect(bounds, ord(char)) % 2 == 1
 
 
 SETS = {
-    "d": membership(DIGITS),
-    "l": membership(LETTERS),
-    "m": membership(MARKS),
-    "s": membership(BLANKS),
-    "v": membership(BREAKS),
-    "y": membership(SYMBOLS),
+    "d": make_membership_test(DIGITS),
+    "l": make_membership_test(LETTERS),
+    "m": make_membership_test(MARKS),
+    "s": make_membership_test(BLANKS),
+    "v": make_membership_test(BREAKS),
+    "y": make_membership_test(SYMBOLS),
 }

@@ -18,10 +18,10 @@ from mm1_mlx.evaluation import ptb_spelling as spelling
 
 
 class Rule(NamedTuple):
-    """What a kind of token looks like, and how it is written."""
+    """A kind of token: what it looks like in a text, and how it is written."""
 
     pattern: str
-    write: Callable[[str], str | None] = spelling.as_it_stands
+    write: Callable[[str], str | None] = spelling.keep
     ahead: str = ""
 
 
@@ -106,20 +106,20 @@ PHONE = "|".join(
 CURRENCY = r"[\u00a2-\u00a5\u0080\u20a0\u20ac\u060b\u0e3f\u20a4\uffe0\uffe1\uffe5\uffe6]"
 
 
-def no(signs: str) -> str:
-    """Return the set of characters that an address may have, but for some signs."""
+def exclude(signs: str) -> str:
+    """Return the pattern of a character that an address may have, except ``signs``."""
     return rf'[^ \t\n\r\u000c"<>|{signs}]'
 
 
-# The net. In a host without www the range from the comma to the underscore takes in capitals, digits and dots, by
+# Addresses of the internet. In a host without www the range from the comma to the underscore takes in capitals, digits and dots, by
 # accident.
-PATH_END = no(".!?(){},-")
-URL = rf"https?:\/\/{no('(){}')}+{PATH_END}"
-WITH_WWW = rf"www\.({no('.!?(){},')}+\.)+[a-zA-Z]{{2,4}}"
-WITHOUT_WWW = "(" + no("`'.!?(){},-_$") + r"+\.)+(com|net|org|edu)"
-ADDRESS = rf"({WITH_WWW}|{WITHOUT_WWW})(\/{no('()')}+{PATH_END})?"
-MAIL_START = no(r"(){}\u00a0")
-MAIL_PART = no(r"(){}.\u00a0")
+PATH_END = exclude(".!?(){},-")
+URL = rf"https?:\/\/{exclude('(){}')}+{PATH_END}"
+WITH_WWW = rf"www\.({exclude('.!?(){},')}+\.)+[a-zA-Z]{{2,4}}"
+WITHOUT_WWW = "(" + exclude("`'.!?(){},-_$") + r"+\.)+(com|net|org|edu)"
+ADDRESS = rf"({WITH_WWW}|{WITHOUT_WWW})(\/{exclude('()')}+{PATH_END})?"
+MAIL_START = exclude(r"(){}\u00a0")
+MAIL_PART = exclude(r"(){}.\u00a0")
 MAIL = rf"(&lt;|<)?[a-zA-Z0-9]{MAIL_START}*@({MAIL_PART}+\.)*{MAIL_PART}+(&gt;|>)?"
 EXTENSION = "|".join(
     (
@@ -152,25 +152,25 @@ RULES = (
     Rule("gon|wan", ahead="na"),
     Rule("got", ahead="ta"),
     Rule("gim|lem", ahead="me"),
-    Rule(TAG, spelling.hard_blanks),
-    Rule(r"&(MD|mdash|ndash);|[\u0096\u0097\u2013-\u2015]", spelling.dash),
-    Rule(AMP, spelling.ampersands),
+    Rule(TAG, spelling.keep_blanks),
+    Rule(r"&(MD|mdash|ndash);|[\u0096\u0097\u2013-\u2015]", spelling.write_dash),
+    Rule(AMP, spelling.write_ampersands),
     Rule(ENTITY_SIGN),
-    Rule(WORD, spelling.without_soft_hyphens, ahead=ENDING),
-    Rule(BEFORE_NOT, spelling.without_soft_hyphens, ahead=NOT),
-    Rule(WORD, spelling.without_soft_hyphens),
+    Rule(WORD, spelling.drop_soft_hyphens, ahead=ENDING),
+    Rule(BEFORE_NOT, spelling.drop_soft_hyphens, ahead=NOT),
+    Rule(WORD, spelling.drop_soft_hyphens),
     Rule(WITH_APOSTROPHE),
     Rule(f"y{APOSTROPHE}", ahead=r"\l"),
     Rule(rf"{URL}|{ADDRESS}|{MAIL}|@[a-zA-Z_][a-zA-Z_0-9]*|#{LETTER}+"),
-    Rule(f"{ENDING}|{NOT}", spelling.closing_quote, ahead="[^A-Za-z]"),
+    Rule(f"{ENDING}|{NOT}", spelling.write_closing_quote, ahead="[^A-Za-z]"),
     Rule(DATE),
-    Rule(NUMBER, spelling.without_soft_hyphens),
+    Rule(NUMBER, spelling.drop_soft_hyphens),
     Rule(RAISED),
-    Rule(FRACTION, spelling.hard_blanks),
-    Rule(r"[\u00bc-\u00be\u2153-\u215e]", spelling.fractions),
-    Rule(TREEBANK, spelling.ampersands),
+    Rule(FRACTION, spelling.keep_blanks),
+    Rule(r"[\u00bc-\u00be\u2153-\u215e]", spelling.write_fractions),
+    Rule(TREEBANK, spelling.write_ampersands),
     Rule(rf"{SLASHED}|[A-Z]*\$|#"),
-    Rule(CURRENCY, spelling.currencies),
+    Rule(CURRENCY, spelling.write_currencies),
     Rule("[A-Za-z]", ahead=rf"\.{GAP}+({STARTERS}|{TAG}){GAP}"),
     Rule(rf"({BEFORE_NUMBER})\.", ahead=rf"{GAP}?\d"),
     Rule(r"pt[EY]\.", ahead=r"\s(ltd|lim)"),
@@ -179,24 +179,24 @@ RULES = (
     Rule(INSIDE_SENTENCE, ahead=r"\s"),
     Rule(rf"[A-Za-z]|{ACRONYM}|{APOSTROPHE}[0-9][0-9]", ahead=GAP),
     Rule(FILE, ahead=rf"{GAP}|[.?!,]"),
-    Rule(rf"{WORD}\.", spelling.without_soft_hyphens, ahead=PAUSE),
-    Rule(PHONE, spelling.phone),
-    Rule(DOUBLE_QUOTE, spelling.opening_quote, ahead="[A-Za-z0-9$]"),
-    Rule(DOUBLE_QUOTE, spelling.closing_quote),
-    Rule(SMILEY, spelling.round_brackets, ahead="[^A-Za-z0-9]"),
-    Rule(FACE, spelling.round_brackets),
-    Rule(r"[<>()\[\]{}]|&lt;|&gt;", spelling.named),
-    Rule("-+", spelling.dashes),
-    Rule(r"\.{3,5}|(\.[ \u00a0]){2,4}\.|[\u0085\u2026]", spelling.ellipsis),
+    Rule(rf"{WORD}\.", spelling.drop_soft_hyphens, ahead=PAUSE),
+    Rule(PHONE, spelling.write_phone),
+    Rule(DOUBLE_QUOTE, spelling.write_opening_quote, ahead="[A-Za-z0-9$]"),
+    Rule(DOUBLE_QUOTE, spelling.write_closing_quote),
+    Rule(SMILEY, spelling.name_round_brackets, ahead="[^A-Za-z0-9]"),
+    Rule(FACE, spelling.name_round_brackets),
+    Rule(r"[<>()\[\]{}]|&lt;|&gt;", spelling.name_bracket),
+    Rule("-+", spelling.write_dashes),
+    Rule(r"\.{3,5}|(\.[ \u00a0]){2,4}\.|[\u0085\u2026]", spelling.write_ellipsis),
     Rule(rf"@+|#+|_+|\*+|(\\\*){{1,3}}|=|\/|{PAUSE}|{STOPS}"),
-    Rule(rf"{WITH_NUMBERS}\.", spelling.without_soft_hyphens, ahead=PAUSE),
-    Rule(WITH_NUMBERS, spelling.without_soft_hyphens),
+    Rule(rf"{WITH_NUMBERS}\.", spelling.drop_soft_hyphens, ahead=PAUSE),
+    Rule(WITH_NUMBERS, spelling.drop_soft_hyphens),
     Rule(rf"{HYPHENATED}\.", ahead=PAUSE),
     Rule(HYPHENATED),
-    Rule(rf"{CAPITALS}\.", spelling.ampersands, ahead=PAUSE),
-    Rule(CAPITALS, spelling.ampersands),
-    Rule("'", spelling.opening_quote, ahead=r"[A-Za-z][^ \t\n\r\u00a0]"),
-    Rule(f"{ENDING}|{NOT}|{QUOTES}", spelling.closing_quote),
+    Rule(rf"{CAPITALS}\.", spelling.write_ampersands, ahead=PAUSE),
+    Rule(CAPITALS, spelling.write_ampersands),
+    Rule("'", spelling.write_opening_quote, ahead=r"[A-Za-z][^ \t\n\r\u00a0]"),
+    Rule(f"{ENDING}|{NOT}|{QUOTES}", spelling.write_closing_quote),
     Rule(r"<<|>>|\y"),
-    Rule(r"\s+|&nbsp;|.", spelling.nothing),
+    Rule(r"\s+|&nbsp;|.", spelling.drop),
 )

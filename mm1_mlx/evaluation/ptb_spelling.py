@@ -1,6 +1,6 @@
 """Write a token the way the Penn Treebank does: two kinds of quotes, brackets by name, one kind of dash.
 
-Each function takes what stood in the text. The tokenizer's American spelling is off as the metrics run it.
+Each function takes the token as it stands in the text. The tokenizer's American spelling is off as the metrics run it.
 """
 
 import re
@@ -26,75 +26,75 @@ QUOTES = str.maketrans(
 )
 
 
-def as_it_stands(text: str) -> str:
-    """Change nothing."""
+def keep(text: str) -> str:
+    """Return the token unchanged."""
     return text
 
 
-def nothing(text: str) -> None:
-    """Make no token of blanks and of characters that the tokenizer does not know."""
+def drop(text: str) -> None:
+    """Return None: blanks and characters that the tokenizer does not know make no token."""
 
 
-def without_soft_hyphens(text: str) -> str:
-    """Take out the hyphens that a line break would show."""
+def drop_soft_hyphens(text: str) -> str:
+    """Remove soft hyphens, which show only at a line break."""
     return text.replace("\u00ad", "") or "-"
 
 
-def opening_quote(text: str) -> str:
+def write_opening_quote(text: str) -> str:
     """Write a quote before a word as one or two backticks."""
     return re.sub('"|&quot;', "``", re.sub("&apos;|'", "`", text)).translate(QUOTES)
 
 
-def closing_quote(text: str) -> str:
+def write_closing_quote(text: str) -> str:
     """Write other quotes, and the apostrophe of ``'s``, as one or two apostrophes."""
     return re.sub('"|&quot;', "''", text.replace("&apos;", "'")).translate(QUOTES)
 
 
-def ampersands(text: str) -> str:
-    """Write the entity as the sign."""
+def write_ampersands(text: str) -> str:
+    """Write the entity ``&amp;`` as the sign ``&``."""
     return re.sub("&amp;", "&", text, flags=re.IGNORECASE)
 
 
-def hard_blanks(text: str) -> str:
-    """Keep the blanks inside a token, as blanks that do not break."""
+def keep_blanks(text: str) -> str:
+    """Write the blanks inside a token as hard blanks, so that it stays one token."""
     return text.replace(" ", "\u00a0")
 
 
-def fractions(text: str) -> str:
+def write_fractions(text: str) -> str:
     """Write the common fractions with a slash."""
     return text.translate(FRACTIONS)
 
 
-def currencies(text: str) -> str:
+def write_currencies(text: str) -> str:
     """Write the pound as ``#`` and the euro as ``$``, the signs that the Treebank knows."""
     return text.translate(CURRENCIES)
 
 
-def round_brackets(text: str) -> str:
-    """Write the brackets of a smiley by name."""
+def name_round_brackets(text: str) -> str:
+    """Write the round brackets of a smiley by their names."""
     return text.translate(ROUND_BRACKETS)
 
 
-def phone(text: str) -> str:
-    """Keep a telephone number together, its brackets by name."""
-    return round_brackets(hard_blanks(text))
+def write_phone(text: str) -> str:
+    """Write a telephone number as one token, with its brackets by their names."""
+    return name_round_brackets(keep_blanks(text))
 
 
-def dashes(text: str) -> str:
+def write_dashes(text: str) -> str:
     """Write three or four hyphens as a dash."""
     return "--" if 3 <= len(text) <= 4 else text
 
 
-def named(text: str) -> str:
+def name_bracket(text: str) -> str:
     """Write a bracket by its name."""
     return NAMES.get(text.lower(), text)
 
 
-def dash(text: str) -> str:
+def write_dash(text: str) -> str:
     """Write every kind of dash in one way."""
     return "--"
 
 
-def ellipsis(text: str) -> str:
+def write_ellipsis(text: str) -> str:
     """Write every kind of ellipsis in one way."""
     return "..."

@@ -12,7 +12,7 @@ FILE = Path(__file__).with_name("published.json")
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One model with one number of shots."""
+    """The scores of one model with one number of shots."""
 
     model: str
     shots: int
@@ -22,14 +22,14 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """All rows, and what their marks mean."""
+    """All published rows, and what their marks mean."""
 
     about: str
     marks: dict[str, str]
     rows: tuple[PublishedRow, ...]
 
 
-def published() -> Published:
-    """Return what others report."""
+def read_published() -> Published:
+    """Read the scores that others report for their models."""
     values = read_json(FILE)
     return Published(values["about"], values["marks"], tuple(PublishedRow(**row) for row in values["rows"]))

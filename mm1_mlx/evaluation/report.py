@@ -1,4 +1,4 @@
-"""What is written of an evaluation: numbers, tables in the paper's form, a drawing, and every prediction."""
+"""The files of an evaluation: numbers, tables in the paper's form, a drawing, and every prediction."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.drawing import draw_scores
-from mm1_mlx.evaluation.journal import PREDICTIONS, RESULTS, json_lines
-from mm1_mlx.evaluation.published import Published, published
+from mm1_mlx.evaluation.journal import PREDICTIONS, RESULTS, format_lines
+from mm1_mlx.evaluation.published import Published, read_published
 from mm1_mlx.evaluation.results import Line, Result
 from mm1_mlx.evaluation.settings import TEXT_SHOTS
 from mm1_mlx.evaluation.tasks.table import PUBLISHED
@@ -20,7 +20,7 @@ from mm1_mlx.files.writing import new_files
 
 TABLES, DRAWING = "results.md", "results.png"
 METRICS = {"cider": "CIDEr-D", "vqa": "VQA accuracy", "exact": "exact match"}
-FEW = 4  # answers of a balance that a table tells
+FEW = 4  # answers of a balance that a table shows
 OURS = """\
 Answers are greedy: there are no beams. Where MM1 is silent or only remembered, the choice is ours: the prompts and stops
 of `mm1`, shots from the training split, validation splits where its table has test-dev. OK-VQA's answers are not
@@ -28,37 +28,43 @@ stemmed."""
 
 
 def write_report(folder: Path, report: dict[str, Any], predictions: Sequence[Line]) -> None:
-    """Write all four files; they move into the folder together, when all are there.
+    """Write all four files of an evaluation; they move into the folder together when all are complete.
 
     Raises:
-        DataError: there can be no such files.
+        DataError: the folder cannot be written.
     """
     try:
         with new_files(folder, (PREDICTIONS, TABLES, DRAWING, RESULTS)) as made:
-            (made / PREDICTIONS).write_text(json_lines(predictions), "utf-8")
-            (made / TABLES).write_text(tables(report), "utf-8")
+            (made / PREDICTIONS).write_text(format_lines(predictions), "utf-8")
+            (made / TABLES).write_text(write_tables(report), "utf-8")
             draw_scores(report["results"]).save(made / DRAWING, "PNG")
             write_json(made / RESULTS, report)
     except OSError as error:
         raise DataError(f"`output` {folder} cannot be written: {error.strerror}.") from None
 
 
-def tables(report: dict[str, Any]) -> str:
-    """Return the report in Markdown: beside what others publish, then everything that was measured."""
+def write_tables(report: dict[str, Any]) -> str:
+    """Write the report in Markdown: the scores beside published ones, then everything that was measured."""
     results: list[Result] = report["results"]
     parts = [f"# {report['model']}"]
     columns = [task for task in PUBLISHED if any(result["task"] == task.name for result in results)]
     if columns:
-        others = published()
-        parts += ["## Beside published models", _beside(report, columns, others), _legend(others)]
-    parts += ["## What was measured", measured(results), _means(results), _settings(report), OURS]
+        others = read_published()
+        parts += ["## Beside published models", _write_beside(report, columns, others), _write_legend(others)]
+    parts += [
+        "## What was measured",
+        write_measured(results),
+        _write_means(results),
+        _write_settings(report),
+        OURS,
+    ]
     if any("query_answers" in result for result in results):
-        parts += ["## Commonest answers", _balances(results)]
+        parts += ["## Commonest answers", _write_balances(results)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _beside(report: dict[str, Any], columns: Sequence[Any], others: Published) -> str:
-    """Return the paper's table: a row for each model and number of shots, a column for each task."""
+def _write_beside(report: dict[str, Any], columns: Sequence[Any], others: Published) -> str:
+    """Write the paper's table: a row for each model and number of shots, a column for each task."""
     lines = [["model", "shots", *(task.title for task in columns), "mark"]]
     for row in others.rows:
         scores = [f"{row.scores[task.name]:.1f}" if task.name in row.scores else "-" for task in columns]
@@ -69,17 +75,17 @@ def _beside(report: dict[str, Any], columns: Sequence[Any], others: Published) -
         found = [by_place.get((shots, task.name)) for task in columns]
         if any(found):
             scores = ["-" if result is None else f"**{result['score']:.1f}**" for result in found]
-            lines.append([f"**{report['model']}**", _shots(report, shots), *scores, "measured"])
-    return _markdown(lines)
+            lines.append([f"**{report['model']}**", _write_shots(report, shots), *scores, "measured"])
+    return _write_markdown(lines)
 
 
-def _legend(others: Published) -> str:
+def _write_legend(others: Published) -> str:
     marks = "; ".join(f"{mark}: {meaning}" for mark, meaning in others.marks.items())
     return f"{others.about} Marks: {marks}. Splits, prompts and shots differ between models."
 
 
-def measured(results: Sequence[Result]) -> str:
-    """Return a table with a row for each result, and one for each group of its queries."""
+def write_measured(results: Sequence[Result]) -> str:
+    """Write a table with a row for each result, and one for each group of its queries."""
     heads = ["task", "metric", "shots", "score", "95 % interval", "spread over seeds", "queries", "left out"]
     extra = {"ranked": "likeliest choice", "swapped": "another's picture"}
     extra = {name: head for name, head in extra.items() if any(name in result for result in results)}
@@ -87,19 +93,24 @@ def measured(results: Sequence[Result]) -> str:
     for result in results:
         low, high = result["interval"]
         spread = "-" if result["spread"] is None else f"{result['spread']:.1f} ({len(result['scores'])})"
-        line = [result["task"], METRICS[result["metric"]], _number(result["shots"]), f"{result['score']:.1f}"]
+        line = [
+            result["task"],
+            METRICS[result["metric"]],
+            _write_number(result["shots"]),
+            f"{result['score']:.1f}",
+        ]
         line += [f"{low:.1f} to {high:.1f}", spread, f"{result['num_queries']:,}"]
         line += [str(result["num_missing"] + result["num_failed"])]
         lines.append(line + [f"{result[name]['score']:.1f}" if name in result else "-" for name in extra])
         for group, own in result.get("groups", {}).items():
-            part = [f"{result['task']}: {group}", METRICS[result["metric"]], _number(result["shots"])]
+            part = [f"{result['task']}: {group}", METRICS[result["metric"]], _write_number(result["shots"])]
             part += [f"{own['score']:.1f}", "", "", f"{own['num_queries']:,}", *[""] * (1 + len(extra))]
             lines.append(part)
-    return _markdown(lines)
+    return _write_markdown(lines)
 
 
-def _means(results: Sequence[Result]) -> str:
-    """Return the mean over all tasks for each number of shots, as MM1 compares its ablations; "" of one task."""
+def _write_means(results: Sequence[Result]) -> str:
+    """Write the mean over all tasks for each number of shots, as MM1 compares its ablations; "" for one task."""
     tasks = {result["task"] for result in results}
     if len(tasks) == 1:
         return ""
@@ -110,43 +121,43 @@ def _means(results: Sequence[Result]) -> str:
     return f"Mean of the {len(tasks)} tasks: {means}."
 
 
-def _balances(results: Sequence[Result]) -> str:
-    """Return how often queries and shots have their commonest answers: an unbalanced choice of shots shows here."""
+def _write_balances(results: Sequence[Result]) -> str:
+    """Write a table of how often queries and shots have each answer, which shows an unbalanced choice of shots."""
     lines = [["task", "shots", "of the queries", "of their shots"]]
     for result in results:
         if "query_answers" in result:
-            both = [_shares(result["query_answers"]), _shares(result["shot_answers"])]
-            lines.append([result["task"], _number(result["shots"]), *both])
-    return _markdown(lines)
+            both = [_write_shares(result["query_answers"]), _write_shares(result["shot_answers"])]
+            lines.append([result["task"], _write_number(result["shots"]), *both])
+    return _write_markdown(lines)
 
 
-def _shares(shares: dict[str, float]) -> str:
-    told = [f"{answer} {100 * share:.0f} %" for answer, share in shares.items() if answer != "others"]
-    return ", ".join(told[:FEW]) or "-"
+def _write_shares(shares: dict[str, float]) -> str:
+    parts = [f"{answer} {100 * share:.0f} %" for answer, share in shares.items() if answer != "others"]
+    return ", ".join(parts[:FEW]) or "-"
 
 
-def _settings(report: dict[str, Any]) -> str:
+def _write_settings(report: dict[str, Any]) -> str:
     settings = report["settings"]
-    told = f"Prompts: {settings['prompts']}; shots: {settings['select']}"
+    text = f"Prompts: {settings['prompts']}; shots: {settings['select']}"
     rules = {result["metric"] for result in report["results"]}
-    told += f"; VQA accuracy by the {report['vqa_rules']} rules" if "vqa" in rules else ""
-    told += "; one view for each example" if settings["low_resolution_shots"] else ""
-    told += f"; {settings['limit']:,} queries drawn of each task" if settings["limit"] else ""
+    text += f"; VQA accuracy by the {report['vqa_rules']} rules" if "vqa" in rules else ""
+    text += "; one view for each example" if settings["low_resolution_shots"] else ""
+    text += f"; {settings['limit']:,} queries drawn of each task" if settings["limit"] else ""
     text_shots = TEXT_SHOTS.get(settings["prompts"])
     if text_shots and any(result["shots"] == 0 for result in report["results"]):
-        told += f'; its "0 shots" are {text_shots} examples without pictures'
-    return told + "."
+        text += f'; its "0 shots" are {text_shots} examples without pictures'
+    return text + "."
 
 
-def _shots(report: dict[str, Any], shots: int) -> str:
+def _write_shots(report: dict[str, Any], shots: int) -> str:
     text_shots = TEXT_SHOTS.get(report["settings"]["prompts"])
     return f"0 ({text_shots} in text)" if text_shots and shots == 0 else str(shots)
 
 
-def _number(shots: int | None) -> str:
+def _write_number(shots: int | None) -> str:
     return "-" if shots is None else str(shots)
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def _write_markdown(lines: Sequence[Sequence[str]]) -> str:
     head, *rest = lines
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rest))

@@ -1,4 +1,4 @@
-"""Score a file of predictions by itself: an evaluation's, or anyone's with an id and an answer a line."""
+"""Score a file of predictions: that of an evaluation, or any other with an id and an answer in each line."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 from mm1_mlx.data.row_forms import shown
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.evaluation.answers import Rules
-from mm1_mlx.evaluation.results import Line, Result, results_of
+from mm1_mlx.evaluation.results import Line, Result, compute_results
 from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Task
 from mm1_mlx.files.json_lines import read_json_lines
 
-IDS = ("id", "question_id", "image_id", "image")  # as files for evaluation servers have them
+IDS = ("id", "question_id", "image_id", "image")  # the keys in files for evaluation servers
 ANSWERS = ("answer", "caption", "prediction")
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a text."""
+    """Tell whether a value is a text."""
     return isinstance(value, str)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a whole number."""
+    """Tell whether a value is a whole number, which a bool is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_list_of_texts(value: Any) -> bool:
-    """Whether a value is a list of texts."""
+    """Tell whether a value is a list of texts."""
     return isinstance(value, list) and all(map(is_text, value))
 
 
-KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of what else a line may have
+EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {  # what a line may have besides id and answer
     "task": (is_text, "the name of a task"),
     "shots": (is_number, "a number"),
     "seed": (is_number, "a number"),
@@ -46,52 +46,54 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of what else a line m
 
 
 def score_file(path: Path, task: Task, *, data: str | None, rules: Rules) -> list[Result]:
-    """Return a result for each number of shots that a file has predictions for.
+    """Score a file of predictions; return a result for each number of shots in it.
 
     Args:
-        path: JSON lines, or one JSON list. What it has of other tasks is passed over.
+        path: JSON lines, or one JSON list. Predictions of other tasks are ignored.
         task: what was asked.
-        data: the folder with the task's files, where references are taken from; None: they stand in the file.
-        rules: of VQA accuracy.
+        data: the folder with the task's files, which have the references; None: the predictions have them.
+        rules: the rules of VQA accuracy.
 
     Raises:
-        DataError: the file is of other tasks alone, has no references, ids that are unknown or stand twice, or cannot
+        DataError: the file has only other tasks, lacks references, has ids that are unknown or occur twice, or cannot
             be read.
     """
-    read = _read(path)
-    lines = [_line(v, number, path) for number, v in read.items() if v.get("task", task.name) == task.name]
+    read = _read_predictions(path)
+    lines = [
+        _make_line(v, number, path) for number, v in read.items() if v.get("task", task.name) == task.name
+    ]
     if not lines:
         others = ", ".join(dict.fromkeys(values["task"] for values in read.values()))
         raise DataError(
             f"{path} holds predictions of {others}, none of {task.name}; give `task` {others}, or another file."
         )
-    _require_once(lines, path)
+    _require_one_prediction(lines, path)
     queries: list[Item] = [] if data is None else list(task.read(data, "queries"))
-    metric = task.metric_of(queries) if queries else _metric(lines, task)
+    metric = task.pick_metric(queries) if queries else _pick_metric(lines, task)
     if data is not None:
         _take_references(lines, {item.id: item for item in queries}, path, task)
     _require_references(lines, metric, path)
     answered = {line["id"] for line in lines}
     unanswered = sum(item.id not in answered for item in queries)
-    told = {"task": task.name, "title": task.title, "metric": metric, "num_missing": unanswered}
-    return [told | result for result in results_of(lines, metric, rules)]
+    about = {"task": task.name, "title": task.title, "metric": metric, "num_missing": unanswered}
+    return [about | result for result in compute_results(lines, metric, rules)]
 
 
-def named_tasks(path: Path) -> list[str]:
-    """Return the names of the tasks that a file says its predictions are of.
+def find_named_tasks(path: Path) -> list[str]:
+    """Return the names of the tasks that the predictions of a file name.
 
     Raises:
-        DataError: it does not say so, or cannot be read.
+        DataError: a prediction names no task, or the file cannot be read.
     """
-    read = _read(path)
+    read = _read_predictions(path)
     nameless = next((number for number, values in read.items() if "task" not in values), None)
     if nameless is not None:
         raise DataError(f"{path}, line {nameless} does not say of which task it is; give `task`.")
     return list(dict.fromkeys(values["task"] for values in read.values()))
 
 
-def _read(path: Path) -> dict[int, dict[str, Any]]:
-    """Return the objects of a file by line, or by place in its list, each with what it must have."""
+def _read_predictions(path: Path) -> dict[int, dict[str, Any]]:
+    """Read the predictions of a file, by line or by place in its list, without null values."""
     try:
         text = path.read_text("utf-8-sig")
         found = dict(enumerate(json.loads(text), 1)) if text.lstrip()[:1] == "[" else None
@@ -107,21 +109,21 @@ def _read(path: Path) -> dict[int, dict[str, Any]]:
         ) from None
     if not found:
         raise DataError(f"{path} holds no predictions; give a file with an id and an answer for each.")
-    return {number: _without_null(values, number, path) for number, values in found.items()}
+    return {number: _drop_nulls(values, number, path) for number, values in found.items()}
 
 
-def _without_null(values: Any, number: int, path: Path) -> dict[str, Any]:
+def _drop_nulls(values: Any, number: int, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{path}, entry {number} is no JSON object; give an id and an answer.")
     given = {key: value for key, value in values.items() if value is not None}
-    for key, (fits, kind) in KINDS.items():
+    for key, (fits, kind) in EXPECTED.items():
         if key in given and not fits(given[key]):
             raise DataError(f"{path}, line {number}: {key} is {shown(given[key])}, expected {kind}.")
     return given
 
 
-def _line(values: dict[str, Any], number: int, path: Path) -> Line:
-    """Return an object as a line of an evaluation."""
+def _make_line(values: dict[str, Any], number: int, path: Path) -> Line:
+    """Return a prediction in the form of a line of an evaluation."""
     id = next((values[key] for key in IDS if is_text(values.get(key)) or is_number(values.get(key))), None)
     answer = next((values[key] for key in ANSWERS if is_text(values.get(key))), None)
     if id is None or (answer is None and "error" not in values):
@@ -131,8 +133,8 @@ def _line(values: dict[str, Any], number: int, path: Path) -> Line:
     return {"shots": None, "seed": 0} | values | {"id": str(id), "answer": answer}
 
 
-def _require_once(lines: list[Line], path: Path) -> None:
-    """Refuse two predictions of one query behind the same shots: which of them counts?"""
+def _require_one_prediction(lines: list[Line], path: Path) -> None:
+    """Refuse two predictions of one query after the same shots."""
     seen = set()
     for line in lines:
         key = (line["shots"], line["seed"], line.get("swapped", False), line["id"])
@@ -141,8 +143,8 @@ def _require_once(lines: list[Line], path: Path) -> None:
         seen.add(key)
 
 
-def _metric(lines: list[Line], task: Task) -> Metric:
-    """Return how answers are scored: the task's way, or where it goes by its items, by the first line's question."""
+def _pick_metric(lines: list[Line], task: Task) -> Metric:
+    """Return how answers are scored: the task's metric, or one that fits the first line where the task has none."""
     return task.metric or ("exact" if "question" in lines[0] else "cider")
 
 

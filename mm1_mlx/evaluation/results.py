@@ -1,4 +1,4 @@
-"""From predictions to scores: of each pass, their mean over seeds, and how sure that is."""
+"""The scores of predictions: those of each pass, their mean over seeds, and how certain it is."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.answers import Rules, exact_match, vqa_accuracy
 from mm1_mlx.evaluation.cider import cider
 from mm1_mlx.evaluation.intervals import bootstrap_interval
-from mm1_mlx.evaluation.shots import balance
-from mm1_mlx.evaluation.tasks.task import Metric, commonest
+from mm1_mlx.evaluation.shots import share_out
+from mm1_mlx.evaluation.tasks.task import Metric, find_commonest
 
-Line = dict[str, Any]  # of predictions.jsonl
-Result = dict[str, Any]  # of results.json
+Line = dict[str, Any]  # a line of predictions.jsonl
+Result = dict[str, Any]  # a result in results.json
 
-DIGITS = 4  # of what is written
+DIGITS = 4  # of written scores, after the point
 
 
 def score_lines(lines: Sequence[Line], metric: Metric, rules: Rules, *, key: str = "answer") -> list[float]:
-    """Return the score of each line's answer, in hundredths: 100 is wholly right, but CIDEr has no end.
+    """Return the score of each line's answer in percent; CIDEr may go above 100.
 
     Args:
-        lines: of one pass, each with ``references`` and the answer; ids are all different.
-        metric: how an answer is scored.
-        rules: of VQA accuracy.
-        key: which answer: what was written, or the likeliest choice, ``ranked``.
+        lines: the lines of one pass, each with ``references`` and the answer; ids are all different.
+        metric: how an answer is score_all.
+        rules: the rules of VQA accuracy.
+        key: which answer to score: the written one, or the likeliest choice, ``ranked``.
 
     Raises:
         DataError: a line has no reference.
     """
     for line in lines:
         if not line.get("references"):
-            raise DataError(f"query {line['id']} has no `references`, so it cannot be scored.")
+            raise DataError(f"query {line['id']} has no `references`, so it cannot be score_all.")
     if metric == "cider":
         if not lines:
             return []
@@ -47,15 +47,15 @@ def score_lines(lines: Sequence[Line], metric: Metric, rules: Rules, *, key: str
     return [100 * exact_match(line[key], line["references"]) for line in lines]
 
 
-def results_of(
+def compute_results(
     lines: Iterable[Line], metric: Metric, rules: Rules, examples: Mapping[str, str] | None = None
 ) -> list[Result]:
     """Return one result for each number of shots of a task; each line gets its ``score``.
 
     Args:
-        lines: all passes of the task.
-        metric: how an answer is scored.
-        rules: of VQA accuracy.
+        lines: the lines of all passes of the task.
+        metric: how an answer is score_all.
+        rules: the rules of VQA accuracy.
         examples: what each worked example answers, by id, for the balance of the shots.
 
     Raises:
@@ -68,13 +68,13 @@ def results_of(
     for (shots, swapped), seeds in passes.items():
         if swapped:
             continue
-        result = _result(seeds, metric, rules)
+        result = _compute_result(seeds, metric, rules)
         if metric != "cider":
-            answers = [commonest(line["references"]) for line in next(iter(seeds.values()))]
-            result["query_answers"] = balance(answers)
-            result["shot_answers"] = balance(_shown(seeds, examples or {}))
+            answers = [find_commonest(line["references"]) for line in next(iter(seeds.values()))]
+            result["query_answers"] = share_out(answers)
+            result["shot_answers"] = share_out(_list_shown(seeds, examples or {}))
         if (shots, True) in passes:
-            control = _result(passes[shots, True], metric, rules)
+            control = _compute_result(passes[shots, True], metric, rules)
             result["swapped"] = {name: control[name] for name in ("score", "interval", "scores")}
         results.append({"shots": shots} | result)
     if not results:
@@ -82,41 +82,41 @@ def results_of(
     return results
 
 
-def _result(seeds: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
-    told = {seed: [line for line in lines if "error" not in line] for seed, lines in seeds.items()}
-    if not any(told.values()):
+def _compute_result(seeds: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
+    by_seed = {seed: [line for line in lines if "error" not in line] for seed, lines in seeds.items()}
+    if not any(by_seed.values()):
         raise DataError("no query was answered, so there is nothing to score.")
 
-    def scored(lines: Sequence[Line]) -> list[float]:
+    def score_all(lines: Sequence[Line]) -> list[float]:
         return score_lines(lines, metric, rules)
 
-    scores = {seed: scored(lines) for seed, lines in told.items()}
-    for seed, lines in told.items():
+    scores = {seed: score_all(lines) for seed, lines in by_seed.items()}
+    for seed, lines in by_seed.items():
         for line, score in zip(lines, scores[seed], strict=True):
             line["score"] = round(score, DIGITS)
-    answered = [line for lines in told.values() for line in lines]
-    result = _over_seeds(told, scores) | {
+    answered = [line for lines in by_seed.values() for line in lines]
+    result = _average_over_seeds(by_seed, scores) | {
         "num_queries": max(map(len, seeds.values())),
         "num_failed": sum("error" in line for lines in seeds.values() for line in lines),
     }
     groups = {line["group"] for line in answered if line.get("group") is not None}
     if groups:
-        result["groups"] = {group: _of_group(told, group, scored) for group in sorted(groups)}
+        result["groups"] = {group: _score_group(by_seed, group, score_all) for group in sorted(groups)}
     if any("ranked" in line for line in answered):
-        result["ranked"] = _ranked(told, metric, rules)
+        result["ranked"] = _score_ranking(by_seed, metric, rules)
     return result
 
 
-def _shown(seeds: dict[int, list[Line]], examples: Mapping[str, str]) -> list[str]:
-    """Return what the shots of all queries answer; a query that has them anew counts them anew."""
+def _list_shown(seeds: dict[int, list[Line]], examples: Mapping[str, str]) -> list[str]:
+    """Return the answers of the shots of all queries; a shot counts once for each query that has it."""
     ids = [id for lines in seeds.values() for line in lines for id in line.get("shot_ids", ())]
     return [examples[id] for id in ids if id in examples]
 
 
-def _over_seeds(told: dict[int, list[Line]], scores: dict[int, list[float]]) -> Result:
-    """Return the mean over seeds, its interval over queries, and the spread over seeds."""
+def _average_over_seeds(by_seed: dict[int, list[Line]], scores: dict[int, list[float]]) -> Result:
+    """Return the mean score over seeds, its interval over queries, and the spread over seeds."""
     by_query: dict[str, list[float]] = defaultdict(list)
-    for seed, lines in told.items():
+    for seed, lines in by_seed.items():
         for line, score in zip(lines, scores[seed], strict=True):
             by_query[line["id"]].append(score)
     interval = bootstrap_interval([fmean(values) for values in by_query.values()])
@@ -129,21 +129,21 @@ def _over_seeds(told: dict[int, list[Line]], scores: dict[int, list[float]]) -> 
     }
 
 
-def _of_group(
-    told: dict[int, list[Line]], group: str, scored: Callable[[Sequence[Line]], list[float]]
+def _score_group(
+    by_seed: dict[int, list[Line]], group: str, score_all: Callable[[Sequence[Line]], list[float]]
 ) -> Result:
-    """Return a group's score. CIDEr counts words among the group's own references, as NoCaps' domains are scored."""
-    own = [[line for line in lines if line.get("group") == group] for lines in told.values()]
-    means = [fmean(scored(lines)) for lines in own if lines]
+    """Score a group of queries. CIDEr counts words in the group's references only, as for the domains of NoCaps."""
+    own = [[line for line in lines if line.get("group") == group] for lines in by_seed.values()]
+    means = [fmean(score_all(lines)) for lines in own if lines]
     return {"score": round(fmean(means), DIGITS), "num_queries": max(map(len, own))}
 
 
-def _ranked(told: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
-    """Return the score of the likeliest choices; a query without choices does not count."""
-    choosing = {seed: [line for line in lines if "ranked" in line] for seed, lines in told.items()}
+def _score_ranking(by_seed: dict[int, list[Line]], metric: Metric, rules: Rules) -> Result:
+    """Score the likeliest choices; a query without choices does not count."""
+    choosing = {seed: [line for line in lines if "ranked" in line] for seed, lines in by_seed.items()}
     choosing = {seed: lines for seed, lines in choosing.items() if lines}
     scores = {seed: score_lines(lines, metric, rules, key="ranked") for seed, lines in choosing.items()}
     for seed, lines in choosing.items():
         for line, score in zip(lines, scores[seed], strict=True):
             line["ranked_score"] = round(score, DIGITS)
-    return _over_seeds(choosing, scores) | {"num_queries": max(map(len, choosing.values()))}
+    return _average_over_seeds(choosing, scores) | {"num_queries": max(map(len, choosing.values()))}

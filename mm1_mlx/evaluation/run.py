@@ -12,7 +12,7 @@ from mm1_mlx.evaluation.asking import Asker
 from mm1_mlx.evaluation.exam import Exam, open_exam
 from mm1_mlx.evaluation.journal import Journal
 from mm1_mlx.evaluation.report import write_report
-from mm1_mlx.evaluation.results import Line, Result, results_of
+from mm1_mlx.evaluation.results import Line, Result, compute_results
 from mm1_mlx.evaluation.settings import EvaluationSettings
 from mm1_mlx.evaluation.tasks.table import find_tasks
 from mm1_mlx.evaluation.tasks.task import Task
@@ -38,20 +38,20 @@ def evaluate(
     vision_cache: VisionCache | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Ask, score and report; everything is read and checked before the first question.
+    """Measure a model on tasks and report the scores; everything is read and checked before the first question.
 
     Args:
         model: from ``load``.
         processor: from ``load``.
         tasks: what to measure, by name, as tasks, or made ready by ``open_exam`` with the same settings.
-        settings: how.
-        data: the folder that the data sets are in.
+        settings: how the model is measured.
+        data: the folder with the data sets.
         output: the folder for ``results.json``, ``results.md``, ``results.png`` and ``predictions.jsonl``; None writes
             nothing.
-        resume: go on with what is there.
-        name: of the model, for the report.
-        vision_cache: where visual tokens are kept; by default in a cache of its own.
-        progress: told after each block of queries.
+        resume: go on with the answers in the folder.
+        name: the name of the model, for the report.
+        vision_cache: keeps visual tokens; None makes a new cache.
+        progress: called after each block of queries.
 
     Returns:
         What ``results.json`` holds.
@@ -61,11 +61,11 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     vision_cache = VisionCache() if vision_cache is None else vision_cache
-    exams = [_made_ready(task, data, settings) for task in tasks]
+    exams = [_make_ready(task, data, settings) for task in tasks]
     writers = [Writer(model, processor, exam, settings) for exam in exams]
     for writer in writers:
         writer.check()
-    deciding = _deciding(model, processor, exams, settings)
+    deciding = _collect_deciding(model, processor, exams, settings)
     folder = None if output is None else Path(output)
     results: list[Result] = []
     predictions: list[Line] = []
@@ -74,37 +74,37 @@ def evaluate(
         for writer in writers:
             asker = Asker(model, processor, writer, settings, vision_cache)
             lines = _ask_all(writer, asker, journal, progress)
-            results += _results(writer.exam, lines, settings)
+            results += _compute_task_results(writer.exam, lines, settings)
             predictions += lines
-        report = {"model": name, "settings": deciding, **settings.counting(), "results": results}
+        report = {"model": name, "settings": deciding, **settings.list_counting(), "results": results}
         if folder is not None:
             write_report(folder, report, predictions)
             journal.finish()
     return report
 
 
-def _made_ready(task: Task | Exam | str, data: str | None, settings: EvaluationSettings) -> Exam:
+def _make_ready(task: Task | Exam | str, data: str | None, settings: EvaluationSettings) -> Exam:
     if isinstance(task, Exam):
         return task
     (found,) = find_tasks([task]) if isinstance(task, str) else [task]
     return open_exam(found, data, settings)
 
 
-def _deciding(
+def _collect_deciding(
     model: MM1, processor: Processor, exams: Sequence[Exam], settings: EvaluationSettings
 ) -> dict[str, Any]:
-    """Return everything that answers depend on, but the numbers of shots and the seeds, which they name themselves."""
+    """Return everything that answers depend on, except shots and seeds, which each answer has itself."""
     deciding = {
         "weights": model_identity(model),
         "image_config": processor.config.image_config.to_dict(),
-        **settings.deciding(),
+        **settings.list_deciding(),
         "data": {exam.task.name: exam.digests for exam in exams},
     }
-    return json.loads(json.dumps(deciding))  # as it will be read again
+    return json.loads(json.dumps(deciding))  # as a later run will read it
 
 
 def _ask_all(writer: Writer, asker: Asker, journal: Journal, progress: Progress | None) -> list[Line]:
-    """Return the lines of all of a task's passes, block by block, those in the journal included."""
+    """Ask all passes of a task block by block; return their lines, with those that the journal has already."""
     exam, lines = writer.exam, []
     number = len(exam.queries)
     for cell in writer.cells:
@@ -112,9 +112,9 @@ def _ask_all(writer: Writer, asker: Asker, journal: Journal, progress: Progress 
             progress(exam.task.name, cell, 0, number)
         for begin in range(0, number, asker.block_size):
             indices = range(begin, min(begin + asker.block_size, number))
-            block = journal.block(writer, cell, indices)
+            block = journal.find_block(writer, cell, indices)
             if block is None:
-                block = asker.block(cell, indices)
+                block = asker.ask_block(cell, indices)
                 journal.add(block)
             lines += block
             if progress is not None:
@@ -122,8 +122,8 @@ def _ask_all(writer: Writer, asker: Asker, journal: Journal, progress: Progress 
     return lines
 
 
-def _results(exam: Exam, lines: Sequence[Line], settings: EvaluationSettings) -> list[Result]:
+def _compute_task_results(exam: Exam, lines: Sequence[Line], settings: EvaluationSettings) -> list[Result]:
     task = {"task": exam.task.name, "title": exam.task.title, "metric": exam.metric}
     examples = {item.id: item.example for item in exam.support}
-    found = results_of(lines, exam.metric, settings.vqa_rules, examples)
+    found = compute_results(lines, exam.metric, settings.vqa_rules, examples)
     return [task | result | {"num_missing": exam.num_missing} for result in found]

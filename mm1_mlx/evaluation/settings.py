@@ -1,4 +1,4 @@
-"""How a model is measured: with how many shots, which ones, in what words. Light: ``--help`` reads it."""
+"""How a model is measured: how many shots, which ones, in what words. It imports little, for ``--help`` reads it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COUNTING = ("skip_missing", "vqa_rules")
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Everything but the model and the tasks.
+    """How a model is measured: everything except the model and the tasks.
 
     Raises:
         DataError: a value is out of range.
     """
 
     shots: tuple[int, ...] = (0,)  # worked examples before a query; each number is measured
-    shot_seeds: tuple[int, ...] = (0,)  # of their choice; each is measured
+    shot_seeds: tuple[int, ...] = (0,)  # of the choice of shots; each is measured
     select: Select = "fixed"  # how they are chosen
     prompts: Style = "mm1"  # how examples and query are written
     system: str | None = None  # a system message
@@ -64,18 +64,18 @@ class EvaluationSettings:
 
     @property
     def num_text_shots(self) -> int:
-        """How many examples without pictures stand before a query that has no shots."""
+        """The number of examples without pictures before a query that has no shots."""
         return TEXT_SHOTS.get(self.prompts, 0)
 
     @property
     def most_shots(self) -> int:
-        """How many examples a query has at most, those without pictures included."""
+        """The largest number of examples that a query has, including those without pictures."""
         return max(max(self.shots), self.num_text_shots if 0 in self.shots else 0)
 
-    def deciding(self) -> dict[str, Any]:
-        """Return what an answer depends on; answers made with other values are not taken up."""
+    def list_deciding(self) -> dict[str, Any]:
+        """Return the settings that answers depend on; a run cannot go on with answers of other values."""
         return {name: getattr(self, name) for name in DECIDING}
 
-    def counting(self) -> dict[str, Any]:
-        """Return which answers count, and how: those that are there are counted anew with other values."""
+    def list_counting(self) -> dict[str, Any]:
+        """Return the settings that decide which answers count; they may change when a run goes on."""
         return {name: getattr(self, name) for name in COUNTING}

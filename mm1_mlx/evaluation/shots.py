@@ -1,4 +1,4 @@
-"""Which worked examples stand before a query: of a seed's order, or the most alike; never the query's own picture."""
+"""Which worked examples stand before a query: random ones of a seed, or the most like; never its own picture."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ KEPT = 256  # examples whose picture files stay in memory
 
 
 class Support:
-    """The worked examples of one task, and the rule by which some are chosen.
+    """The worked examples of one task, and the rule that chooses from them.
 
-    The first 4 of 8 examples are the 4 that would be chosen alone, so that shots can be compared.
+    The first 4 of 8 examples are those that a choice of 4 gives, so that numbers of shots can be compared.
 
     Args:
-        items: to choose from; those that say nothing are passed over.
-        select: "fixed" takes the same ones for every query of a seed; "random" draws anew for each query; "rices"
-            takes those whose pictures are the most alike, the most alike next to the query.
-        alike: for "rices": the numbers of ``items`` in the order of their likeness to a picture.
-        skip_damaged: pass over pictures that cannot be opened, in place of an error.
+        items: the examples to choose from; those without an answer are ignored.
+        select: "fixed" takes the same ones for every query of a seed; "random" draws new ones for each query; "rices"
+            takes those whose pictures are the most like the query's, the most like one last.
+        alike: for "rices": yields the numbers of ``items`` in the order of their likeness to a picture.
+        skip_damaged: ignore pictures that cannot be opened, in place of an error.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class Support:
     ):
         self.items, self._select, self._alike = items, select, alike
         self._skip_damaged = skip_damaged
-        find = opened if skip_damaged else found
+        find = decode_picture if skip_damaged else measure_picture
         self._found = lru_cache(maxsize=KEPT)(lambda index: find(self.items[index]))
 
     def choose(self, query: Item, num: int, seed: int) -> list[Item]:
-        """Return the examples for a query, in the order in which they stand before it.
+        """Choose the examples for a query, in the order in which they stand before it.
 
         Raises:
-            DataError: there are not so many that say something and have another picture.
+            DataError: there are too few that have an answer and another picture than the query.
             PictureError: one of them has a damaged picture.
         """
-        chosen = list(islice(self._usable(query, seed), num))
+        chosen = list(islice(self._iterate_usable(query, seed), num))
         if len(chosen) < num:
             raise DataError(
                 f"`shots` {num} before query {query.id}, but the support set of {len(self.items)} has only "
@@ -59,9 +59,9 @@ class Support:
             )
         return chosen[::-1] if self._select == "rices" else chosen
 
-    def _usable(self, query: Item, seed: int) -> Iterator[Item]:
+    def _iterate_usable(self, query: Item, seed: int) -> Iterator[Item]:
         own = None if query.image is None else find_picture(query.image).sha256
-        for index in self._order(query, seed):
+        for index in self._iterate_order(query, seed):
             if not self.items[index].example:
                 continue
             try:
@@ -70,38 +70,38 @@ class Support:
                 if not self._skip_damaged:
                     raise
                 continue
-            if item.image is None or item.image.sha256 != own:
+            if item.image is None or find_picture(item.image).sha256 != own:
                 yield item
 
-    def _order(self, query: Item, seed: int) -> Iterator[int]:
-        if self._select == "rices" and query.image is not None:
+    def _iterate_order(self, query: Item, seed: int) -> Iterator[int]:
+        if self._select == "rices" and self._alike is not None and query.image is not None:
             return self._alike(query.image)
-        return shuffled(len(self.items), f"{seed}" if self._select == "fixed" else f"{seed} {query.id}")
+        return shuffle(len(self.items), f"{seed}" if self._select == "fixed" else f"{seed} {query.id}")
 
 
-def found(item: Item) -> Item:
-    """Return an item with its picture found and measured; its file is not read again.
+def measure_picture(item: Item) -> Item:
+    """Return an item with its picture file read and its size measured, so that the file is not read again.
 
     Raises:
-        PictureError: there is none.
+        PictureError: there is no such picture.
     """
     return item if item.image is None else replace(item, image=find_picture(item.image))
 
 
-def opened(item: Item) -> Item:
-    """Return an item as ``found`` does, its picture decoded once: damage behind the header shows here.
+def decode_picture(item: Item) -> Item:
+    """Return an item as ``measure_picture`` does, after decoding its picture once to find damage.
 
     Raises:
         PictureError: there is no picture, or it is damaged.
     """
-    item = found(item)
+    item = measure_picture(item)
     if item.image is not None:
         open_picture(item.image)
     return item
 
 
-def shuffled(number: int, seed: str) -> Iterator[int]:
-    """Yield 0 to ``number`` - 1 in an order that ``seed`` decides, each drawn when it is asked for."""
+def shuffle(number: int, seed: str) -> Iterator[int]:
+    """Yield 0 to ``number`` - 1 in an order that ``seed`` decides, without making the whole list first."""
     rng, moved = random.Random(seed), {}
     for last in range(number - 1, -1, -1):
         at = rng.randint(0, last)
@@ -109,8 +109,8 @@ def shuffled(number: int, seed: str) -> Iterator[int]:
         moved[at] = moved.pop(last, last)
 
 
-def balance(answers: Sequence[str]) -> dict[str, float]:
-    """Return the share of each answer, the commonest first, what is beyond the first few as "others"."""
+def share_out(answers: Sequence[str]) -> dict[str, float]:
+    """Return the share of each answer, the commonest first; those after the first few are summed as "others"."""
     counts = Counter(answers)
     listed = sorted(counts, key=lambda answer: (-counts[answer], answer))
     shares = {answer: counts[answer] / len(answers) for answer in listed[:MOST_LISTED]}

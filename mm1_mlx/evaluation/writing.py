@@ -1,4 +1,4 @@
-"""From a query to its prompt: shots chosen, written before it, and found to fit the context."""
+"""Write the prompt of a query: choose its shots, write them before it, and check that they fit the context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mm1_mlx.evaluation.exam import Exam
 from mm1_mlx.evaluation.likeness import Likeness
 from mm1_mlx.evaluation.prompts import PROMPTS
 from mm1_mlx.evaluation.settings import EvaluationSettings
-from mm1_mlx.evaluation.shots import Support, found
+from mm1_mlx.evaluation.shots import Support, measure_picture
 from mm1_mlx.evaluation.tasks.task import Item
 from mm1_mlx.generation.request import Request
 from mm1_mlx.inputs.inputs import Inputs
@@ -43,10 +43,10 @@ class Writer:
     """Writes the prompts of one task.
 
     Args:
-        model: whose context must hold them.
-        processor: of the model.
-        exam: the task made ready.
-        settings: how it is asked.
+        model: its context must hold the prompts.
+        processor: from ``load``, with the model.
+        exam: the task with its queries and examples.
+        settings: how the queries are asked.
     """
 
     def __init__(self, model: MM1, processor: Processor, exam: Exam, settings: EvaluationSettings):
@@ -56,7 +56,7 @@ class Writer:
 
     @property
     def cells(self) -> list[Cell]:
-        """All passes. Where no chance is in the choice of shots, one seed stands for all."""
+        """All passes over the queries; one seed is enough where the choice of shots is not random."""
         settings, found = self._settings, []
         for shots in settings.shots:
             by_chance = (shots or settings.num_text_shots) and settings.select != "rices"
@@ -67,46 +67,48 @@ class Writer:
 
     @property
     def skip_missing(self) -> bool:
-        """Whether a query is left out that cannot be asked for its pictures."""
+        """Whether queries whose pictures cannot be used are left out."""
         return self._settings.skip_missing
 
     def check(self) -> None:
-        """Refuse more shots than the context holds, as far as the first query tells.
+        """Refuse more shots than the context holds before the first query.
 
         Raises:
-            DataError: says how many fit, or why the first query cannot be asked.
+            DataError: names how many fit, or why the first query cannot be asked.
         """
         first = self.exam.queries[0]
         support = Support(self.exam.support, "fixed", skip_damaged=self._settings.skip_missing)
-        with suppress(PictureError):  # told when its block is asked
-            self._write(support.choose(found(first), self._settings.most_shots, 0), found(first))
+        with suppress(PictureError):  # reported when its block is asked
+            self._write(
+                support.choose(measure_picture(first), self._settings.most_shots, 0), measure_picture(first)
+            )
 
     def ask(self, cell: Cell, index: int) -> Asked:
-        """Choose shots for a query and write both.
+        """Choose shots for a query and write the prompt of both.
 
         Raises:
             PictureError: one of its pictures cannot be opened.
             DataError: there are not enough shots for it, or they do not fit the context.
         """
-        query = found(self.exam.swapped(index) if cell.swapped else self.exam.queries[index])
-        return self._write(self._shots(cell, query), query)
+        query = measure_picture(self.exam.swap_picture(index) if cell.swapped else self.exam.queries[index])
+        return self._write(self._choose_shots(cell, query), query)
 
     def ask_behind_common_shots(self, cell: Cell, query: Item) -> Asked:
-        """Write a query behind the shots of a seed, whatever pictures they have."""
-        return self._write(self._shots(cell, replace(query, image=None)), query)
+        """Write the prompt of a query after the shots of a seed, even if one has the query's picture."""
+        return self._write(self._choose_shots(cell, replace(query, image=None)), query)
 
     def ranks(self, query: Item) -> bool:
-        """Say whether a query's choices are ranked: not where a rationale comes before the answer."""
+        """Tell whether a query's choices are ranked; they are not where a rationale comes before the answer."""
         reasons = any(item.rationale is not None for item in self.exam.support[:1])
         return self._settings.rank and bool(query.choices) and not reasons
 
     @cached_property
     def _support(self) -> Support:
         settings, items = self._settings, self.exam.support
-        alike = self._likeness() if settings.select == "rices" and items else None
+        alike = self._make_likeness() if settings.select == "rices" and items else None
         return Support(items, settings.select, alike, skip_damaged=settings.skip_missing)
 
-    def _likeness(self) -> Likeness:
+    def _make_likeness(self) -> Likeness:
         settings = self._settings
         try:
             return Likeness(
@@ -116,13 +118,13 @@ class Writer:
                 batch_size=settings.vision_batch_size,
                 skip_damaged=settings.skip_missing,
             )
-        except PictureError as error:  # of no query in particular
+        except PictureError as error:  # no single query has this picture
             raise DataError(
                 f"{self.exam.task.name}, its support: {error} Put the picture right, or pass over such examples with "
                 "`skip_missing`."
             ) from None
 
-    def _shots(self, cell: Cell, query: Item) -> list[Item]:
+    def _choose_shots(self, cell: Cell, query: Item) -> list[Item]:
         if cell.shots:
             return self._support.choose(query, cell.shots, cell.seed)
         without_pictures = self._support.choose(query, self._settings.num_text_shots, cell.seed)
@@ -132,7 +134,7 @@ class Writer:
         try:
             request, inputs = self._prepare(shots, query)
         except PromptError as error:
-            fitting = self._num_fitting(shots, query)
+            fitting = self._count_fitting(shots, query)
             many = "" if fitting is None else f"`shots` {len(shots)} do not fit, {fitting} do: "
             raise DataError(f"{self.exam.task.name}, query {query.id}: {many}{error}") from None
         return Asked(query, shots, request, inputs)
@@ -151,8 +153,8 @@ class Writer:
             )
         return request, inputs
 
-    def _num_fitting(self, shots: Sequence[Item], query: Item) -> int | None:
-        """Return the largest number of shots that fits; None: it is not their number that is wrong."""
+    def _count_fitting(self, shots: Sequence[Item], query: Item) -> int | None:
+        """Return the largest number of shots that fits, or None where not even a prompt without shots does."""
         for number in range(len(shots) - 1, -1, -1):
             with suppress(PromptError):
                 self._prepare(shots[:number], query)

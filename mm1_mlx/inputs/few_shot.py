@@ -81,7 +81,7 @@ class FewShotPrompt:
     """A plain prompt (no chat template) with its pictures in reading order."""
 
     text: str  # has ``<image>`` once for every picture
-    images: list[str | Path | bytes | Picture]
+    images: list[Source]
     num_low_resolution: (
         int  # the shots' pictures, which come first; only the query's picture is cut into sub-images
     )

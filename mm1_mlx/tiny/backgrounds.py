@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from mm1_mlx.tiny.colors import Paint, between, shifted
+from mm1_mlx.tiny.colors import Paint, blend, lighten, make_paint
 
 TONES = ("white", "light", "coloured", "middle", "dark", "black")
 TEXTURES = ("plain", "gradient", "radial", "cloudy", "striped", "dotted", "checked", "grainy")
-FAINT = 40  # of 255: most that the paints of a pattern differ in lightness
+FAINT = 40  # of 255: the largest difference in lightness between the paints of a pattern
 
 Size = tuple[int, int]  # width and height in pixels
 
 
 @dataclass(frozen=True)
 class Background:
-    """Two paints and how they are spread; the same seed spreads them alike at every size."""
+    """Two paints and how they are spread; one seed gives the same pattern at every size."""
 
     tone: str  # one of TONES
     texture: str  # one of TEXTURES
@@ -29,23 +29,23 @@ class Background:
 
     @property
     def palette(self) -> tuple[Paint, ...]:
-        """Paints that things must stand out against."""
+        """The paints against which things must stand out."""
         one, other = self.paints
-        return (one,) if one == other else (one, between(one, other, 0.5), other)
+        return (one,) if one == other else (one, blend(one, other, 0.5), other)
 
 
 def make_background(tone: str, texture: str, rng: random.Random) -> Background:
-    """Return a background of that kind, as ``rng`` decides."""
-    one = _paint(tone, rng)
+    """Return a random background of a tone and a texture."""
+    one = _pick_paint(tone, rng)
     other = one
     if texture in ("gradient", "radial"):
         other = (
-            _paint(tone, rng)
+            _pick_paint(tone, rng)
             if tone == "coloured"
-            else shifted(one, rng.choice((-1, 1)) * rng.uniform(15, 70))
+            else lighten(one, rng.choice((-1, 1)) * rng.uniform(15, 70))
         )
     elif texture != "plain":
-        other = shifted(one, rng.choice((-1, 1)) * rng.uniform(8, FAINT))
+        other = lighten(one, rng.choice((-1, 1)) * rng.uniform(8, FAINT))
     return Background(tone, texture, (one, other), rng.getrandbits(32))
 
 
@@ -58,7 +58,7 @@ def paint_background(background: Background, size: Size) -> Image.Image:
     return Image.composite(other, one, mask)
 
 
-def _paint(tone: str, rng: random.Random) -> Paint:
+def _pick_paint(tone: str, rng: random.Random) -> Paint:
     if tone == "white":
         return (255, 255, 255)
     if tone == "black":
@@ -68,28 +68,28 @@ def _paint(tone: str, rng: random.Random) -> Paint:
     saturation = {"light": 0.15, "dark": 0.7, "middle": 0.1, "coloured": 0.9}[tone] * rng.random()
     if tone == "coloured":
         saturation = max(saturation, 0.3)
-    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(rng.random(), saturation, value))
+    return make_paint(255 * v for v in colorsys.hsv_to_rgb(rng.random(), saturation, value))
 
 
-def _gradient(size: Size, rng: random.Random) -> Image.Image:
+def _draw_gradient(size: Size, rng: random.Random) -> Image.Image:
     side = max(size)
     slope = Image.linear_gradient("L").rotate(rng.uniform(0, 360), Image.Resampling.BILINEAR)
     return slope.crop((38, 38, 218, 218)).resize((side, side), Image.Resampling.BILINEAR).crop((0, 0, *size))
 
 
-def _radial(size: Size, rng: random.Random) -> Image.Image:
+def _draw_radial(size: Size, rng: random.Random) -> Image.Image:
     left, top = (rng.randint(0, 80) for _ in range(2))
     ring = Image.radial_gradient("L").crop((left, top, left + 176, top + 176))
     return ring.resize(size, Image.Resampling.BILINEAR)
 
 
-def _cloudy(size: Size, rng: random.Random) -> Image.Image:
+def _draw_clouds(size: Size, rng: random.Random) -> Image.Image:
     cells = rng.randint(3, 16)
     cloud = Image.frombytes("L", (cells, cells), rng.randbytes(cells * cells))
     return cloud.resize(size, Image.Resampling.BICUBIC)
 
 
-def _striped(size: Size, rng: random.Random) -> Image.Image:
+def _draw_stripes(size: Size, rng: random.Random) -> Image.Image:
     mask = Image.new("L", size)
     draw = ImageDraw.Draw(mask)
     step = max(size) / rng.uniform(5, 24)
@@ -103,7 +103,7 @@ def _striped(size: Size, rng: random.Random) -> Image.Image:
     return mask
 
 
-def _dotted(size: Size, rng: random.Random) -> Image.Image:
+def _draw_dots(size: Size, rng: random.Random) -> Image.Image:
     mask = Image.new("L", size)
     draw = ImageDraw.Draw(mask)
     step = max(size) / rng.uniform(7, 16)
@@ -115,7 +115,7 @@ def _dotted(size: Size, rng: random.Random) -> Image.Image:
     return mask
 
 
-def _checked(size: Size, rng: random.Random) -> Image.Image:
+def _draw_checks(size: Size, rng: random.Random) -> Image.Image:
     cells = rng.randint(4, 16)
     board = Image.new("L", (cells, cells))
     board.putdata([255 * ((k // cells + k % cells) % 2) for k in range(cells * cells)])
@@ -123,18 +123,18 @@ def _checked(size: Size, rng: random.Random) -> Image.Image:
     return board.resize((side, side), Image.Resampling.NEAREST).crop((0, 0, *size))
 
 
-def _grainy(size: Size, rng: random.Random) -> Image.Image:
+def _draw_grain(size: Size, rng: random.Random) -> Image.Image:
     coarse = rng.choice((1, 1, 2, 3))
     small = (-(-size[0] // coarse), -(-size[1] // coarse))
     return Image.frombytes("L", small, rng.randbytes(small[0] * small[1])).resize(size)
 
 
 MASKS: dict[str, Callable[[Size, random.Random], Image.Image]] = {
-    "gradient": _gradient,
-    "radial": _radial,
-    "cloudy": _cloudy,
-    "striped": _striped,
-    "dotted": _dotted,
-    "checked": _checked,
-    "grainy": _grainy,
+    "gradient": _draw_gradient,
+    "radial": _draw_radial,
+    "cloudy": _draw_clouds,
+    "striped": _draw_stripes,
+    "dotted": _draw_dots,
+    "checked": _draw_checks,
+    "grainy": _draw_grain,
 }

@@ -1,13 +1,13 @@
-"""Caption styles: the same things told in many ways, each made of a few choices that hold through a document."""
+"""Caption styles: many ways to describe the same things, each made of a few choices that hold through a document."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
 
-from mm1_mlx.tiny.nouns import NUMBERS, article, capital, is_bare, joined
+from mm1_mlx.tiny.nouns import NUMBERS, add_article, capitalise, is_bare, join_words
 from mm1_mlx.tiny.scene import Scene, Thing
-from mm1_mlx.tiny.telling import grouped, nearest_place, phrase, plural_phrase
+from mm1_mlx.tiny.telling import find_nearest_place, group_things, phrase, phrase_plural
 
 ITEMS = (
     "article",
@@ -83,7 +83,7 @@ class Style:
 
     @property
     def held_out(self) -> bool:
-        """Tell whether the style is kept for tests: about one combination in eight."""
+        """Whether the style is kept for tests; about one combination in eight is."""
         return random.Random(repr(self)).random() < 0.125
 
 
@@ -97,7 +97,7 @@ ALT_TEXT = (
 
 
 def pick_style(rng: random.Random, *, held_out: bool = False) -> Style:
-    """Return a style; ``held_out`` ones are for tests."""
+    """Return a random style, from those for tests if ``held_out``, else from those for training."""
     while True:
         joint = rng.choice(JOINTS)
         style = Style(
@@ -112,29 +112,31 @@ def pick_style(rng: random.Random, *, held_out: bool = False) -> Style:
             return style
 
 
-def styled(scene: Scene, style: Style = CLEAN) -> str:
-    """Return what ``scene`` shows, in ``style``."""
+def write_in_style(scene: Scene, style: Style = CLEAN) -> str:
+    """Write a caption of ``scene`` in ``style``."""
     if not scene.things:
         text = "nothing"
     elif style.items in ("article", "plain", "number", "color only", "kind only"):
-        text = joined_with([_group(t, n, style.items) for t, n in grouped(scene.things)], style)
+        text = join_in_style(
+            [_describe_group(t, n, style.items) for t, n in group_things(scene.things)], style
+        )
     else:
-        text = joined_with([_thing(scene, t, style.items) for t in scene.things], style)
+        text = join_in_style([_describe_thing(scene, t, style.items) for t in scene.things], style)
     behind = style.behind.format(
         tone=TONES.get(scene.background.tone, scene.background.tone), number=len(scene.things)
     )
-    return _cased(style.before + text + behind, style.case)
+    return _change_case(style.before + text + behind, style.case)
 
 
-def joined_with(items: list[str], style: Style) -> str:
-    """Return ``items`` with the style's joints."""
+def join_in_style(items: list[str], style: Style) -> str:
+    """Join ``items`` with the separators of the style."""
     if style.joint == ", " and style.last == " and ":
-        return joined(items)
+        return join_words(items)
     return style.last.join([style.joint.join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
 
 
-def _group(thing: Thing, number: int, items: str) -> str:
-    words, several = phrase(thing), plural_phrase(thing)
+def _describe_group(thing: Thing, number: int, items: str) -> str:
+    words, several = phrase(thing), phrase_plural(thing)
     if items == "color only" and thing.color:
         words = several = thing.color
     elif items == "kind only":
@@ -142,15 +144,15 @@ def _group(thing: Thing, number: int, items: str) -> str:
     if number > 1:
         return f"{NUMBERS[number]} {several}"
     if items == "article":
-        return words if is_bare(thing.noun) else article(words)
+        return words if is_bare(thing.noun) else add_article(words)
     return f"1 {words}" if items == "number" else words
 
 
-def _thing(scene: Scene, thing: Thing, items: str) -> str:
+def _describe_thing(scene: Scene, thing: Thing, items: str) -> str:
     if items == "noun first":
         return f"{thing.noun}, {thing.color}" if thing.color else thing.noun
     if items == "placed":
-        return f"{phrase(thing)} at the {nearest_place(scene, thing)}"
+        return f"{phrase(thing)} at the {find_nearest_place(scene, thing)}"
     if items == "sized":
         return f"{thing.size_word} {phrase(thing)}"
     if items == "brackets":
@@ -158,9 +160,9 @@ def _thing(scene: Scene, thing: Thing, items: str) -> str:
     return "#" + phrase(thing).replace(" ", "")  # tags
 
 
-def _cased(text: str, case: str) -> str:
+def _change_case(text: str, case: str) -> str:
     if case == "lower":
         return text.lower()
     if case == "upper":
         return text.upper()
-    return text.title() if case == "title" else capital(text)
+    return text.title() if case == "title" else capitalise(text)

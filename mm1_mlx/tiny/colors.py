@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 from functools import lru_cache
 
 Paint = tuple[int, int, int]  # RGB, 0 to 255
 
-# What people call by each name: our own paints, CSS's, and those of plotting programs
+# The paints that people call by each name: our own, those of CSS, and those of plotting programs.
 SHADES: dict[str, tuple[Paint, ...]] = {
     "red": ((218, 36, 42), (255, 0, 0), (220, 20, 20), (196, 24, 36), (240, 52, 52)),
     "orange": ((245, 133, 24), (255, 140, 0), (255, 127, 14), (255, 152, 20), (238, 118, 16)),
@@ -26,13 +27,19 @@ SHADES: dict[str, tuple[Paint, ...]] = {
 COLORS = tuple(SHADES)
 OTHER_SHADES = {color: [s for other in SHADES if other != color for s in SHADES[other]] for color in SHADES}
 CONTRAST = 30.0  # least distance of a filled thing from what is behind it
-THIN_CONTRAST = 40.0  # of an outline, a letter or a tiny thing
+THIN_CONTRAST = 40.0  # the same for an outline, a letter or a tiny thing
 MOST_OFF = 0.72  # a paint is at most this much as far from its own shades as from those of other colours
 
 
+def make_paint(values: Iterable[float]) -> Paint:
+    """Return three values as a paint, rounded and kept between 0 and 255."""
+    red, green, blue = (min(255, max(0, round(value))) for value in values)
+    return red, green, blue
+
+
 @lru_cache(maxsize=1 << 16)
-def lab(paint: Paint) -> tuple[float, float, float]:
-    """Return CIELAB coordinates, in which equal distances look about equally different."""
+def to_lab(paint: Paint) -> tuple[float, float, float]:
+    """Return a paint in CIELAB coordinates, in which equal distances look about equally different."""
     linear = [v / 3294.6 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in paint]
     rows = ((0.4339, 0.3762, 0.1899), (0.2126, 0.7152, 0.0722), (0.0178, 0.1095, 0.8727))
     x, y, z = (sum(a * b for a, b in zip(row, linear, strict=True)) for row in rows)
@@ -41,47 +48,42 @@ def lab(paint: Paint) -> tuple[float, float, float]:
 
 
 def distance(paint: Paint, other: Paint) -> float:
-    """Return how different two paints look: 2 is just seen, black and white are 100 apart."""
-    return math.dist(lab(paint), lab(other))
+    """Return how different two paints look: a distance of 2 is just visible, black and white are 100 apart."""
+    return math.dist(to_lab(paint), to_lab(other))
 
 
-def color_of(paint: Paint) -> str:
-    """Return the colour whose shades come nearest."""
-    return min(COLORS, key=lambda color: _nearest(paint, color))
+def name_color(paint: Paint) -> str:
+    """Return the name of the colour that has the shade nearest to ``paint``."""
+    return min(COLORS, key=lambda color: _measure_nearest(paint, color))
 
 
 def mix_paint(color: str, rng: random.Random) -> Paint:
-    """Return a paint that everyone calls ``color``: between two of its shades, and a little off."""
+    """Mix a random paint that everyone calls ``color``: between two of its shades, with a little noise."""
     while True:
         one, other = rng.choices(SHADES[color], k=2)
         share, light = rng.random(), rng.uniform(-8, 8)
-        paint = tuple(
-            _clipped(a + share * (b - a) + light + rng.uniform(-4, 4))
-            for a, b in zip(one, other, strict=True)
+        paint = make_paint(
+            a + share * (b - a) + light + rng.uniform(-4, 4) for a, b in zip(one, other, strict=True)
         )
-        most = _nearest(paint, color) / MOST_OFF
+        most = _measure_nearest(paint, color) / MOST_OFF
         if all(distance(paint, shade) >= most for shade in OTHER_SHADES[color]):
             return paint
 
 
-def visible_on(paint: Paint, backgrounds: tuple[Paint, ...], least: float) -> bool:
+def is_visible_on(paint: Paint, backgrounds: tuple[Paint, ...], least: float) -> bool:
     """Tell whether ``paint`` stands out against every one of ``backgrounds``."""
     return all(distance(paint, background) >= least for background in backgrounds)
 
 
-def shifted(paint: Paint, amount: float) -> Paint:
-    """Return ``paint`` lighter (above 0) or darker by ``amount`` of 255."""
-    return tuple(_clipped(v + amount) for v in paint)
+def lighten(paint: Paint, amount: float) -> Paint:
+    """Return ``paint`` made lighter by ``amount`` of 255, or darker where the amount is negative."""
+    return make_paint(v + amount for v in paint)
 
 
-def between(paint: Paint, other: Paint, share: float) -> Paint:
+def blend(paint: Paint, other: Paint, share: float) -> Paint:
     """Return the paint that lies ``share`` of the way from ``paint`` to ``other``."""
-    return tuple(_clipped(a + share * (b - a)) for a, b in zip(paint, other, strict=True))
+    return make_paint(a + share * (b - a) for a, b in zip(paint, other, strict=True))
 
 
-def _clipped(value: float) -> int:
-    return min(255, max(0, round(value)))
-
-
-def _nearest(paint: Paint, color: str) -> float:
+def _measure_nearest(paint: Paint, color: str) -> float:
     return min(distance(paint, shade) for shade in SHADES[color])

@@ -20,7 +20,9 @@ from mm1_mlx.tiny.stock import SHIPPED, Stock
 from mm1_mlx.tiny.world import TESTING_SEEDS
 
 Family = Literal["pictogram", "colored shape", "shape", "color", "letter", "digit"]
-EXEMPLARS = 64  # pictures of each concept that training uses, so that their visual tokens can be kept
+EXEMPLARS = (
+    64  # pictures of each concept in training; they are few, so that their visual tokens can be cached
+)
 ALONE = replace(ANY, sizes=(0.32, 0.9), wide=0.05, outlined=0.15, finished=0.15)
 WEIGHTS: dict[Family, float] = {
     **{"pictogram": 6.0, "colored shape": 2.5, "shape": 0.8, "color": 0.8, "letter": 0.5, "digit": 0.4}
@@ -35,17 +37,17 @@ class Concept:
     text: str = ""  # a letter, a digit, a pictogram's name
     shape: str = ""
     color: str = ""
-    code: str = ""  # of a pictogram
+    code: str = ""  # a pictogram's code points
 
     @property
-    def described(self) -> str:
-        """What a caption calls it: "red circle", "letter A", "dog"."""
+    def description(self) -> str:
+        """The words for the concept in a caption: "red circle", "letter A", "dog"."""
         if self.family in ("letter", "digit"):
             return f"{self.family} {self.text}"
         return self.text or f"{self.color} {self.shape}".strip()
 
-    def wish(self, rng: random.Random) -> Wish:
-        """Return a thing that shows the concept; what the concept leaves open follows from ``rng``."""
+    def make_wish(self, rng: random.Random) -> Wish:
+        """Return a wish for a thing that shows the concept; what the concept leaves open is random."""
         if self.family == "pictogram":
             return Wish("pictogram", self.text, code=self.code)
         kind = self.family if self.text else self.shape or rng.choice(SHAPES)
@@ -53,9 +55,11 @@ class Concept:
 
 
 @lru_cache(maxsize=64)
-def concepts(family: Family, stock: Stock = SHIPPED, *, held_out: bool = False) -> tuple[Concept, ...]:
-    """Return the concepts of a family: those for training or the others, of which only pictograms and coloured
-    shapes have some."""
+def list_concepts(family: Family, stock: Stock = SHIPPED, *, held_out: bool = False) -> tuple[Concept, ...]:
+    """Return the concepts of a family: those for training, or those for tests if ``held_out``.
+
+    Only pictograms and coloured shapes have concepts for tests.
+    """
     if family == "pictogram":
         splits = ("held-out",) if held_out else ("named", "unnamed")
         classes = [c for split in splits for c in stock.classes(split)]
@@ -65,7 +69,7 @@ def concepts(family: Family, stock: Stock = SHIPPED, *, held_out: bool = False) 
         return tuple(
             Concept(family, shape=shape, color=color)
             for shape, color in pairs
-            if _kept(shape, color) == held_out
+            if _is_kept_for_tests(shape, color) == held_out
         )
     if held_out:
         return ()
@@ -84,37 +88,37 @@ def pick_concepts(
     family: Family | None = None,
     held_out: bool = False,
 ) -> list[Concept]:
-    """Return ``number`` different concepts of one family, which ``rng`` chooses where it is None."""
-    families = [f for f in WEIGHTS if len(concepts(f, stock, held_out=held_out)) >= number]
+    """Return ``number`` different random concepts of one family; the family is random too where it is None."""
+    families: list[Family] = [f for f in WEIGHTS if len(list_concepts(f, stock, held_out=held_out)) >= number]
     if family is None:
         family = rng.choices(families, [WEIGHTS[f] for f in families])[0]
-    return rng.sample(concepts(family, stock, held_out=held_out), number)
+    return rng.sample(list_concepts(family, stock, held_out=held_out), number)
 
 
-def exemplar(concept: Concept, number: int, *, stock: Stock = SHIPPED, test: bool = False) -> Scene:
-    """Return a scene with nothing but one thing that shows ``concept``.
+def make_exemplar(concept: Concept, number: int, *, stock: Stock = SHIPPED, test: bool = False) -> Scene:
+    """Make a scene that has one thing alone, which shows ``concept``.
 
     Args:
         concept: what to show.
-        number: which of its scenes; training has ``EXEMPLARS``.
+        number: the number of the scene; training uses those below ``EXEMPLARS``.
         stock: pictograms and fonts.
-        test: of those that training never shows.
+        test: make a scene that training never shows.
     """
-    rng = random.Random(f"{concept.described} {number}")
+    rng = random.Random(f"{concept.description} {number}")
     seed = rng.randrange(1 << 39) + TESTING_SEEDS * test
     for attempt in range(20):
-        scene = make_scene(seed + attempt, ALONE, stock=stock, wishes=(concept.wish(rng),))
+        scene = make_scene(seed + attempt, ALONE, stock=stock, wishes=(concept.make_wish(rng),))
         if scene.things and concept.color in ("", scene.things[0].color):
             return scene
     raise AssertionError(f"{concept} can be drawn on no background")
 
 
 @lru_cache(maxsize=4096)
-def exemplar_picture(concept: Concept, number: int, stock: Stock = SHIPPED) -> Image.Image:
-    """Return the drawn ``exemplar`` of training, kept for the next document that shows it."""
-    return draw_scene(exemplar(concept, number, stock=stock), stock=stock)
+def draw_exemplar(concept: Concept, number: int, stock: Stock = SHIPPED) -> Image.Image:
+    """Draw a scene of ``make_exemplar`` for training; a cache keeps it for the next document that shows it."""
+    return draw_scene(make_exemplar(concept, number, stock=stock), stock=stock)
 
 
-def _kept(shape: str, color: str) -> bool:
+def _is_kept_for_tests(shape: str, color: str) -> bool:
     """Tell whether a coloured shape is kept for tests: one in six, two of each shape and one of each colour."""
     return (COLORS.index(color) - 2 * SHAPES.index(shape)) % len(COLORS) in (0, 1)

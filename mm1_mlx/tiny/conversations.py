@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mm1_mlx.tiny.questions import KINDS, caption, make_question, region_question
+from mm1_mlx.tiny.questions import KINDS, Question, ask_caption, ask_region, caption, make_question
 from mm1_mlx.tiny.tokenizer import ASSISTANT_ID, BEGIN_ID, END_ID, IMAGE_ID, SYSTEM_ID, USER_ID
 from mm1_mlx.tiny.world import PLACES, Scene
 
@@ -36,7 +36,7 @@ assert set(WEIGHTS) == set(KINDS)
 
 @dataclass
 class Sequence:
-    """Token ids with the ones that count in the loss; ``<image>`` stands once for a whole picture."""
+    """Token ids, with a mark on those that count in the loss; one ``<image>`` id stands for a whole picture."""
 
     ids: list[int] = field(default_factory=list)
     supervised: list[bool] = field(default_factory=list)
@@ -53,14 +53,14 @@ Encode = Callable[[str], list[int]]
 def make_sequence(
     scene: Scene, encode: Encode, rng: random.Random, *, max_ids: int, dense: float = 0.0
 ) -> Sequence:
-    """One training sequence about ``scene`` of at most ``max_ids`` ids.
+    """Write one training sequence about ``scene`` of at most ``max_ids`` ids.
 
-    Mostly a conversation of short questions; sometimes the plain formats of few-shot prompts, or text alone.
+    Most are conversations of short questions; some have the plain formats of few-shot prompts, or only text.
 
     Args:
-        scene: what it is about.
-        encode: text to token ids.
-        rng: what decides.
+        scene: what the sequence is about.
+        encode: turns text into token ids.
+        rng: makes the random choices.
         max_ids: the longest sequence, a picture counted as one id.
         dense: share of the sequences that describe the picture place by place. To read what stands at a
             place is easier to learn than to find a thing by its name, and opens the way to it.
@@ -69,17 +69,17 @@ def make_sequence(
     sequence.add([BEGIN_ID], supervised=False)
     choice = rng.random()
     if rng.random() < dense:
-        _conversation(sequence, scene, encode, rng, max_ids, places=rng.sample(PLACES, len(PLACES)))
+        _write_conversation(sequence, scene, encode, rng, max_ids, places=rng.sample(PLACES, len(PLACES)))
     elif choice < 0.03:
-        _without_picture(sequence, scene, encode, rng, max_ids)
+        _write_without_picture(sequence, scene, encode, rng, max_ids)
     elif choice < 0.09:
-        _plain(sequence, scene, encode, rng, max_ids)
+        _write_plain(sequence, scene, encode, rng, max_ids)
     else:
-        _conversation(sequence, scene, encode, rng, max_ids)
+        _write_conversation(sequence, scene, encode, rng, max_ids)
     return sequence
 
 
-def _question(scene: Scene, rng: random.Random):
+def _pick_question(scene: Scene, rng: random.Random) -> Question:
     while True:
         kind = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
         question = make_question(scene, kind, rng)
@@ -87,7 +87,7 @@ def _question(scene: Scene, rng: random.Random):
             return question
 
 
-def _conversation(
+def _write_conversation(
     sequence: Sequence,
     scene: Scene,
     encode: Encode,
@@ -102,11 +102,11 @@ def _conversation(
     first = True
     while True:
         if places:
-            question = region_question(scene, places.pop(), rng)
+            question = ask_region(scene, places.pop(), rng)
         elif captions < 0.15 and first:
-            question = make_question(scene, "caption" if captions < 0.10 else "detail", rng)
+            question = ask_caption(scene, rng, detailed=captions >= 0.10)
         else:
-            question = _question(scene, rng)
+            question = _pick_question(scene, rng)
         user = encode(question.text)
         if first:
             where = rng.random()
@@ -121,8 +121,8 @@ def _conversation(
         first = False
 
 
-def _plain(sequence: Sequence, scene: Scene, encode: Encode, rng: random.Random, max_ids: int) -> None:
-    """``<image>A photo of …`` or ``<image>Question: … Short answer: …``, lines of one document."""
+def _write_plain(sequence: Sequence, scene: Scene, encode: Encode, rng: random.Random, max_ids: int) -> None:
+    """Add a document: ``<image>A photo of …``, or lines ``Question: … Short answer: …`` after one ``<image>``."""
     sequence.scenes.append(scene)
     sequence.add([IMAGE_ID], supervised=False)
     if rng.random() < 0.4:
@@ -131,7 +131,7 @@ def _plain(sequence: Sequence, scene: Scene, encode: Encode, rng: random.Random,
         sequence.add([*encode(" " + text[0].lower() + text[1:]), END_ID], supervised=True)
         return
     while True:
-        question = _question(scene, rng)
+        question = _pick_question(scene, rng)
         asked = encode(f"Question: {question.text} Short answer:")
         answer = encode(f" {question.answer}\n")
         if len(sequence.ids) + len(asked) + len(answer) > max_ids:
@@ -140,13 +140,13 @@ def _plain(sequence: Sequence, scene: Scene, encode: Encode, rng: random.Random,
         sequence.add(answer, supervised=True)
 
 
-def _without_picture(
+def _write_without_picture(
     sequence: Sequence, scene: Scene, encode: Encode, rng: random.Random, max_ids: int
 ) -> None:
     while True:
         text, answer = rng.choice(WITHOUT_PICTURE)
         if rng.random() < 0.5:
-            text, answer = _question(scene, rng).text, NO_PICTURE
+            text, answer = _pick_question(scene, rng).text, NO_PICTURE
         user, reply = encode(text), [*encode(answer), END_ID]
         if len(sequence.ids) + len(user) + len(reply) + 3 > max_ids:
             return

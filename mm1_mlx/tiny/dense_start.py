@@ -1,9 +1,9 @@
-"""A dense start of mm1-tiny's image encoder and connector: what stands at each place of a picture.
+"""Pre-train mm1-tiny's image encoder and connector on dense labels: what stands at each place of a picture.
 
 A ViT that starts from nothing behind a decoder stays on a plateau for long; MM1, too, starts from a trained encoder
-("Model Architecture Ablations"). Two tasks make it. ``encoder``: patches tell kind, colour and size of what covers
-them, and the mean over a thing's patches its kind; at first of one large thing in a small picture, which costs a fifth
-and gets off the plateau several times sooner. ``words``: each visual token names, in the decoder's own table of words,
+("Model Architecture Ablations"). Two tasks do so. ``encoder``: patches give kind, colour and size of what covers
+them, and the mean over a thing's patches its kind; at first for one large thing in a small picture, which costs a fifth
+and leaves the plateau several times sooner. ``words``: each visual token names, in the decoder's own table of words,
 what has its centre in the token's region.
 
     python -m mm1_mlx.tiny.dense_start encoder --recipe examples/mm1_tiny/text.yaml --output runs/mm1-tiny/encoder
@@ -29,7 +29,7 @@ from mm1_mlx.checkpoint.save import save
 from mm1_mlx.image_config import ImageConfig
 from mm1_mlx.inputs.preprocess import normalize, to_square
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.tiny.corpora import full_stock
+from mm1_mlx.tiny.corpora import open_full_stock
 from mm1_mlx.tiny.dense import COLOR_LABELS, KIND_LABELS, SIZE_LABELS, dense_labels, dense_words, whole_labels
 from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.looks import LOOKS, Look
@@ -46,13 +46,13 @@ from mm1_mlx.tuning.adapters import untrained_parts
 LABELS = (KIND_LABELS, COLOR_LABELS, SIZE_LABELS)
 SHOWN = {"any": 5.0, "pictograms": 3.0, "symbols": 1.0, "words": 0.5, "shapes": 1.0, "counting": 1.0}
 SEED_BITS = 39  # scenes of training have seeds below those of tests
-UNNAMED = 0.25  # share of the updates that show classes whose names no other stage tells
+UNNAMED = 0.25  # share of the updates that show classes whose names no other stage uses
 ALONE_PIXELS = 56  # of the picture of one large thing
 EMPTY_WEIGHT = 0.25  # of a patch that nothing covers, beside one that something does
 
 
 class RegionHeads(nn.Module):
-    """Linear readers of kind, colour and size from each patch feature, and of kind from a thing's mean."""
+    """Linear heads that read kind, colour and size from each patch feature, and the kind from a thing's mean."""
 
     def __init__(self, dims: int):
         super().__init__()
@@ -70,7 +70,7 @@ class Learner(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """Scenes that are learned from together."""
+    """The scenes of one update with their labels."""
 
     arrays: tuple[mx.array, ...]  # pixels first
     num_learned: int  # scenes
@@ -87,21 +87,21 @@ class DenseTask(Task):
     """Learns from scenes that follow from the recipe's seed and an update's number.
 
     Args:
-        beginning: the model as it is.
-        recipe: of the run.
-        alone: updates with pictures of one large thing, before scenes come.
+        beginning: the model to begin with.
+        recipe: the recipe of the run.
+        alone: number of updates with pictures of one large thing, before those with scenes.
     """
 
     keeps_frozen = True
 
     def __init__(self, beginning: Beginning, recipe: Recipe, *, alone: int = 0):
         super().__init__(Learner(beginning.model), recipe)
-        self._beginning, self._alone, self._stock = beginning, alone, full_stock()
+        self._beginning, self._alone, self._stock = beginning, alone, open_full_stock()
         self.model.freeze()
 
     @property
     def run(self) -> dict[str, str | int]:
-        """What the run is beside its recipe."""
+        """The settings of the run besides its recipe."""
         return {"task": type(self).__name__, "alone": self._alone}
 
     def updates(self, first: int, stop: int) -> Iterator[list[Batch]]:
@@ -110,13 +110,13 @@ class DenseTask(Task):
             yield [self.batch(update)]
 
     def batch(self, update: int) -> Batch:
-        """Return the scenes of an update with their labels."""
+        """Make the scenes of an update with their labels."""
         rng = random.Random(f"{type(self).__name__} {self.recipe.seed} {update}")
         looks = rng.choices(tuple(SHOWN), tuple(SHOWN.values()), k=self.recipe.batch_size)
         split = "unnamed" if rng.random() < UNNAMED else "named"
         config, look_of = self._beginning.model.config.image_config, LOOKS.__getitem__
         if update < self._alone:
-            config, look_of = replace(config, image_size=ALONE_PIXELS), lone
+            config, look_of = replace(config, image_size=ALONE_PIXELS), pick_lone_look
         scenes = [
             make_scene(rng.getrandbits(SEED_BITS), look_of(look), stock=self._stock, split=split)
             for look in looks
@@ -136,9 +136,9 @@ class DenseTask(Task):
         """Return the loss and the other measures, as means over the scenes."""
         raise NotImplementedError
 
-    def loss(self, learner: Learner, batch: Batch, seen: None) -> tuple[mx.array, tuple[mx.array, ...]]:
-        """Return sums over the scenes, for the trainer takes means."""
-        sums = [batch.num_learned * mean for mean in self.means(learner, *batch.arrays)]
+    def loss(self, model: Learner, batch: Batch, seen: None) -> tuple[mx.array, tuple[mx.array, ...]]:
+        """Return the measures summed over the scenes, because the trainer takes means."""
+        sums = [batch.num_learned * mean for mean in self.means(model, *batch.arrays)]
         return sums[0], tuple(sums)
 
     def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
@@ -149,7 +149,7 @@ class DenseTask(Task):
 
 
 class EncoderTask(DenseTask):
-    """Patches tell kind, colour and size of what covers them, and their mean over a thing its kind."""
+    """Trains patches to give kind, colour and size of what covers them, and their mean over a thing its kind."""
 
     measures = ("loss", "kinds right", "colors right", "sizes right", "things right")
 
@@ -169,23 +169,24 @@ class EncoderTask(DenseTask):
         )
         return tuple(map(mx.array, labels))
 
-    def means(
-        self, learner: Learner, pixels: mx.array, labels: mx.array, shares: mx.array, kinds: mx.array
-    ) -> list[mx.array]:
-        """Cross-entropy over patches and over things."""
+    def means(self, learner: Learner, *arrays: mx.array) -> list[mx.array]:
+        """Return the cross-entropy over patches and over things, and the shares that are right."""
+        pixels, labels, shares, kinds = arrays
         features = learner.model.image_encoder(pixels)
-        told = [head(features) for head in learner.heads.patches]
+        logits = [head(features) for head in learner.heads.patches]
         whole = learner.heads.whole(shares @ features)
         there, present = kinds > 0, labels[:, 0] > 0
         weight = mx.where(present, 1.0, EMPTY_WEIGHT)
         total = _mean(nn.losses.cross_entropy(whole, kinds), there)
-        total += sum(_mean(nn.losses.cross_entropy(out, labels[:, i]), weight) for i, out in enumerate(told))
-        right = [_mean(out.argmax(-1) == labels[:, i], present) for i, out in enumerate(told)]
+        total += sum(
+            _mean(nn.losses.cross_entropy(out, labels[:, i]), weight) for i, out in enumerate(logits)
+        )
+        right = [_mean(out.argmax(-1) == labels[:, i], present) for i, out in enumerate(logits)]
         return [total, *right, _mean(whole.argmax(-1) == kinds, there)]
 
 
 class WordsTask(DenseTask):
-    """Each visual token names, in the decoder's table of words, what has its centre in the token's region."""
+    """Trains each visual token to name, in the decoder's table of words, what has its centre in its region."""
 
     measures = ("loss", "words right")
 
@@ -196,10 +197,10 @@ class WordsTask(DenseTask):
         self._ids: dict[str, list[int]] = {}
 
     def labels(self, scenes: list[Scene], config: ImageConfig) -> tuple[mx.array, ...]:
-        """Return targets of shape (N, visual tokens, vocabulary), and which tokens see nothing."""
-        config = self._beginning.model.config
-        places = config.connector_config.num_visual_tokens
-        targets = np.zeros((len(scenes), places, config.text_config.vocab_size), np.float32)
+        """Return targets of shape (N, visual tokens, vocabulary), and which tokens' regions are empty."""
+        whole = self._beginning.model.config
+        places = whole.connector_config.num_tokens(*whole.patch_grid)
+        targets = np.zeros((len(scenes), places, whole.text_config.vocab_size), np.float32)
         empty = np.zeros((len(scenes), places), bool)
         for number, scene in enumerate(scenes):
             for place, words in enumerate(dense_words(scene, math.isqrt(places))):
@@ -208,16 +209,16 @@ class WordsTask(DenseTask):
         return mx.array(targets / np.maximum(targets.sum(-1, keepdims=True), 1)), mx.array(empty)
 
     def _ids_of(self, word: str) -> list[int]:
-        """Return the tokens of a word where it has one, as it stands alone and behind others."""
+        """Return the tokens of a word, alone and after a blank, where it is one token."""
         if word not in self._ids:
             encode = self._beginning.processor.tokenizer.encode
             found = [encode(text, add_special_tokens=False) for text in (word, f" {word}")]
             self._ids[word] = [ids[0] for ids in found if len(ids) == 1]
         return self._ids[word]
 
-    def means(self, learner: Learner, pixels: mx.array, targets: mx.array, empty: mx.array) -> list[mx.array]:
-        """Cross-entropy of each visual token, read by the decoder's head as it is."""
-        decoder = learner.model.decoder
+    def means(self, learner: Learner, *arrays: mx.array) -> list[mx.array]:
+        """Return the cross-entropy of the visual tokens, read by the decoder's head, and the share that is right."""
+        (pixels, targets, empty), decoder = arrays, learner.model.decoder
         logits = decoder.embed_tokens.as_linear(decoder.norm(learner.model.encode_images(pixels)))
         losses = -(targets * (logits - mx.logsumexp(logits, axis=-1, keepdims=True))).sum(axis=-1)
         right = mx.take_along_axis(targets, logits.argmax(-1, keepdims=True), axis=-1).squeeze(-1) > 0
@@ -227,8 +228,8 @@ class WordsTask(DenseTask):
 TASKS = {"encoder": EncoderTask, "words": WordsTask}
 
 
-def lone(look: str) -> Look:
-    """Return a look with one large thing."""
+def pick_lone_look(look: str) -> Look:
+    """Return a look that shows one large thing."""
     return replace(LOOKS[look], sizes=(0.45, 0.95), numbers=(1,), finished=0.15, wide=0.0)
 
 
@@ -253,7 +254,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--recipe", type=Path, required=True, help="a recipe file, whose model is begun with")
+    parser.add_argument("--recipe", type=Path, required=True, help="a recipe file that describes the model")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--iters", type=int, default=5000)
     parser.add_argument(

@@ -1,7 +1,7 @@
 """Fetch pictogram sets and fonts for training from the npm registry into a folder, once.
 
 None of them is shipped. Each is one package, checked against its checksum before it is opened; a set that is in the
-folder already is not fetched again, and one that breaks off leaves nothing behind.
+folder already is not fetched again, and a download that stops early leaves no file.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ TIMEOUT = 60  # seconds without an answer
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the registry, its checksum and what its makers ask for."""
+    """A package of the registry, its checksum and its licence."""
 
     path: str  # below the registry
-    sha512: str  # base64, as the registry tells it
+    sha512: str  # base64, as the registry gives it
     license: str
 
 
@@ -65,14 +65,14 @@ PACKAGES = {
         "DejaVu, Bitstream Vera licence",
     ),
 }
-PHOTOGRAPHS = {  # of scikit-image
+PHOTOGRAPHS = {  # what scikit-image brings
     "training": (
         *("astronaut", "camera", "chelsea", "brick", "grass", "gravel", "immunohistochemistry", "retina"),
         *("coins", "clock"),
     ),
     "held-out": ("coffee", "rocket", "moon", "hubble_deep_field"),
 }
-SAMPLES = {"training": "china.jpg", "held-out": "flower.jpg"}  # of scikit-learn
+SAMPLES = {"training": "china.jpg", "held-out": "flower.jpg"}  # what scikit-learn brings
 FONTS = (
     "Sans",
     "Sans-Bold",
@@ -92,7 +92,7 @@ def fetch(folder: Path, *, report: Callable[[str], None] = print) -> None:
 
     Args:
         folder: where they are kept; made if it is not there.
-        report: takes a line about each set.
+        report: called with one line about each set.
 
     Raises:
         DataError: the registry does not answer, or sends something else than expected.
@@ -103,8 +103,8 @@ def fetch(folder: Path, *, report: Callable[[str], None] = print) -> None:
         path = folder / f"{name}.zip"
         if path.is_file():
             continue
-        files = _unpacked(_download(package), package)
-        members = _fonts(files) if name == "fonts" else _pictograms(files)
+        files = _unpack(_download(package), package)
+        members = _pick_fonts(files) if name == "fonts" else _draw_pictograms(files)
         with new_file(path) as fresh, zipfile.ZipFile(fresh, "w") as archive:
             for member, data in members.items():
                 archive.writestr(member, data)
@@ -155,19 +155,19 @@ def _download(package: Package) -> bytes:
     return data
 
 
-def _unpacked(data: bytes, package: Package) -> dict[str, bytes]:
-    """Return the files of a package by name, held in memory: nothing in it can write outside the folder."""
+def _unpack(data: bytes, package: Package) -> dict[str, bytes]:
+    """Return the files of a package by name; they stay in memory, so that none is written outside the folder."""
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
         files = {m.name: archive.extractfile(m) for m in archive.getmembers() if m.isfile()}
         return {name.removeprefix("package/"): file.read() for name, file in files.items() if file}
 
 
-def _fonts(files: dict[str, bytes]) -> dict[str, bytes]:
+def _pick_fonts(files: dict[str, bytes]) -> dict[str, bytes]:
     return {f"DejaVu{name}": files[f"ttf/DejaVu{name}.ttf"] for name in FONTS}
 
 
-def _pictograms(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return a PNG for every class of which the set has a picture."""
+def _draw_pictograms(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Draw a PNG for every class of which the set has a picture; return them by file name."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError:
@@ -177,11 +177,11 @@ def _pictograms(files: dict[str, bytes]) -> dict[str, bytes]:
     for pictogram in pictogram_classes():
         slug = chars.get(pictogram.code) or chars.get(pictogram.code.replace("-fe0f", ""))
         if slug is not None:
-            drawn[f"{pictogram.code}.png"] = bytes(svg_to_bytes(svg_string=_svg(icons, slug)))
+            drawn[f"{pictogram.code}.png"] = bytes(svg_to_bytes(svg_string=_write_svg(icons, slug)))
     return drawn
 
 
-def _svg(icons: dict[str, Any], slug: str) -> str:
+def _write_svg(icons: dict[str, Any], slug: str) -> str:
     if slug not in icons["icons"]:
         slug = icons["aliases"][slug]["parent"]
     icon = icons["icons"][slug]

@@ -1,4 +1,4 @@
-"""Letters, digits and words as masks, in faces made from Pillow's own fonts or read from a stock's."""
+"""Letters, digits and words as masks, in faces made from Pillow's own fonts or read from a stock."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from mm1_mlx.tiny.stock import SHIPPED, Stock
 
-LETTERS = tuple("ABCDEFGHJKLMNPQRSTUVWXYZ")  # alone, I and O look like 1 and 0
+LETTERS = tuple("ABCDEFGHJKLMNPQRSTUVWXYZ")  # without I and O, which look like 1 and 0 when they stand alone
 DIGITS = tuple("0123456789")
 OWN_FACES = ("plain", "bold", "slanted", "wide", "narrow", "pixel", "hollow")
 BASE = 72  # pixels: masks are made at this font size and scaled
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Number = int | float  # Pillow measures text in either
 STRETCH = {"wide": 1.3, "narrow": 0.72}
 
 
-def faces(stock: Stock) -> tuple[str, ...]:
-    """Return the faces that ``stock`` can write in."""
+def list_faces(stock: Stock) -> tuple[str, ...]:
+    """Return the names of the faces in which ``stock`` can write."""
     return OWN_FACES + stock.fonts
 
 
-def ratio(text: str, face: str, stock: Stock = SHIPPED) -> float:
-    """Return the width of ``text`` for a capital letter of height 1."""
-    return text_mask(text, face, stock).width / cap_height(face, stock)
+def measure_ratio(text: str, face: str, stock: Stock = SHIPPED) -> float:
+    """Return the width of ``text`` in heights of a capital letter."""
+    return draw_text_mask(text, face, stock).width / measure_cap_height(face, stock)
 
 
 @lru_cache(maxsize=2048)
-def text_mask(text: str, face: str, stock: Stock = SHIPPED) -> Image.Image:
-    """Return ``text`` as an "L" mask, cropped to its ink."""
+def draw_text_mask(text: str, face: str, stock: Stock = SHIPPED) -> Image.Image:
+    """Draw ``text`` as an "L" mask, cropped to its ink."""
     if face == "pixel":
-        return _pixel_mask(text)
-    font = _font(face, stock)
+        return _draw_pixel_mask(text)
+    font = _load_font(face, stock)
     stroke = {"bold": 4, "hollow": 3}.get(face, 0)
     left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
     size = (round(right - left) + 2, round(bottom - top) + 2)
-    mask = _written(text, font, stroke, (1 - left, 1 - top), size)
+    mask = _write(text, font, stroke, (1 - left, 1 - top), size)
     if face == "hollow":
-        mask = ImageChops.subtract(mask, _written(text, font, 0, (1 - left, 1 - top), size))
+        mask = ImageChops.subtract(mask, _write(text, font, 0, (1 - left, 1 - top), size))
     if face == "slanted":
         lean = 0.22 * mask.height
         size = (mask.width + round(lean), mask.height)
@@ -50,20 +52,20 @@ def text_mask(text: str, face: str, stock: Stock = SHIPPED) -> Image.Image:
 
 
 @cache
-def cap_height(face: str, stock: Stock = SHIPPED) -> int:
-    """Return the height of a capital letter in the pixels of ``text_mask``."""
-    return text_mask("H", face, stock).height
+def measure_cap_height(face: str, stock: Stock = SHIPPED) -> int:
+    """Return the height of a capital letter in the pixels of ``draw_text_mask``."""
+    return draw_text_mask("H", face, stock).height
 
 
-def _written(
-    text: str, font: ImageFont.FreeTypeFont, stroke: int, place: tuple[int, int], size: tuple[int, int]
+def _write(
+    text: str, font: Font, stroke: int, place: tuple[Number, Number], size: tuple[int, int]
 ) -> Image.Image:
     mask = Image.new("L", size)
     ImageDraw.Draw(mask).text(place, text, fill=255, font=font, stroke_width=stroke)
     return mask
 
 
-def _pixel_mask(text: str) -> Image.Image:
+def _draw_pixel_mask(text: str) -> Image.Image:
     font = ImageFont.load_default_imagefont()
     left, top, right, bottom = font.getbbox(text)
     mask = Image.new("1", (right - left, bottom - top))
@@ -73,7 +75,7 @@ def _pixel_mask(text: str) -> Image.Image:
 
 
 @cache
-def _font(face: str, stock: Stock) -> ImageFont.FreeTypeFont:
+def _load_font(face: str, stock: Stock) -> Font:
     if face in OWN_FACES:
         return ImageFont.load_default(BASE)
     return ImageFont.truetype(io.BytesIO(stock.font(face)), BASE)

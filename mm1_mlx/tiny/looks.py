@@ -1,4 +1,4 @@
-"""Ways a scene may look: how often what occurs. One look trains, the others measure one thing each."""
+"""Ways a scene may look: how often each property occurs. Training uses one, each other one measures one property."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DARK_TONES = {"dark": 0.6, "black": 0.4}
 SHADED = {"plain": 0.5} | dict.fromkeys(TEXTURES[1:], 0.5 / 7)
 TEXTURED = dict.fromkeys(("cloudy", "striped", "dotted", "checked", "grainy"), 1.0)
 KINDS = dict.fromkeys(SHAPES, 1.0) | {"letter": 0.9, "digit": 0.7, "pictogram": 4.0}
-SHAPES_ALONE = dict.fromkeys(SHAPES, 1.0)
+SHAPES_ALONE: dict[str, float] = dict.fromkeys(SHAPES, 1.0)
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,29 @@ class Look:
     tones: Weights = field(default_factory=lambda: TONES)
     textures: Weights = field(default_factory=lambda: SHADED)
     kinds: Weights = field(default_factory=lambda: KINDS)
-    numbers: tuple[int, ...] = (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 8)  # of things, alike likely
+    numbers: tuple[int, ...] = (
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+        3,
+        3,
+        4,
+        4,
+        5,
+        5,
+        6,
+        7,
+        8,
+    )  # numbers of things, each equally likely
     outlined: float = 0.22  # share of the shapes
-    sizes: tuple[float, float] = (0.08, 0.9)  # of the longer side
+    sizes: tuple[float, float] = (0.08, 0.9)  # of things, in shares of the longer side
     wide: float = 0.3  # share of the scenes that are not square
-    least_aspect: float = 1.1  # of those
-    upright: float = 0.35  # share of those that are higher than wide
+    least_aspect: float = 1.1  # longer by shorter side of those scenes
+    upright: float = 0.35  # share of those scenes that are higher than wide
     turned: float = 0.45  # share of the shapes that stand at any angle
     overlapping: float = 0.2  # share of the scenes in which things may overlap, by a third at most
     alike: float = 0.3  # share of the scenes with few kinds and colours, for counting

@@ -46,11 +46,11 @@ OTHER_WORDS = {  # in questions; answers keep to the first
 }
 
 
-def _split(text: str) -> tuple[str, ...]:
+def _split_nouns(text: str) -> tuple[str, ...]:
     return tuple(noun.strip() for noun in text.split(";"))
 
 
-UNKNOWN = _split("""
+UNKNOWN = _split_nouns("""
     airport; album; apron; arrowhead; attic; axle; bagpipe; bakery; balcony; banner; barn; basement; bead; beaker;
     bench; billboard; binder; bishop; blanket; blender; bonfire; bookshelf; box; bracelet; bridge; buckle;
     buffalo; button; cabin; cable; cage; calculator; canal; cannon; carpet; cave; ceiling; cellar; chain; chalk;
@@ -66,12 +66,12 @@ UNKNOWN = _split("""
     washing machine; waterfall; well; whistle; windmill; wire; wood; workshop; wreath; zipper; hexagon; rectangle;
     oval; crescent; arrow; spiral; trapezoid; ellipse; cone; sphere; pyramid
 """)
-NEAR = _split("""
+NEAR = _split_nouns("""
     man; woman; boy; girl; bearded person; computer; swimsuit; metro; railway car; bullet train; lorry; van; timer;
     stopwatch; thread; purse; blouse; briefs; compact disc; receiver; flat shoe; sandal; coffin; rat; hamster; horn;
     notebook; folder; ferry; cruise ship; bank; jar; urn; amphora; cup of tea; tropical drink; elf; fairy; prince; ogre
-""")  # pictograms too like others to ask whether they are there
-HELD_OUT_UNKNOWN = _split("""
+""")  # pictograms that look too much like others to ask whether they are there
+HELD_OUT_UNKNOWN = _split_nouns("""
     pentagon; octagon; cube; cylinder; parallelogram; zigzag; semicircle; polygon; spoonbill; kayak; yacht; trolley;
     caravan; hovercraft; submarine; zeppelin; chandelier; doorbell; doormat; toaster; microwave; dishwasher; freezer;
     kangaroo rat; walrus; ostrich; pelican; pigeon; puma; cheetah; antelope; mole; weasel; eel; salmon; trout; wasp;
@@ -82,17 +82,17 @@ HELD_OUT_UNKNOWN = _split("""
 """)
 
 
-def article(noun: str) -> str:
-    """Return ``noun`` with "a" or "an", or as it is where it takes none ("bread", "glasses")."""
-    if noun in _bare():
+def add_article(noun: str) -> str:
+    """Return ``noun`` with "a" or "an", or unchanged where it takes no article ("bread", "glasses")."""
+    if noun in _list_bare():
         return noun
     vowel = noun[0].lower() in "aeio" or noun.startswith(("umb", "urn", "unnamed"))
     return ("an " if vowel and not noun.startswith(("one-", "once")) else "a ") + noun
 
 
-def plural(noun: str) -> str:
-    """Return the plural of the last word of ``noun``, whose adjectives stay."""
-    if noun in _bare():
+def make_plural(noun: str) -> str:
+    """Return ``noun`` with its last word in the plural."""
+    if noun in _list_bare():
         return noun
     if noun in PLURALS:
         return PLURALS[noun]
@@ -110,24 +110,24 @@ def plural(noun: str) -> str:
 
 def is_bare(noun: str) -> bool:
     """Tell whether ``noun`` takes no article and cannot be counted."""
-    return noun in _bare()
+    return noun in _list_bare()
 
 
-def joined(words: list[str], last: str = " and ") -> str:
-    """Return "a", "a and b", "a, b and c"; "" for no word."""
+def join_words(words: list[str], last: str = " and ") -> str:
+    """Join words as "a", "a and b" or "a, b and c"; return "" where there is no word."""
     return last.join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
-def capital(text: str) -> str:
+def capitalise(text: str) -> str:
     """Return ``text`` with its first letter as a capital."""
     return text[:1].upper() + text[1:]
 
 
 @cache
-def unknown_nouns(*, held_out: bool) -> tuple[str, ...]:
-    """Return nouns of things that no scene shows, those for training or the others.
+def list_unknown_nouns(*, held_out: bool) -> tuple[str, ...]:
+    """Return nouns of things that no scene shows: those for training, or those for tests if ``held_out``.
 
-    Pictograms that are trained without their names lend those to training, held-out ones to tests.
+    The names of pictograms that are trained without names are for training, those of held-out ones for tests.
     """
     split = "held-out" if held_out else "unnamed"
     own = HELD_OUT_UNKNOWN if held_out else UNKNOWN
@@ -137,5 +137,5 @@ def unknown_nouns(*, held_out: bool) -> tuple[str, ...]:
 
 
 @cache
-def _bare() -> frozenset[str]:
+def _list_bare() -> frozenset[str]:
     return frozenset(c.name for c in pictogram_classes() if c.form == "bare")

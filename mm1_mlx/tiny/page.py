@@ -12,7 +12,7 @@ from mm1_mlx.inputs.prompt import IMAGE
 
 @dataclass
 class Page:
-    """Pieces of a document."""
+    """The pieces of a document in reading order."""
 
     pieces: list[Image.Image | str] = field(default_factory=list)
 
@@ -32,11 +32,11 @@ class Page:
 
     @property
     def text(self) -> str:
-        """The whole text, ``<image>`` where a picture is."""
+        """The whole text, with ``<image>`` for each picture."""
         return "".join(piece if isinstance(piece, str) else IMAGE for piece in self.pieces)
 
     def row(self) -> dict[str, Any]:
-        """The document as an interleaved row."""
+        """Return the document as an interleaved row."""
         return {
             "images": [None if isinstance(piece, str) else piece for piece in self.pieces],
             "texts": [piece if isinstance(piece, str) else None for piece in self.pieces],

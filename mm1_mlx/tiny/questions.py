@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mm1_mlx.tiny.phrases import (
@@ -26,6 +27,7 @@ from mm1_mlx.tiny.world import COLORS, PLACES, SHAPES, Scene, Thing
 KINDS = ("color", "shape", "count", "existence", "size", "place")
 KINDS += ("region", "relation", "symbol", "check", "absent")
 
+Made = tuple[Sequence[str], dict[str, str], str]  # wordings, what fills their slots, the answer
 RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 
 
@@ -38,37 +40,46 @@ class Question:
     answer: str
 
 
-def article(words: str) -> str:
-    """``words`` with "a" or "an"."""
+def add_article(words: str) -> str:
+    """Return ``words`` with "a" or "an"."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def joined(words: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"; "" for no word."""
+def join_words(words: list[str]) -> str:
+    """Join words as "a", "a and b" or "a, b and c"; return "" where there is no word."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def caption(scene: Scene) -> str:
-    """One sentence with every thing in reading order."""
-    text = joined([article(f"{t.size} {t.color} {t.noun}") for t in scene.things])
+    """Write one sentence that names every thing in reading order."""
+    text = join_words([add_article(f"{t.size} {t.color} {t.noun}") for t in scene.things])
     return text[0].upper() + text[1:] + "."
 
 
 def detailed_caption(scene: Scene) -> str:
-    """The number of things, then each with its place."""
-    parts = joined([f"{article(f'{t.size} {t.color} {t.noun}')} at the {t.place}" for t in scene.things])
+    """Write a caption that gives the number of things, then each thing with its place."""
+    parts = join_words(
+        [f"{add_article(f'{t.size} {t.color} {t.noun}')} at the {t.place}" for t in scene.things]
+    )
     number = len(scene.things)
     return f"There {'is 1 object' if number == 1 else f'are {number} objects'}: {parts}."
 
 
 def make_question(scene: Scene, kind: str, rng: random.Random) -> Question | None:
-    """A question of ``kind`` that ``scene`` answers in one way, or None where it cannot."""
+    """Return a question of ``kind`` to which ``scene`` has one answer, or None where there is no such question."""
     made = _MAKERS[kind](scene, rng)
     if made is None:
         return None
     templates, words, answer = made
     text = rng.choice(templates).format(**words)
     return Question(kind, _vary(text, rng), answer)
+
+
+def ask_caption(scene: Scene, rng: random.Random, *, detailed: bool = False) -> Question:
+    """Return the question for a caption, or for a detailed one, which every scene has."""
+    if detailed:
+        return Question("detail", _vary(rng.choice(DETAIL), rng), detailed_caption(scene))
+    return Question("caption", _vary(rng.choice(BRIEF), rng), caption(scene))
 
 
 def _vary(text: str, rng: random.Random) -> str:
@@ -87,15 +98,15 @@ def _vary(text: str, rng: random.Random) -> str:
     return text
 
 
-def _same(scene: Scene, noun: str) -> list[Thing]:
+def _find_same(scene: Scene, noun: str) -> list[Thing]:
     return [t for t in scene.things if t.noun == noun]
 
 
-def _unique(scene: Scene, rng: random.Random) -> tuple[Thing, str] | None:
-    """A thing and words that mean it alone."""
+def _pick_unique(scene: Scene, rng: random.Random) -> tuple[Thing, str] | None:
+    """Pick a thing and words that mean it alone; return None where there is none."""
     options = []
     for thing in scene.things:
-        if len(_same(scene, thing.noun)) == 1:
+        if len(_find_same(scene, thing.noun)) == 1:
             options += [(thing, thing.noun)] * 3
         if sum(t.noun == thing.noun and t.color == thing.color for t in scene.things) == 1:
             options.append((thing, f"{thing.color} {thing.noun}"))
@@ -106,10 +117,10 @@ def _unique(scene: Scene, rng: random.Random) -> tuple[Thing, str] | None:
     return rng.choice(options) if options else None
 
 
-def _color(scene: Scene, rng: random.Random):
+def _ask_color(scene: Scene, rng: random.Random) -> Made | None:
     if len(scene.things) == 1 and rng.random() < 0.3:
         return SINGLE["color"], {}, scene.things[0].color
-    options = [t for t in scene.things if len(_same(scene, t.noun)) == 1]
+    options = [t for t in scene.things if len(_find_same(scene, t.noun)) == 1]
     if not options:
         return None
     thing = rng.choice(options)
@@ -121,7 +132,7 @@ def _color(scene: Scene, rng: random.Random):
     return COLOR, {"n": noun}, thing.color
 
 
-def _shape(scene: Scene, rng: random.Random):
+def _ask_shape(scene: Scene, rng: random.Random) -> Made | None:
     if len(scene.things) == 1 and rng.random() < 0.3 and not scene.things[0].symbol:
         return SINGLE["shape"], {}, scene.things[0].kind
     options = [t for t in scene.things if sum(u.color == t.color for u in scene.things) == 1]
@@ -131,7 +142,7 @@ def _shape(scene: Scene, rng: random.Random):
     return SHAPE, {"c": thing.color}, thing.noun
 
 
-def _count(scene: Scene, rng: random.Random):
+def _ask_count(scene: Scene, rng: random.Random) -> Made:
     plural = {k: f"{k}s" for k in (*SHAPES, "letter", "digit")} | {"cross": "crosses"}
     choice = rng.random()
     if choice < 0.4:
@@ -149,8 +160,8 @@ def _count(scene: Scene, rng: random.Random):
     return COUNT, {"ns": f"{size} objects"}, str(sum(t.size == size for t in scene.things))
 
 
-def _existence(scene: Scene, rng: random.Random):
-    """Yes and no alike often; most wrong ones change one attribute of a thing that is there."""
+def _ask_existence(scene: Scene, rng: random.Random) -> Made | None:
+    """Ask whether a thing is there, yes and no equally often; most absent ones change one attribute of a thing."""
     thing = rng.choice(scene.things)
     with_color = rng.random() < 0.65
     kinds = (*SHAPES, "letter", "digit")
@@ -180,35 +191,35 @@ def _existence(scene: Scene, rng: random.Random):
     noun = f"{color} {kind}" if with_color else kind
     plural = noun + ("es" if noun.endswith("cross") else "s")
     templates = EXISTENCE if " " not in kind else [t for t in EXISTENCE if "{ns}" not in t]
-    return templates, {"a": article(noun), "n": noun, "ns": plural}, answer
+    return templates, {"a": add_article(noun), "n": noun, "ns": plural}, answer
 
 
-def _size(scene: Scene, rng: random.Random):
+def _ask_size(scene: Scene, rng: random.Random) -> Made | None:
     if len(scene.things) == 1 and rng.random() < 0.3:
         return SINGLE["size"], {}, scene.things[0].size
-    unique = _unique(scene, rng)
+    unique = _pick_unique(scene, rng)
     return None if unique is None else (SIZE, {"n": unique[1]}, unique[0].size)
 
 
-def _place(scene: Scene, rng: random.Random):
-    unique = _unique(scene, rng)
+def _ask_place(scene: Scene, rng: random.Random) -> Made | None:
+    unique = _pick_unique(scene, rng)
     return None if unique is None else (PLACE, {"n": unique[1]}, unique[0].place)
 
 
-def region_question(scene: Scene, place: str, rng: random.Random) -> Question:
-    """What stands at ``place``: everything there in reading order, or "nothing"."""
-    there = [article(f"{t.size} {t.color} {t.noun}") for t in scene.things if t.place == place]
-    return Question("region", _vary(rng.choice(REGION).format(p=place), rng), joined(there) or "nothing")
+def ask_region(scene: Scene, place: str, rng: random.Random) -> Question:
+    """Ask what stands at ``place``; the answer lists everything there in reading order, or is "nothing"."""
+    there = [add_article(f"{t.size} {t.color} {t.noun}") for t in scene.things if t.place == place]
+    return Question("region", _vary(rng.choice(REGION).format(p=place), rng), join_words(there) or "nothing")
 
 
-def _region(scene: Scene, rng: random.Random):
+def _ask_any_region(scene: Scene, rng: random.Random) -> Made:
     place = rng.choice(scene.things).place if rng.random() < 0.7 else rng.choice(PLACES)
-    question = region_question(scene, place, rng)
+    question = ask_region(scene, place, rng)
     return (question.text,), {}, question.answer
 
 
-def _relation(scene: Scene, rng: random.Random):
-    first, second = _unique(scene, rng), _unique(scene, rng)
+def _ask_relation(scene: Scene, rng: random.Random) -> Made | None:
+    first, second = _pick_unique(scene, rng), _pick_unique(scene, rng)
     if first is None or second is None or first[0] == second[0]:
         return None
     words = rng.choice(tuple(RELATIONS))
@@ -219,7 +230,7 @@ def _relation(scene: Scene, rng: random.Random):
     return RELATION, {"n": first[1], "m": second[1], "r": words}, "yes" if difference > 0 else "no"
 
 
-def _symbol(scene: Scene, rng: random.Random):
+def _ask_symbol(scene: Scene, rng: random.Random) -> Made | None:
     options = [t for t in scene.things if t.symbol and sum(u.kind == t.kind for u in scene.things) == 1]
     if not options:
         return None
@@ -228,8 +239,8 @@ def _symbol(scene: Scene, rng: random.Random):
     return SYMBOL, {"k": name}, thing.symbol
 
 
-def _check(scene: Scene, rng: random.Random):
-    options = [t for t in scene.things if len(_same(scene, t.noun)) == 1]
+def _ask_check(scene: Scene, rng: random.Random) -> Made | None:
+    options = [t for t in scene.things if len(_find_same(scene, t.noun)) == 1]
     if not options:
         return None
     thing = rng.choice(options)
@@ -239,26 +250,26 @@ def _check(scene: Scene, rng: random.Random):
     return CHECK, {"n": thing.noun, "c": color}, "no"
 
 
-def _absent(scene: Scene, rng: random.Random):
-    """Asked about a thing that is not there, the answer says so."""
+def _ask_absent(scene: Scene, rng: random.Random) -> Made:
+    """Ask about a thing that is not there; the answer says so."""
     options = [s for s in SHAPES if not any(t.kind == s for t in scene.things)]
     noun = rng.choice(options)
     (templates,) = rng.choices((COLOR, SIZE, PLACE), (2, 1, 1))
     return templates, {"n": noun}, f"There is no {noun}."
 
 
-_MAKERS = {
-    "color": _color,
-    "shape": _shape,
-    "count": _count,
-    "existence": _existence,
-    "size": _size,
-    "place": _place,
-    "region": _region,
-    "relation": _relation,
-    "symbol": _symbol,
-    "check": _check,
-    "absent": _absent,
+_MAKERS: dict[str, Callable[[Scene, random.Random], Made | None]] = {
+    "color": _ask_color,
+    "shape": _ask_shape,
+    "count": _ask_count,
+    "existence": _ask_existence,
+    "size": _ask_size,
+    "place": _ask_place,
+    "region": _ask_any_region,
+    "relation": _ask_relation,
+    "symbol": _ask_symbol,
+    "check": _ask_check,
+    "absent": _ask_absent,
     "caption": lambda scene, rng: (BRIEF, {}, caption(scene)),
     "detail": lambda scene, rng: (DETAIL, {}, detailed_caption(scene)),
 }

@@ -1,4 +1,4 @@
-"""What stands at each place of a picture: dense labels, from which encoder and connector get a start."""
+"""What stands at each place of a picture: labels by which encoder and connector are pre-trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE_LABELS = ("nothing", *RADII)
 
 
 def region_labels(scene: Scene, side: int = 9) -> np.ndarray:
-    """``(3, side * side)`` integers: kind, colour and size of the thing over each patch, 0 for none."""
+    """Return ``(3, side * side)`` integers: kind, colour and size of the thing over each patch, 0 for none."""
     labels = np.zeros((3, side, side), dtype=np.int32)
     step = PICTURE_SIZE / side
     for thing in scene.things:
@@ -32,7 +32,7 @@ def region_labels(scene: Scene, side: int = 9) -> np.ndarray:
 
 
 def region_words(scene: Scene, side: int = 4) -> list[list[str]]:
-    """For each cell of a grid, row by row, the words for the things whose centres lie in it.
+    """Return for each cell of a grid, row by row, the words for the things whose centres lie in it.
 
     A thing belongs to one cell alone, so that cells can be counted; an empty cell has its place and "nothing".
     """

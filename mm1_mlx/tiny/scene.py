@@ -9,8 +9,8 @@ from mm1_mlx.tiny.colors import Paint
 
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 PLACES = tuple(" ".join(w for w in (row, column) if w) or "middle" for row in ROWS for column in COLUMNS)
-DOUBT = 0.045  # of the side: a centre this near to a line between two places is in neither for certain
-SMALL, LARGE = 0.25, 0.32  # the longer side: small things are at most, large ones at least this size
+DOUBT = 0.045  # of the side: a centre this near to a line between two places counts as in neither
+SMALL, LARGE = 0.25, 0.32  # of the longer side: small things are at most this size, large ones at least
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Thing:
 
     @property
     def noun(self) -> str:
-        """ "circle", "letter A", "digit 4", "word CAT", "dog"."""
+        """The noun for the thing, such as "circle", "letter A", "digit 4", "word CAT" or "dog"."""
         if self.kind == "pictogram":
             return self.text
         return f"{self.kind} {self.text}" if self.text else self.kind
 
     @property
     def size_word(self) -> str:
-        """ "small" or "large"."""
+        """The word for the size of the thing, "small" or "large"."""
         return "small" if self.size <= SMALL else "large"
 
 
@@ -65,7 +65,7 @@ class Scene:
     finish: Finish = Finish()
 
     def place(self, thing: Thing) -> str | None:
-        """Return where ``thing`` is, by thirds of the picture; None where one could say either of two places."""
+        """Return where ``thing`` is, by thirds of the picture; None where two places would both be right."""
         shares = (thing.y / self.height, thing.x / self.width)
         if any(abs(share - line) < DOUBT for share in shares for line in (1 / 3, 2 / 3)):
             return None
@@ -73,6 +73,6 @@ class Scene:
         return PLACES[3 * row + column]
 
 
-def in_reading_order(things: list[Thing], height: float) -> tuple[Thing, ...]:
-    """Return ``things`` by thirds from the top, then from the left."""
+def sort_in_reading_order(things: list[Thing], height: float) -> tuple[Thing, ...]:
+    """Sort ``things`` by thirds from the top, then from the left."""
     return tuple(sorted(things, key=lambda t: (min(int(3 * t.y / height), 2), t.x)))

@@ -1,7 +1,7 @@
 """The six shapes as outlines, in units of their size, turned as they are drawn.
 
-Size is what one would measure: the diameter of a circle, the side of a square (less a tenth), the height of a
-diamond. A diamond is much narrower than high, so a square that stands on a corner stays a square.
+The size of a shape is what a ruler would measure: the diameter of a circle, the side of a square (less a tenth), the
+height of a diamond. A diamond is much narrower than high, so a square that stands on a corner stays a square.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ FORMS = {  # what varies: a diamond's width, a star's inner radius, a cross's ar
 Point = tuple[float, float]
 
 
-def pick_form(shape: str, rng: random.Random) -> float:
-    """Return the proportion by which shapes of one name differ; 0 for those that have none."""
+def pick_proportion(shape: str, rng: random.Random) -> float:
+    """Return a random proportion, by which shapes of one name differ; 0 for a shape that has none."""
     return rng.uniform(*FORMS[shape]) if shape in FORMS else 0.0
 
 
-def corners(shape: str, form: float, angle: float) -> list[Point]:
+def find_corners(shape: str, form: float, angle: float) -> list[Point]:
     """Return the corners of a shape of size 1 around (0, 0), y downwards.
 
     Args:
         shape: one of ``SHAPES`` but the circle, which has none.
-        form: its proportion, of ``pick_form``.
-        angle: clockwise, in degrees.
+        form: its proportion, from ``pick_proportion``.
+        angle: by which it is turned clockwise, in degrees.
     """
     turn = math.radians(angle)
     cos, sin = math.cos(turn), math.sin(turn)
-    return [(x * cos - y * sin, x * sin + y * cos) for x, y in _upright(shape, form)]
+    return [(x * cos - y * sin, x * sin + y * cos) for x, y in _find_upright_corners(shape, form)]
 
 
-def _upright(shape: str, form: float) -> list[Point]:
+def _find_upright_corners(shape: str, form: float) -> list[Point]:
     if shape == "square":
         return [(-0.45, -0.45), (0.45, -0.45), (0.45, 0.45), (-0.45, 0.45)]
     if shape == "triangle":

@@ -16,13 +16,13 @@ NUM_TOKENS = 1536
 SHARES = {"captions": 4000, "documents": 2000, "text": 6000, "conversations": 4000}  # rows to learn from
 
 
-def corpus_texts(stock: Stock = SHIPPED, *, seed: int = 0, share: float = 1.0) -> Iterator[str]:
-    """Give the texts of the corpora, without their pictures.
+def read_corpus_texts(stock: Stock = SHIPPED, *, seed: int = 0, share: float = 1.0) -> Iterator[str]:
+    """Yield the texts of the corpora, without their pictures.
 
     Args:
         stock: pictograms and fonts.
-        seed: of the rows.
-        share: of the usual number of rows.
+        seed: decides the rows.
+        share: how many rows, as a share of the usual number.
     """
     makers = corpora(lambda: stock)
     for name, number in SHARES.items():
@@ -37,9 +37,9 @@ def train_spelling(folder: Path, *, stock: Stock = SHIPPED, seed: int = 0, share
     """Write a tokenizer folder: ``tokenizer.json``, its configuration, chat template and generation settings.
 
     Args:
-        folder: where; it must be there.
+        folder: where to write; it must exist.
         stock: pictograms and fonts.
-        seed: of the rows that it learns from.
-        share: of the usual number of rows.
+        seed: decides the rows that it learns from.
+        share: how many rows, as a share of the usual number.
     """
-    write_tokenizer(folder, corpus_texts(stock, seed=seed, share=share), vocab_size=NUM_TOKENS)
+    write_tokenizer(folder, read_corpus_texts(stock, seed=seed, share=share), vocab_size=NUM_TOKENS)

@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -41,15 +41,15 @@ class PictogramClass:
 
 @cache
 def pictogram_classes(split: Split | None = None) -> tuple[PictogramClass, ...]:
-    """Return the classes of one split, or all."""
+    """Return the pictogram classes of one split, or all of them where ``split`` is None."""
     with open(HOME / "classes.tsv", encoding="utf-8") as file:
-        classes = tuple(PictogramClass(**row) for row in csv.DictReader(file, delimiter="\t"))
+        classes = tuple(map(_make_class, csv.DictReader(file, delimiter="\t")))
     return tuple(c for c in classes if split in (None, c.split))
 
 
 @cache
-def class_named(name: str) -> PictogramClass:
-    """Return the class of a name."""
+def find_class(name: str) -> PictogramClass:
+    """Return the pictogram class that has this name."""
     return next(c for c in pictogram_classes() if c.name == name)
 
 
@@ -57,7 +57,7 @@ def class_named(name: str) -> PictogramClass:
 class Stock:
     """The pictogram sets and fonts that scenes may draw from."""
 
-    folder: Path | None = None  # of fetched sets; None: what the package brings
+    folder: Path | None = None  # holds the fetched sets; None: use what the package brings
     sets: tuple[str, ...] = ("noto",)
     fonts: tuple[str, ...] = ()  # names of fonts in the folder
 
@@ -74,66 +74,72 @@ class Stock:
                     f"{folder} has no {name}.zip; fetch the pictograms first (mm1_mlx.tiny.fetching.fetch)."
                 )
         fonts = folder / "fonts.zip"
-        return cls(folder, sets, tuple(sorted(_members(fonts))) if fonts.is_file() else ())
+        return cls(folder, sets, tuple(sorted(_read_members(fonts))) if fonts.is_file() else ())
 
     def classes(self, split: Split) -> tuple[PictogramClass, ...]:
         """Return the classes of ``split`` of which every set has a picture."""
-        return _classes_there(self.folder, self.sets, split)
+        return _find_classes(self.folder, self.sets, split)
 
     def picture(self, set_name: str, code: str) -> Image.Image:
-        """Return a pictogram with its transparency, square."""
-        return _picture(self.folder, set_name, code)
+        """Return a pictogram as a square picture with transparency."""
+        return _read_picture(self.folder, set_name, code)
 
     def paints(self, set_name: str, code: str) -> tuple[Paint, ...]:
-        """Return what a pictogram looks like from afar: the paints of its opaque parts on a coarse grid."""
-        return _paints(self.folder, set_name, code)
+        """Return the main paints of a pictogram: those of its opaque parts on a coarse grid."""
+        return _read_paints(self.folder, set_name, code)
 
     def photographs(self, *, held_out: bool) -> tuple[Image.Image, ...]:
-        """Return the folder's photographs, those for training or the others."""
-        return _photographs(self.folder, held_out)
+        """Return the folder's photographs: those for training, or those for tests if ``held_out``."""
+        return _read_photographs(self.folder, held_out)
 
     def font(self, name: str) -> bytes:
-        """Return the file of a font."""
-        return _members(self.folder / "fonts.zip")[name]
+        """Return the bytes of a font's file."""
+        if self.folder is None:
+            raise ValueError(f"the font {name} is in no folder: the package brings no fonts.")
+        return _read_members(self.folder / "fonts.zip")[name]
 
 
 SHIPPED = Stock()
 
 
+def _make_class(row: dict[str, Any]) -> PictogramClass:
+    return PictogramClass(**row)
+
+
 @cache
-def _classes_there(folder: Path | None, sets: tuple[str, ...], split: Split) -> tuple[PictogramClass, ...]:
+def _find_classes(folder: Path | None, sets: tuple[str, ...], split: Split) -> tuple[PictogramClass, ...]:
     if folder is None:
         return tuple(c for c in pictogram_classes(split) if (HOME / f"{c.code}.png").is_file())
-    codes = set.intersection(*(set(_members(folder / f"{name}.zip")) for name in sets))
+    codes = set.intersection(*(set(_read_members(folder / f"{name}.zip")) for name in sets))
     return tuple(c for c in pictogram_classes(split) if f"{c.code}.png" in codes)
 
 
 @lru_cache(maxsize=4096)
-def _picture(folder: Path | None, set_name: str, code: str) -> Image.Image:
+def _read_picture(folder: Path | None, set_name: str, code: str) -> Image.Image:
     if folder is None:
         data = (HOME / f"{code}.png").read_bytes()
     else:
-        data = _members(folder / f"{set_name}.zip")[f"{code}.png"]
+        data = _read_members(folder / f"{set_name}.zip")[f"{code}.png"]
     return Image.open(io.BytesIO(data)).convert("RGBA")
 
 
 @cache
-def _paints(folder: Path | None, set_name: str, code: str) -> tuple[Paint, ...]:
-    coarse = _picture(folder, set_name, code).resize((8, 8), Image.Resampling.BOX)
+def _read_paints(folder: Path | None, set_name: str, code: str) -> tuple[Paint, ...]:
+    coarse = _read_picture(folder, set_name, code).resize((8, 8), Image.Resampling.BOX)
     pixels = np.asarray(coarse).reshape(-1, 4).tolist()
     return tuple((red, green, blue) for red, green, blue, opacity in pixels if opacity > 128)
 
 
 @cache
-def _photographs(folder: Path | None, held_out: bool) -> tuple[Image.Image, ...]:
+def _read_photographs(folder: Path | None, held_out: bool) -> tuple[Image.Image, ...]:
     if folder is None or not (folder / "photographs.zip").is_file():
         return ()
     part = "held-out/" if held_out else "training/"
-    files = _members(folder / "photographs.zip")
+    files = _read_members(folder / "photographs.zip")
     return tuple(Image.open(io.BytesIO(files[n])).convert("RGB") for n in sorted(files) if n.startswith(part))
 
 
 @cache
-def _members(path: Path) -> dict[str, bytes]:
+def _read_members(path: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import overload
 
 from mm1_mlx.evaluation.tasks.task import Item, Split, Task
 from mm1_mlx.tiny.questions import Question, caption, make_question
@@ -43,7 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TinyItems(Sequence[Item]):
-    """Items about scenes of seeds that queries and examples do not share; each is made when it is asked for."""
+    """Items about scenes, each made when it is first needed; queries and examples use different seeds."""
 
     kind: str  # of ``CHOICES``, or "caption"
     split: Split
@@ -51,25 +52,33 @@ class TinyItems(Sequence[Item]):
     def __len__(self) -> int:
         return NUM_ITEMS[self.split]
 
-    def __getitem__(self, index: int) -> Item:
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
         for seed in count(FIRST_SEEDS[self.split] + index, len(self)):
             scene = make_scene(seed)
             if self.kind == "caption":
-                return Item(str(index), _png(scene), (caption(scene),))
+                return Item(str(index), _draw_png(scene), (caption(scene),))
             question = make_question(scene, self.kind, random.Random(f"{self.kind} {seed}"))
             if question is not None and question.answer in CHOICES[self.kind]:
-                return self._item(index, scene, question)
+                return self._make_item(index, scene, question)
         raise AssertionError("seeds do not end")
 
-    def _item(self, index: int, scene: Scene, question: Question) -> Item:
+    def _make_item(self, index: int, scene: Scene, question: Question) -> Item:
         answers = (question.answer,)
-        return Item(str(index), _png(scene), answers, question.text, choices=CHOICES[self.kind])
+        return Item(str(index), _draw_png(scene), answers, question.text, choices=CHOICES[self.kind])
 
 
 def tiny_tasks() -> dict[str, Task]:
-    """Return the tiny world's tasks by name."""
+    """Return the tasks of the tiny world by name."""
     kinds = {kind: f"questions about the tiny world: {kind}" for kind in CHOICES}
     kinds |= {"caption": "captions of the tiny world"}
     tasks = [
@@ -77,7 +86,7 @@ def tiny_tasks() -> dict[str, Task]:
             f"tiny-{kind}",
             f"tiny-{kind}",
             about,
-            partial(_read, kind),
+            partial(_make_items, kind),
             max_tokens=64 if kind == "caption" else 8,
         )
         for kind, about in kinds.items()
@@ -85,11 +94,11 @@ def tiny_tasks() -> dict[str, Task]:
     return {task.name: task for task in tasks}
 
 
-def _read(kind: str, data: str | None, split: Split) -> TinyItems:
+def _make_items(kind: str, data: str | None, split: Split) -> TinyItems:
     return TinyItems(kind, split)
 
 
-def _png(scene: Scene) -> bytes:
+def _draw_png(scene: Scene) -> bytes:
     file = io.BytesIO()
     render(scene).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Text without pictures: scenes told and asked about, names, facts, numbers, spelling, and copying.
+"""Text without pictures: descriptions of scenes with questions, names, facts, numbers, spelling, and copying.
 
 Copying and naming in text are what a small decoder learns first on the way to learning from shots.
 """
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 
 from mm1_mlx.inputs.few_shot import ANSWER, QUESTION
 from mm1_mlx.tiny.asking import ask
-from mm1_mlx.tiny.captioning import pick_style, styled
+from mm1_mlx.tiny.captioning import pick_style, write_in_style
 from mm1_mlx.tiny.concepts import pick_concepts
 from mm1_mlx.tiny.inventing import SYLLABLES, invent_names
 from mm1_mlx.tiny.looks import ANY
 from mm1_mlx.tiny.making import make_scene
-from mm1_mlx.tiny.nouns import NUMBERS, article, capital, is_bare, joined, plural
+from mm1_mlx.tiny.nouns import NUMBERS, add_article, capitalise, is_bare, join_words, make_plural
 from mm1_mlx.tiny.scene import Scene
 from mm1_mlx.tiny.stock import Stock, pictogram_classes
-from mm1_mlx.tiny.telling import caption, detailed_caption, listed
+from mm1_mlx.tiny.telling import caption, detailed_caption, list_things
 from mm1_mlx.tiny.words import TRAINING_WORDS
 
 SEED_BITS = 39
 KNOWN_FROM_CAPTION = ("color", "shape", "existence", "count_all", "count_some", "check", "colors", "symbol")
 
 
-def told(rng: random.Random, stock: Stock) -> str:
-    """Describe a scene, then ask about it what the description answers."""
-    scene = _scene(rng, stock)
+def tell_scene(rng: random.Random, stock: Stock) -> str:
+    """Describe a scene, then ask questions that the description answers."""
+    scene = _make_any_scene(rng, stock)
     placed = rng.random() < 0.4
     lines = [detailed_caption(scene) if placed else caption(scene)]
     kinds = (*KNOWN_FROM_CAPTION, "place", "size") if placed else KNOWN_FROM_CAPTION
@@ -40,17 +40,17 @@ def told(rng: random.Random, stock: Stock) -> str:
     return "\n".join(lines)
 
 
-def restated(rng: random.Random, stock: Stock) -> str:
-    """Say what a few scenes show in one style after another."""
+def restate_scenes(rng: random.Random, stock: Stock) -> str:
+    """Describe a few scenes, each first in one style and then in another."""
     style, other = pick_style(rng), pick_style(rng)
-    scenes = [_scene(rng, stock) for _ in range(rng.randint(2, 5))]
-    return "\n".join(f"{styled(scene, style)} -> {styled(scene, other)}" for scene in scenes)
+    scenes = [_make_any_scene(rng, stock) for _ in range(rng.randint(2, 5))]
+    return "\n".join(f"{write_in_style(scene, style)} -> {write_in_style(scene, other)}" for scene in scenes)
 
 
-def named(rng: random.Random, stock: Stock) -> str:
-    """Give things invented names, again and again."""
+def repeat_names(rng: random.Random, stock: Stock) -> str:
+    """Name a few things with invented names, again and again."""
     ways = rng.randint(2, 5)
-    found = [concept.described for concept in pick_concepts(ways, rng, stock=stock)]
+    found = [concept.description for concept in pick_concepts(ways, rng, stock=stock)]
     names = invent_names(ways, rng)
     frame = rng.choice(
         ("{}: {}\n", "{} is {}\n", "{} = {}\n", "A {} is a {}.\n", f"{QUESTION} {{}}? {ANSWER} {{}}\n")
@@ -59,23 +59,26 @@ def named(rng: random.Random, stock: Stock) -> str:
     return "".join(frame.format(found[place], names[place]) for place in order)
 
 
-def explained(rng: random.Random, stock: Stock) -> str:
-    """Define invented names, then use them in a sentence and resolve them."""
+def explain_names(rng: random.Random, stock: Stock) -> str:
+    """Define invented names, then ask what they mean and how things are called."""
     ways = rng.randint(2, 4)
-    found = [concept.described for concept in pick_concepts(ways, rng, stock=stock)]
+    found = [concept.description for concept in pick_concepts(ways, rng, stock=stock)]
     names = invent_names(ways, rng)
     lines = [
-        f"{capital(article(name))} is {article(thing)}." for name, thing in zip(names, found, strict=True)
+        f"{capitalise(add_article(name))} is {add_article(thing)}."
+        for name, thing in zip(names, found, strict=True)
     ]
     for place in rng.choices(range(ways), k=rng.randint(2, 6)):
         if rng.random() < 0.5:
-            lines.append(f"What is {article(names[place])}? {capital(article(found[place]))}.")
+            lines.append(f"What is {add_article(names[place])}? {capitalise(add_article(found[place]))}.")
         else:
-            lines.append(f"What do we call {article(found[place])}? {capital(article(names[place]))}.")
+            lines.append(
+                f"What do we call {add_article(found[place])}? {capitalise(add_article(names[place]))}."
+            )
     return " ".join(lines)
 
 
-def copied(rng: random.Random, stock: Stock) -> str:
+def copy_pattern(rng: random.Random, stock: Stock) -> str:
     """Repeat a few syllables, words or letters to a fixed length."""
     source = rng.choice((SYLLABLES, SYLLABLES, TRAINING_WORDS, tuple("abcdefghijklmnopqrstuvwxyz0123456789")))
     period = [rng.choice(source) for _ in range(rng.randint(3, 16))]
@@ -83,20 +86,20 @@ def copied(rng: random.Random, stock: Stock) -> str:
     return joint.join(period[number % len(period)] for number in range(rng.randint(32, 64)))
 
 
-def known(rng: random.Random, stock: Stock) -> str:
+def state_groups(rng: random.Random, stock: Stock) -> str:
     """State what kind of thing a few things are."""
     classes = [c for c in pictogram_classes("named") if c.group != "thing"]
     lines = []
     for thing in rng.sample(classes, rng.randint(3, 8)):
-        subject = capital(article(thing.name))
+        subject = capitalise(add_article(thing.name))
         verb = "are" if is_bare(thing.name) and thing.name.endswith("s") else "is"
         lines.append(
-            rng.choice((f"{subject} {verb} {article(thing.group)}.", f"{thing.name}: {thing.group}"))
+            rng.choice((f"{subject} {verb} {add_article(thing.group)}.", f"{thing.name}: {thing.group}"))
         )
     return " ".join(lines)
 
 
-def numbered(rng: random.Random, stock: Stock) -> str:
+def write_numbers(rng: random.Random, stock: Stock) -> str:
     """Count, add, and name numbers."""
     way = rng.randrange(4)
     if way == 0:
@@ -109,10 +112,10 @@ def numbered(rng: random.Random, stock: Stock) -> str:
         return ", ".join(f"{NUMBERS[n]} is {n}" for n in rng.sample(range(1, 11), rng.randint(3, 7)))
     noun = rng.choice(("circle", "square", "star", "triangle", "cross", "diamond", "thing"))
     row = [noun] * rng.randint(1, 8)
-    return f"{joined(row)}: that makes {len(row)} {noun if len(row) == 1 else plural(noun)}."
+    return f"{join_words(row)}: that makes {len(row)} {noun if len(row) == 1 else make_plural(noun)}."
 
 
-def spelled(rng: random.Random, stock: Stock) -> str:
+def spell_words(rng: random.Random, stock: Stock) -> str:
     """Spell words, and put letters together."""
     lines = []
     for word in rng.sample(TRAINING_WORDS, rng.randint(3, 8)):
@@ -121,40 +124,40 @@ def spelled(rng: random.Random, stock: Stock) -> str:
     return "\n".join(lines)
 
 
-def compared(rng: random.Random, stock: Stock) -> str:
+def compare_scenes(rng: random.Random, stock: Stock) -> str:
     """Describe two pictures and say which shows more."""
-    first, second = _scene(rng, stock), _scene(rng, stock)
+    first, second = _make_any_scene(rng, stock), _make_any_scene(rng, stock)
     a, b = len(first.things), len(second.things)
     more = "Both show as many." if a == b else f"The {'first' if a > b else 'second'} shows more."
-    return f"First: {listed(first.things)}. Second: {listed(second.things)}. {a} and {b}. {more}"
+    return f"First: {list_things(first.things)}. Second: {list_things(second.things)}. {a} and {b}. {more}"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of text and its share."""
+class TextKind:
+    """A kind of text and how often it is written."""
 
     write: Callable[[random.Random, Stock], str]
     weight: float
 
 
 TEXTS = {
-    "told": Kind(told, 30.0),
-    "restated": Kind(restated, 8.0),
-    "named": Kind(named, 20.0),
-    "explained": Kind(explained, 8.0),
-    "copied": Kind(copied, 10.0),
-    "known": Kind(known, 8.0),
-    "numbered": Kind(numbered, 6.0),
-    "spelled": Kind(spelled, 6.0),
-    "compared": Kind(compared, 4.0),
+    "told": TextKind(tell_scene, 30.0),
+    "restated": TextKind(restate_scenes, 8.0),
+    "named": TextKind(repeat_names, 20.0),
+    "explained": TextKind(explain_names, 8.0),
+    "copied": TextKind(copy_pattern, 10.0),
+    "known": TextKind(state_groups, 8.0),
+    "numbered": TextKind(write_numbers, 6.0),
+    "spelled": TextKind(spell_words, 6.0),
+    "compared": TextKind(compare_scenes, 4.0),
 }
 
 
 def write_text(rng: random.Random, stock: Stock) -> str:
-    """Return a text of one of the kinds."""
+    """Return a random text of one of the kinds."""
     kind = rng.choices(tuple(TEXTS.values()), [kind.weight for kind in TEXTS.values()])[0]
     return kind.write(rng, stock)
 
 
-def _scene(rng: random.Random, stock: Stock) -> Scene:
+def _make_any_scene(rng: random.Random, stock: Stock) -> Scene:
     return make_scene(rng.getrandbits(SEED_BITS), ANY, stock=stock)

@@ -33,8 +33,8 @@ CHAT_TEMPLATE = """\
 """
 
 
-def tiny_world_texts(num_scenes: int) -> Iterable[str]:
-    """Questions and answers to learn the vocabulary from."""
+def write_tiny_world_texts(num_scenes: int) -> Iterable[str]:
+    """Yield questions and answers from which the vocabulary is learned."""
     for seed in range(num_scenes):
         scene, rng = make_scene(seed), random.Random(seed)
         for kind in (*KINDS, "caption", "detail"):
@@ -46,7 +46,7 @@ def tiny_world_texts(num_scenes: int) -> Iterable[str]:
 
 def train_tokenizer(folder: Path, num_scenes: int = 6000) -> None:
     """Write mm1-tiny's tokenizer into ``folder``."""
-    write_tokenizer(folder, tiny_world_texts(num_scenes), vocab_size=VOCAB_SIZE)
+    write_tokenizer(folder, write_tiny_world_texts(num_scenes), vocab_size=VOCAB_SIZE)
 
 
 def write_tokenizer(folder: Path, texts: Iterable[str], *, vocab_size: int) -> None:

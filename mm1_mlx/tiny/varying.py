@@ -1,4 +1,4 @@
-"""Say the same in other words: synonyms, contractions, politeness, no capitals, typing errors."""
+"""Vary a question: synonyms, contractions, politeness, no capitals, typing errors."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ BEHIND = (
     ),
     "Please.",
 )
-TYPING_ERRORS = 0.01  # of the words
+TYPING_ERRORS = 0.01  # share of the words
 
 
 def vary(text: str, rng: random.Random, *, errors: bool = True, keep: tuple[str, ...] = ()) -> str:
-    """Return ``text`` as someone else might type it.
+    """Return ``text`` as another person might type it.
 
     Args:
         text: a question.
-        rng: what decides.
+        rng: makes the random choices.
         errors: allow typing errors.
-        keep: words that no error may touch, for the answer depends on each of their letters.
+        keep: words without errors, because the answer depends on each of their letters.
     """
     for pattern, others, chance in SYNONYMS:
         if rng.random() < chance:
@@ -48,7 +48,7 @@ def vary(text: str, rng: random.Random, *, errors: bool = True, keep: tuple[str,
     if rng.random() < 0.05:
         text = f"{text} {rng.choice(BEHIND)}"
     if errors:
-        text = " ".join(_mistyped(word, rng, keep) for word in text.split(" "))
+        text = " ".join(_mistype(word, rng, keep) for word in text.split(" "))
     choice = rng.random()
     if choice < 0.1:
         text = text.lower()
@@ -59,7 +59,7 @@ def vary(text: str, rng: random.Random, *, errors: bool = True, keep: tuple[str,
     return text
 
 
-def _mistyped(word: str, rng: random.Random, keep: tuple[str, ...]) -> str:
+def _mistype(word: str, rng: random.Random, keep: tuple[str, ...]) -> str:
     if len(word) < 4 or word.strip("?.,") in keep or rng.random() >= TYPING_ERRORS:
         return word
     place = rng.randrange(1, len(word) - 2)

@@ -20,31 +20,29 @@ SHARES = {
     "all-documents": 1500,
     "all-text": 6000,
     "all-conversations": 4000,
-}  # rows of each
-REPEATED = (
-    30  # times that the name of each pictogram of training comes besides, so that its words have tokens
-)
+}  # number of rows of each
+REPEATED = 30  # how often the name of each training pictogram is added, so that its words have tokens
 SEED = 0
 
 
-def world_texts() -> Iterator[str]:
-    """Yield what the corpora say, without their pictures."""
+def yield_world_texts() -> Iterator[str]:
+    """Yield the texts of all corpora, without their pictures."""
     for corpus, rows in SHARES.items():
         for index in range(rows):
-            yield from texts_of(CORPORA[corpus](index, SEED))
+            yield from yield_texts(CORPORA[corpus](index, SEED))
     for pictogram in pictogram_classes("named"):
         yield from [f"a {pictogram.name}"] * REPEATED
 
 
-def texts_of(row: dict) -> Iterator[str]:
-    """Yield the texts of a row, of whatever form."""
+def yield_texts(row: dict) -> Iterator[str]:
+    """Yield the texts of a row of any form."""
     if "messages" in row:
-        yield from (_spoken(message["content"]) for message in row["messages"])
+        yield from (_read_content(message["content"]) for message in row["messages"])
     yield from (text for text in row.get("texts", ()) if text)
     yield from (row[key] for key in ("caption", "text") if key in row)
 
 
-def _spoken(content: str | list) -> str:
+def _read_content(content: str | list) -> str:
     if isinstance(content, str):
         return content.replace(IMAGE, "")
     return "".join(part["text"] for part in content if part["type"] == "text")
@@ -57,7 +55,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(folder, world_texts(), vocab_size=VOCAB_SIZE)
+    write_tokenizer(folder, yield_world_texts(), vocab_size=VOCAB_SIZE)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How people ask: forms of each kind of question, with alternatives in brackets.
 
 "[What|Which] color is the {n}[ here|]?" stands for four wordings. A form that begins with "~" belongs to a family
-that training never shows: it only measures whether the model understands more than it was told. Slots: {n} a noun,
+that training never shows: it measures whether the model understands wordings that it has not learned. Slots: {n} a noun,
 {a} the same with its article, {ns} its plural, {m} a second noun, {c} a colour, {p} a place, {r} a relation, {k} "letter",
 "digit", "number" or "word".
 """
@@ -366,15 +366,15 @@ FORMS = {
 
 
 @cache
-def forms(kind: str, *, held_out: bool = False) -> tuple[str, ...]:
-    """Return the forms of a kind of question with their brackets: those trained on, or the others."""
+def list_forms(kind: str, *, held_out: bool = False) -> tuple[str, ...]:
+    """Return the forms of a kind of question, brackets included: those for training, or those for tests."""
     lines = [line.strip() for line in FORMS[kind].strip().split("\n")]
     return tuple(line.removeprefix(HELD_OUT) for line in lines if line.startswith(HELD_OUT) == held_out)
 
 
 def pick_form(kind: str, rng: random.Random, *, held_out: bool = False, without: str = "") -> str:
-    """Return a wording of ``kind`` with its slots open, none that holds the slot ``without``."""
-    options = [form for form in forms(kind, held_out=held_out) if not without or without not in form]
+    """Return a random wording of ``kind`` with empty slots; it does not contain the slot ``without``."""
+    options = [form for form in list_forms(kind, held_out=held_out) if not without or without not in form]
     form = rng.choice(options)
     while (found := BRACKETS.search(form)) is not None:
         form = form[: found.start()] + rng.choice(found[1].split("|")) + form[found.end() :]
@@ -384,10 +384,10 @@ def pick_form(kind: str, rng: random.Random, *, held_out: bool = False, without:
 
 
 @cache
-def num_forms(kind: str, *, held_out: bool = False) -> int:
-    """Return how many wordings the forms of ``kind`` stand for."""
+def count_forms(kind: str, *, held_out: bool = False) -> int:
+    """Count the wordings that the forms of ``kind`` stand for."""
     total = 0
-    for form in forms(kind, held_out=held_out):
+    for form in list_forms(kind, held_out=held_out):
         number = 1
         for choice in BRACKETS.findall(form):
             number *= len(choice.split("|"))

@@ -1,4 +1,4 @@
-"""Words that scenes show: short English ones, and letters in a row that no one has seen before."""
+"""Words that scenes show: short English ones, and random letters in a row."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import random
 from mm1_mlx.tiny.lettering import DIGITS, LETTERS
 
 
-def _split(text: str) -> tuple[str, ...]:
+def _split_words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-TRAINING_WORDS = _split("""
+TRAINING_WORDS = _split_words("""
     a ace act add age air all an and ant any ape arm art as ask at axe back bad bag ball band bar bat be bed bee
     best big bird bit black blue boat body bone book box boy bread brown bus but buy by cake call can cap car card
     care case cat chair city clay club coat cold come cook cool copy corn cow cup cut dance dark day deep desk dog
@@ -32,7 +32,7 @@ TRAINING_WORDS = _split("""
     want war warm wash water way we week well west wet what wheel white who wide wild wind wine wing wish wolf wood
     word work world year yell yes you young zero zoo
 """)
-HELD_OUT_WORDS = _split("""
+HELD_OUT_WORDS = _split_words("""
     apple bath beach bell bike blow boss brush cave chess clock cloud coin crab crown dice dish dive fan farm flag
     flute fork frog ghost globe grape hawk hut jazz jeep juice jug lemon lime maze melon mint mouth ocean onion peak
     pearl piano pizza plum quilt robot ruby sauce scarf seed shark silk skate snail sofa spice storm sword tiger
@@ -41,11 +41,11 @@ HELD_OUT_WORDS = _split("""
 
 
 def pick_word(rng: random.Random, *, held_out: bool = False) -> str:
-    """Return a word of 1 to 5 letters: mostly English, else letters or digits in a row.
+    """Return a word of 1 to 5 letters: usually an English one, else random letters or digits.
 
     Args:
-        rng: what decides.
-        held_out: take English words that training never shows.
+        rng: makes the random choices.
+        held_out: use English words that training never shows.
     """
     choice = rng.random()
     if choice < 0.6:

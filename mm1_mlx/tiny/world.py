@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mm1_mlx.tiny.colors import Paint, make_paint
+
 PICTURE_SIZE = 126  # pixels, each side
-OVERSAMPLING = 3  # drawn this much larger, then averaged down
+OVERSAMPLING = 3  # pictures are drawn this much larger, then averaged down
 
 COLORS = {
     "red": (218, 36, 42),
@@ -22,7 +24,7 @@ COLORS = {
     "black": (18, 18, 20),
 }
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
-LETTERS = tuple("ABCDEFGHJKLMNPQRSTUVWXYZ")  # I and O look like 1 and 0
+LETTERS = tuple("ABCDEFGHJKLMNPQRSTUVWXYZ")  # without I and O, which look like 1 and 0
 DIGITS = tuple("0123456789")
 RADII = {"small": (14, 16), "large": (20, 26)}  # pixels, of the circle around a thing
 BACKGROUNDS = (
@@ -32,7 +34,10 @@ BACKGROUNDS = (
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 PLACES = tuple(" ".join(w for w in (row, column) if w) or "middle" for row in ROWS for column in COLUMNS)
 
-TRAINING_SEEDS, TESTING_SEEDS = 0, 1 << 40  # first seed of each kind; they never meet
+TRAINING_SEEDS, TESTING_SEEDS = (
+    0,
+    1 << 40,
+)  # first seed of each kind; training never reaches the seeds of tests
 
 
 @dataclass(frozen=True)
@@ -43,19 +48,19 @@ class Thing:
     symbol: str  # the letter or digit, else ""
     color: str
     size: str  # "small" or "large"
-    x: float  # pixels, of the centre
+    x: float  # of the centre, in pixels from the left; y from the top
     y: float
     radius: float
     angle: float  # degrees
 
     @property
     def noun(self) -> str:
-        """ "circle", "letter A", "digit 4"."""
+        """The noun for the thing, such as "circle", "letter A" or "digit 4"."""
         return f"{self.kind} {self.symbol}" if self.symbol else self.kind
 
     @property
     def place(self) -> str:
-        """In words, by thirds of the picture: "top left", "left", "middle"."""
+        """The place of the thing by thirds of the picture, such as "top left", "left" or "middle"."""
         row, column = (min(int(3 * v / PICTURE_SIZE), 2) for v in (self.y, self.x))
         return PLACES[3 * row + column]
 
@@ -65,23 +70,23 @@ class Scene:
     """Things in reading order (by thirds from the top, then from the left) on a plain background."""
 
     things: tuple[Thing, ...]
-    background: tuple[int, int, int]
+    background: Paint
 
 
 def make_scene(seed: int) -> Scene:
-    """The scene of ``seed``: one to five things that do not overlap."""
+    """Make the scene of ``seed``: one to five things that do not overlap."""
     rng = random.Random(seed)
-    background = tuple(min(255, max(0, v + rng.randint(-6, 6))) for v in rng.choice(BACKGROUNDS))
+    background = make_paint(v + rng.randint(-6, 6) for v in rng.choice(BACKGROUNDS))
     number = rng.randint(1, 5)
     while True:
-        things = _place(rng, number)
+        things = _place_things(rng, number)
         if things is not None:
             break
     things.sort(key=lambda t: (int(t.y * 3 / PICTURE_SIZE), t.x))
     return Scene(tuple(things), background)
 
 
-def _place(rng: random.Random, number: int) -> list[Thing] | None:
+def _place_things(rng: random.Random, number: int) -> list[Thing] | None:
     things: list[Thing] = []
     for _ in range(number):
         kind = rng.choices((*SHAPES, "letter", "digit"), (*[1.0] * len(SHAPES), 0.9, 0.7))[0]
@@ -100,9 +105,9 @@ def _place(rng: random.Random, number: int) -> list[Thing] | None:
 
 
 def render(scene: Scene, *, jitter_seed: int | None = None) -> Image.Image:
-    """Draw a scene, 126 x 126 RGB.
+    """Draw a scene as an RGB picture of 126 x 126 pixels.
 
-    ``jitter_seed`` varies each colour a little, as a training picture should; None draws them as named.
+    ``jitter_seed`` varies each colour a little, for training; None draws the colours of the table.
     """
     rng = None if jitter_seed is None else random.Random(jitter_seed)
     side = PICTURE_SIZE * OVERSAMPLING
@@ -111,15 +116,15 @@ def render(scene: Scene, *, jitter_seed: int | None = None) -> Image.Image:
     for thing in scene.things:
         color = COLORS[thing.color]
         if rng is not None:
-            color = tuple(min(255, max(0, v + rng.randint(-14, 14))) for v in color)
-        _draw(draw, thing, color)
+            color = make_paint(v + rng.randint(-14, 14) for v in color)
+        _draw_thing(draw, thing, color)
     return picture.reduce(OVERSAMPLING)
 
 
-def _draw(draw: ImageDraw.ImageDraw, thing: Thing, color: tuple[int, int, int]) -> None:
+def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, color: Paint) -> None:
     x, y, r = (OVERSAMPLING * v for v in (thing.x, thing.y, thing.radius))
     if thing.symbol:
-        font = _font(round(2 * r))
+        font = _load_font(round(2 * r))
         draw.text(
             (x, y), thing.symbol, fill=color, font=font, anchor="mm", stroke_width=r / 12, stroke_fill=color
         )
@@ -128,13 +133,14 @@ def _draw(draw: ImageDraw.ImageDraw, thing: Thing, color: tuple[int, int, int]) 
     else:
         turn = math.radians(thing.angle)
         points = [
-            (x + r * d * math.sin(a + turn), y - r * d * math.cos(a + turn)) for d, a in _outline(thing.kind)
+            (x + r * d * math.sin(a + turn), y - r * d * math.cos(a + turn))
+            for d, a in _find_outline(thing.kind)
         ]
         draw.polygon(points, fill=color)
 
 
-def _outline(kind: str) -> list[tuple[float, float]]:
-    """Corners as (distance from the centre, angle clockwise from the top)."""
+def _find_outline(kind: str) -> list[tuple[float, float]]:
+    """Return corners as (distance from the centre, angle in radians clockwise from the top)."""
     if kind == "square":
         return [(1.05, math.pi * (0.25 + 0.5 * k)) for k in range(4)]
     if kind == "triangle":
@@ -157,10 +163,11 @@ def _outline(kind: str) -> list[tuple[float, float]]:
     ]
 
 
-_fonts: dict[int, ImageFont.FreeTypeFont] = {}
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_fonts: dict[int, Font] = {}
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _load_font(size: int) -> Font:
     if size not in _fonts:
         _fonts[size] = ImageFont.load_default(size)
     return _fonts[size]

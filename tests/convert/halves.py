@@ -8,10 +8,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from golden_weights import GOLDEN, renamed
+from golden_weights import GOLDEN, rename_weights
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
-from stand_in import stand_in_tokenizer
+from stand_in import write_tokenizer
 
 from convert.image_encoders import clip_config, open_clip_keys, transformers_keys
 from convert.source_config import read_json
@@ -47,17 +47,17 @@ atexit.register(_ROOM.cleanup)
 
 
 @functools.cache
-def decoder(kind):
-    """A folder with a decoder of this kind; to be read only."""
-    return decoder_folder(Path(_ROOM.name) / kind, kind)
+def make_decoder(kind):
+    """Make a folder with a decoder of this kind, once; tests must not change it."""
+    return write_decoder(Path(_ROOM.name) / kind, kind)
 
 
-def decoder_folder(folder, kind, **values):
-    """A decoder as mlx-lm stores it, or, with its experts apart, as transformers does."""
+def write_decoder(folder, kind, **values):
+    """Write a decoder as mlx-lm stores it, or, with its experts apart, as transformers does."""
     values = SIZES | {"model_type": kind} | DECODERS[kind] | values
     model_class, args_class = _get_classes(values)
     model = model_class(args_class.from_dict(values))
-    shapes = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    shapes = {name: value.shape for name, value in dict(tree_flatten(model.parameters())).items()}
     if kind == "gemma3_text":  # tied, as it loses a head that is not stored
         del shapes["lm_head.weight"]
     keys = mx.random.split(mx.random.key(0), len(shapes))
@@ -66,12 +66,12 @@ def decoder_folder(folder, kind, **values):
         for (name, shape), key in zip(shapes.items(), keys, strict=True)
     }
     if kind.endswith("apart"):
-        weights = experts_apart(weights)
-    return store(stand_in_tokenizer(folder), weights, values)
+        weights = split_experts(weights)
+    return store(write_tokenizer(folder), weights, values)
 
 
 def store(folder, weights, values, file="model.safetensors", config="config.json"):
-    """Weights and configuration in a folder, the former as a pickle where ``file`` is one."""
+    """Write weights and configuration into a folder, the weights as a pickle where ``file`` is one."""
     folder.mkdir(exist_ok=True)
     if file.endswith(".bin"):
         import torch
@@ -83,8 +83,8 @@ def store(folder, weights, values, file="model.safetensors", config="config.json
     return folder
 
 
-def experts_apart(weights):
-    """Mixtral as transformers stores it: a matrix for each expert."""
+def split_experts(weights):
+    """Split Mixtral's weights as transformers stores them: a matrix for each expert."""
     apart = {}
     for name, value in weights.items():
         before, stacked, after = name.partition("switch_mlp.")
@@ -96,8 +96,8 @@ def experts_apart(weights):
     return apart
 
 
-def whole_clip(vision):
-    """A CLIPModel's tensors: beside the image encoder a text encoder and both projections."""
+def add_text_encoder(vision):
+    """Return a CLIPModel's tensors: the image encoder's, a text encoder's and both projections."""
     shapes = {
         "logit_scale": (),
         "text_model.embeddings.position_ids": (1, 12),
@@ -110,27 +110,27 @@ def whole_clip(vision):
     return vision | {name: mx.zeros(shape) for name, shape in shapes.items()}
 
 
-def as_open_clip(vision, folder):
-    """The same image encoder under open_clip's names."""
+def to_open_clip(vision, folder):
+    """Return the weights of an image encoder under open_clip's names."""
     config = clip_config(read_json(folder / "config.json"))
-    ours = dict(renamed(vision, transformers_keys(config).add_prefixes("vision_model.", "")))
+    ours = dict(rename_weights(vision, transformers_keys(config).add_prefixes("vision_model.", "")))
     moves = open_clip_keys(config).moves.items()
     return {f"visual.{k}": move.transform.back(tuple(ours[t] for t in move.targets)) for k, move in moves}
 
 
-def encoder_folder(folder, name, layout, file):
-    """A golden image encoder in one of its public layouts."""
+def write_encoder(folder, name, layout, file):
+    """Write a golden image encoder in one of its public layouts."""
     source = VISION / name
     vision = mx.load(str(source / "model.safetensors"))
     if layout == "alone":
         return store(folder, vision, read_json(source / "config.json").values, file)
     if layout == "hf":
-        return store(folder, whole_clip(vision), read_json(CLIP / "hf" / "config.json").values, file)
+        return store(folder, add_text_encoder(vision), read_json(CLIP / "hf" / "config.json").values, file)
     place = source / "open_clip"
     if (place / "open_clip_model.safetensors").exists():
         weights = mx.load(str(place / "open_clip_model.safetensors"))
     else:
-        weights = as_open_clip(vision, source)
+        weights = to_open_clip(vision, source)
     return store(folder, weights, read_json(place / OPEN_CLIP).values, file, OPEN_CLIP)
 
 

@@ -1,7 +1,7 @@
 """A small server that plays the Hugging Face hub for what its client asks when it downloads and uploads.
 
 It serves and receives real bytes, and keeps what was asked of it. Files up to ``inline_bytes`` arrive inside
-the commit, larger ones by Git LFS. Xet, which the hub offers besides, it does not speak.
+the commit, larger ones by Git LFS. It does not support Xet, which the hub also offers.
 """
 
 import base64
@@ -47,14 +47,15 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
 
-    def downloads(self):
-        """The files whose content was asked for, sorted."""
+    def list_downloads(self):
+        """List the files whose content was asked for, sorted."""
         found = (re.fullmatch(r"/[^/]+/[^/]+/resolve/[^/]+/(.+)", p) for m, p in self.requests if m == "GET")
         return sorted(match[1] for match in found if match)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    hub: Hub  # set in the subclass that a hub makes
 
     def _route(self):
         path = self.path.split("?")[0]
@@ -67,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = _route
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):
         """Keep the tests' output clean."""
 
     def _read_body(self):
@@ -93,23 +94,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status, code, message):
         self._send({"error": message}, status, X_Error_Code=code, X_Error_Message=message)
 
-    def _repo(self, repo_id):
-        """The repository, where it is there for whoever asks; else the answer is sent."""
+    def _find_repo(self, repo_id):
+        """Return the repository if the client may see it; else send the refusal and return None."""
         repo = self.hub.repos.get(repo_id)
-        if repo is None or (repo.private and not self._token()):
+        if repo is None or (repo.private and not self._read_token()):
             return self._refuse(404, "RepoNotFound", "Repository not found")
         return repo
 
-    def _token(self):
+    def _read_token(self):
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
     def _may_write(self):
-        if self._token() != TOKEN:
-            self._refuse(403 if self._token() else 401, "Forbidden", "You don't have the rights to write")
-        return self._token() == TOKEN
+        if self._read_token() != TOKEN:
+            self._refuse(
+                403 if self._read_token() else 401, "Forbidden", "You don't have the rights to write"
+            )
+        return self._read_token() == TOKEN
 
     def info(self, _, repo_id, revision=None):
-        if (repo := self._repo(repo_id)) is None:
+        if (repo := self._find_repo(repo_id)) is None:
             return
         if revision not in (None, "main", COMMIT):
             self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -118,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send({"id": repo_id, "sha": COMMIT, "private": repo.private, "siblings": siblings})
 
     def tree(self, _, repo_id, revision):
-        if (repo := self._repo(repo_id)) is not None:
+        if (repo := self._find_repo(repo_id)) is not None:
             self._send(
                 [
                     {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
@@ -127,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
 
     def resolve(self, _, repo_id, revision, path):
-        if (repo := self._repo(repo_id)) is None:
+        if (repo := self._find_repo(repo_id)) is None:
             return
         if repo.gated:
             self._refuse(403, "GatedRepo", f"Access to model {repo_id} is restricted")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from stand_in import stand_in_tokenizer
+from stand_in import write_tokenizer
 
 from convert.c_abstractor import connector_keys
 from convert.sources.honeybee import CONNECTOR, DECODER, ENCODER
@@ -29,8 +29,8 @@ VISION = {
 }
 
 
-def shapes(layers: int):
-    """Every tensor's name and shape."""
+def list_shapes(layers: int):
+    """List every tensor's name and shape."""
     width, ff = VISION["hidden_size"], VISION["intermediate_size"]
     yield f"{ENCODER}embeddings.class_embedding", (width,)
     yield f"{ENCODER}embeddings.patch_embedding.weight", (width, 3, 14, 14)
@@ -58,7 +58,7 @@ def shapes(layers: int):
         position_grid=16,
     )
     for key in connector_keys(connector, {"pos_emb": (1, 256, 1024)}).moves:
-        yield CONNECTOR + key, _connector_shape(key)
+        yield CONNECTOR + key, _find_connector_shape(key)
     yield f"{DECODER}model.embed_tokens.weight", (VOCABULARY, HIDDEN)
     yield f"{DECODER}lm_head.weight", (VOCABULARY, HIDDEN)
     yield f"{DECODER}model.norm.weight", (HIDDEN,)
@@ -73,7 +73,7 @@ def shapes(layers: int):
         yield f"{layer}post_attention_layernorm.weight", (HIDDEN,)
 
 
-def _connector_shape(key: str) -> tuple[int, ...]:
+def _find_connector_shape(key: str) -> tuple[int, ...]:
     if key == "pos_emb":
         return (1, 256, 1024)
     if key.startswith("readout"):
@@ -97,7 +97,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
     size = 0
-    for name, shape in shapes(args.layers):
+    for name, shape in list_shapes(args.layers):
         nbytes = 2 * torch.Size(shape).numel()
         if shards[-1] and size + nbytes > args.shard_gb * 1e9:
             shards.append([])
@@ -133,7 +133,7 @@ def main() -> None:
         },
     }
     (args.folder / "config.json").write_text(json.dumps(config, indent=2))
-    stand_in_tokenizer(args.folder, 1000)
+    write_tokenizer(args.folder, 1000)
 
 
 if __name__ == "__main__":

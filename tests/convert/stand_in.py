@@ -14,7 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden_weights import GOLDEN
+from golden_weights import GOLDEN, load_arrays
 
 from convert.conversion import convert, read_source
 from convert.recipe import Options
@@ -49,8 +49,8 @@ _ROOM = tempfile.TemporaryDirectory(prefix="mm1-golden-")
 atexit.register(_ROOM.cleanup)
 
 
-def stand_in_tokenizer(folder, vocab_size=VOCABULARY, extra=(), at=None):
-    """A word-level tokenizer: <unk>, <s>, </s>, the extra special tokens, then words w3, w4, …
+def write_tokenizer(folder, vocab_size=VOCABULARY, extra=(), at=None):
+    """Write a word-level tokenizer: <unk>, <s>, </s>, the extra special tokens, then words w3, w4, …
 
     ``at`` has more special tokens by their id. A word that it does not know becomes its last, never <unk>.
     """
@@ -72,56 +72,59 @@ def stand_in_tokenizer(folder, vocab_size=VOCABULARY, extra=(), at=None):
     return folder
 
 
-def copy_of(folder, path):
+def copy_folder(folder, path):
     return Path(shutil.copytree(folder, path))
 
 
 @functools.cache
-def source_folder(name):
-    """A golden checkpoint with a tokenizer and a whole reference run; to be read only."""
-    folder = copy_of(GOLDEN / name, Path(_ROOM.name) / name)
-    stand_in_tokenizer(folder, **TOKENS.get(name, {}))
+def make_source(name):
+    """Make a golden checkpoint with a tokenizer and a whole reference run, once; tests must not change it."""
+    folder = copy_folder(GOLDEN / name, Path(_ROOM.name) / name)
+    write_tokenizer(folder, **TOKENS.get(name, {}))
     path = folder / "io.safetensors"
-    run = mx.load(str(path))
+    run = load_arrays(path)
     mx.eval(run)
-    mx.save_safetensors(str(path), run | _pixels(name, folder))
+    mx.save_safetensors(str(path), run | _make_pixels(name, folder))
     return folder
 
 
 @functools.cache
-def model_folder(name):
-    """What converting ``source_folder(name)`` makes; to be read only."""
+def make_model(name):
+    """Convert ``make_source(name)`` into a model folder, once; tests must not change it."""
     output = Path(_ROOM.name) / "converted" / name
-    convert(str(source_folder(name)), output)
+    convert(str(make_source(name)), output)
     return output
 
 
-def golden_views(folder):
-    """The uint8 views of each picture beside a checkpoint, as its image settings make them."""
+def yield_golden_views(folder):
+    """Yield the uint8 views of each picture beside a checkpoint, as its image settings make them."""
     config = read_source(folder, None, Options()).config.image_config
     for path in sorted(folder.glob("image_*.png")):
         yield views(open_picture(path, alpha=config.alpha), config), config
 
 
-def weights_of(folder):
-    """All tensors of a folder's safetensors files."""
-    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in mx.load(str(path)).items()}
+def load_weights(folder):
+    """Return all tensors of a folder's safetensors files."""
+    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_arrays(path).items()}
 
 
-def _pixels(name, folder):
-    """The pixels that a reference run had, under its own names, where they are not stored."""
+def _make_pixels(name, folder):
+    """Make the pixels of a reference run, under its own names, which are not stored."""
     if KINDS[name] == "honeybee":
-        return {"pixel_values": mx.array(torch_noise(**json.loads((folder / "pixels.json").read_text())))}
+        return {
+            "pixel_values": mx.array(make_torch_noise(**json.loads((folder / "pixels.json").read_text())))
+        }
     arrays = [
-        mx.array(normalize(cut, config).transpose(0, 3, 1, 2).copy()) for cut, config in golden_views(folder)
+        mx.array(normalize(cut, config).transpose(0, 3, 1, 2).copy())
+        for cut, config in yield_golden_views(folder)
     ]
     if name == QH360VL:
         return {"windows_pixel_values": arrays[0]}
     return {f"pixel_values_{number}": array for number, array in enumerate(arrays)}
 
 
-def torch_noise(seed, skip, shape):
-    """What torch.randn gives on a CPU for ``seed`` after ``skip`` numbers, to 2e-6."""
+def make_torch_noise(seed, skip, shape):
+    """Return what torch.randn gives on a CPU for ``seed`` after ``skip`` numbers, to 2e-6."""
     count = skip + int(np.prod(shape))
     words = np.frombuffer(np.random.RandomState(seed).bytes(4 * count), "<u4").reshape(-1, 2, 8)
     first, second = np.moveaxis((words & 0xFFFFFF) / 2**24, 1, 0)

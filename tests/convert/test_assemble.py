@@ -4,20 +4,20 @@ import json
 
 import mlx.core as mx
 import pytest
-from golden_weights import golden
+from golden_weights import load_golden
 from halves import (
     CLIP,
     DECODERS,
     SIGLIP,
     VISION,
-    decoder,
-    decoder_folder,
     edit,
-    encoder_folder,
+    make_decoder,
     store,
+    write_decoder,
+    write_encoder,
 )
 from mlx_lm.utils import load_model
-from stand_in import copy_of, needs_torch, stand_in_tokenizer, weights_of
+from stand_in import copy_folder, load_weights, needs_torch, write_tokenizer
 from tokenizers import Tokenizer
 
 import mm1_mlx
@@ -44,7 +44,7 @@ IDS = mx.arange(3, 40)[None]
 
 @pytest.fixture
 def llama():
-    return decoder("llama")
+    return make_decoder("llama")
 
 
 def new_model(output, decoder, *, encoder=CLIP, **options):
@@ -58,7 +58,7 @@ def new_model(output, decoder, *, encoder=CLIP, **options):
 def models(tmp_path_factory):
     """A new model for each kind of decoder; to be read only."""
     room = tmp_path_factory.mktemp("models")
-    return {kind: new_model(room / kind, decoder(kind)) for kind in DECODERS}
+    return {kind: new_model(room / kind, make_decoder(kind)) for kind in DECODERS}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def new(llama, tmp_path):
 
 
 def same_weights(one, other):
-    one, other = weights_of(one), weights_of(other)
+    one, other = load_weights(one), load_weights(other)
     return one.keys() == other.keys() and all(
         one[key].dtype == other[key].dtype and mx.array_equal(one[key], other[key]) for key in one
     )
@@ -83,7 +83,7 @@ def same_weights(one, other):
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_logits_on_text_are_those_of_mlx_lm_alone(kind, models):
-    alone, _ = load_model(decoder(kind))
+    alone, _ = load_model(make_decoder(kind))
     model, _ = mm1_mlx.load(models[kind])
     expected = alone(IDS)
     assert mx.array_equal(model(IDS), expected) and mx.std(expected).item() > 0.1
@@ -108,7 +108,7 @@ def test_experts_that_are_stored_apart_are_stacked(models):
 
 @pytest.mark.parametrize("kind", ["gemma3_text", "mixtral, its experts apart"])
 def test_a_decoder_can_be_packed_while_it_is_put_together(kind, picture, tmp_path, capfd):
-    argv = ["--encoder", str(CLIP), "--decoder", str(decoder(kind)), "--num-visual-tokens", "4"]
+    argv = ["--encoder", str(CLIP), "--decoder", str(make_decoder(kind)), "--num-visual-tokens", "4"]
     assert main([*argv, "--output", str(tmp_path / "new"), "-q", "--q-group-size", "32"]) == 0
     model, processor = mm1_mlx.load(tmp_path / "new")
     assert model.config.quantization["bits"] == 4
@@ -116,35 +116,35 @@ def test_a_decoder_can_be_packed_while_it_is_put_together(kind, picture, tmp_pat
 
 
 def test_a_stored_head_is_kept_where_the_decoder_does_not_say_that_it_is_tied(new, llama, tmp_path):
-    silent = edit(copy_of(llama, tmp_path / "silent"), tie_word_embeddings=None)
+    silent = edit(copy_folder(llama, tmp_path / "silent"), tie_word_embeddings=None)
     model, _ = new(decoder=silent)
     assert model.config.text_config.values["tie_word_embeddings"] is False
     assert mx.array_equal(model(IDS), new("saying", llama)[0](IDS))
 
 
 def test_a_decoder_without_a_head_is_tied_where_it_does_not_say_so(new, llama, tmp_path):
-    weights = weights_of(llama)
+    weights = load_weights(llama)
     del weights["lm_head.weight"]
     values = read_json(llama / "config.json").values
-    silent = edit(store(copy_of(llama, tmp_path / "in"), weights, values), tie_word_embeddings=None)
+    silent = edit(store(copy_folder(llama, tmp_path / "in"), weights, values), tie_word_embeddings=None)
     assert mx.array_equal(new(decoder=silent)[0](IDS), load_model(silent)[0](IDS))
 
 
 def test_gemma_keeps_a_head_that_is_stored_whatever_it_says(new, tmp_path):
-    weights = weights_of(decoder("gemma3_text"))
+    weights = load_weights(make_decoder("gemma3_text"))
     weights["lm_head.weight"] = mx.random.normal((80, 32), key=mx.random.key(1))
-    values = read_json(decoder("gemma3_text") / "config.json").values | {"tie_word_embeddings": True}
-    folder = store(copy_of(decoder("gemma3_text"), tmp_path / "in"), weights, values)
+    values = read_json(make_decoder("gemma3_text") / "config.json").values | {"tie_word_embeddings": True}
+    folder = store(copy_folder(make_decoder("gemma3_text"), tmp_path / "in"), weights, values)
     assert mx.array_equal(new(decoder=folder)[0](IDS), load_model(folder)[0](IDS))
 
 
 def test_of_a_gemma_with_pictures_of_its_own_the_decoder_is_taken(models, tmp_path):
-    weights = {f"language_model.{key}": v for key, v in weights_of(decoder("gemma3_text")).items()}
+    weights = {f"language_model.{key}": v for key, v in load_weights(make_decoder("gemma3_text")).items()}
     weights |= {"vision_tower.x.weight": mx.zeros((2, 2)), "multi_modal_projector.y": mx.zeros((2,))}
-    text = read_json(decoder("gemma3_text") / "config.json").values
+    text = read_json(make_decoder("gemma3_text") / "config.json").values
     del text["vocab_size"]  # mlx-lm takes it from the whole
     values = {"model_type": "gemma3", "vocab_size": 80, "text_config": text, "vision_config": {}}
-    folder = store(copy_of(decoder("gemma3_text"), tmp_path / "in"), weights, values)
+    folder = store(copy_folder(make_decoder("gemma3_text"), tmp_path / "in"), weights, values)
     assert same_weights(new_model(tmp_path / "new", folder), models["gemma3_text"])
     assert mm1_mlx.load(tmp_path / "new")[0].config.text_config.model_type == "gemma3_text"
 
@@ -152,23 +152,23 @@ def test_of_a_gemma_with_pictures_of_its_own_the_decoder_is_taken(models, tmp_pa
 @pytest.mark.parametrize("kind", ["llama", "mixtral"])
 def test_the_angles_may_stand_where_transformers_5_puts_them(kind, models, tmp_path):
     rope = {"rope_theta": 1000.0, "rope_type": "default"}
-    folder = edit(copy_of(decoder(kind), tmp_path / "in"), rope_theta=None, rope_parameters=rope)
+    folder = edit(copy_folder(make_decoder(kind), tmp_path / "in"), rope_theta=None, rope_parameters=rope)
     (model, _), (other, _) = mm1_mlx.load(new_model(tmp_path / "new", folder)), mm1_mlx.load(models[kind])
     assert mx.array_equal(model(IDS), other(IDS))
 
 
 def test_the_decoders_own_ends_of_an_answer_are_kept(new, llama, tmp_path):
-    folder = copy_of(llama, tmp_path / "ends")
+    folder = copy_folder(llama, tmp_path / "ends")
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 2], "temperature": 0.6}')
     model, processor = new(decoder=folder)
     assert model.config.eos_token_id == (7, 2) and processor.tokenizer.eos_token_ids == {7, 2}
 
 
 def test_the_tokenizer_may_come_from_another_folder(new, llama, tmp_path):
-    bare = copy_of(llama, tmp_path / "bare")
+    bare = copy_folder(llama, tmp_path / "bare")
     for path in bare.glob("tokenizer*"):
         path.unlink()
-    model, _ = new(decoder=bare, tokenizer=str(stand_in_tokenizer(tmp_path / "tokens", extra=("<image>",))))
+    model, _ = new(decoder=bare, tokenizer=str(write_tokenizer(tmp_path / "tokens", extra=("<image>",))))
     assert model.config.image_token_id == 3
 
 
@@ -177,7 +177,7 @@ def test_the_tokenizer_may_come_from_another_folder(new, llama, tmp_path):
 
 @pytest.mark.parametrize(("name", "layout", "file"), LAYOUTS)
 def test_every_stage_of_an_encoders_reference_agrees(name, layout, file, llama, tmp_path, capfd):
-    folder = new_model(tmp_path / "new", llama, encoder=encoder_folder(tmp_path / "in", name, layout, file))
+    folder = new_model(tmp_path / "new", llama, encoder=write_encoder(tmp_path / "in", name, layout, file))
     assert main(["check", str(folder), "--reference", str(VISION / name / "io.safetensors")]) == 0
     parity = json.loads((folder / "parity.json").read_text())
     compared = {row["stage"] for row in parity["stages"]}
@@ -195,13 +195,13 @@ def test_every_stage_of_an_encoders_reference_agrees(name, layout, file, llama, 
 )
 def test_the_connector_reads_the_chosen_layer_without_the_class_token(encoder, layer, stage, new):
     model, _ = new(encoder=encoder, feature_layer=layer)
-    run = golden("vision", encoder.name, "io.safetensors")
+    run = load_golden("vision", encoder.name, "io.safetensors")
     features = model.image_encoder(run["pixel_values"].transpose(0, 2, 3, 1))
     assert mx.allclose(features, run[stage][:, -16:], rtol=0, atol=1e-4)
 
 
 def test_a_whole_clip_whose_nested_width_is_stale_is_converted(new, models, tmp_path):
-    folder = encoder_folder(tmp_path / "dfn", "clip_gelu", "hf", "model.safetensors")
+    folder = write_encoder(tmp_path / "dfn", "clip_gelu", "hf", "model.safetensors")
     vision = read_json(folder / "config.json").values["vision_config"]
     edit(folder, projection_dim=1024, vision_config=vision | {"projection_dim": 512})
     new(encoder=folder)
@@ -217,14 +217,14 @@ def test_a_whole_clip_whose_nested_width_is_stale_is_converted(new, models, tmp_
     ],
 )
 def test_pictures_are_prepared_as_the_encoders_kind_asks(name, layout, resize, mean, new, tmp_path):
-    model, _ = new(encoder=encoder_folder(tmp_path / "in", name, layout, "model.safetensors"))
+    model, _ = new(encoder=write_encoder(tmp_path / "in", name, layout, "model.safetensors"))
     image = model.config.image_config
     assert (image.resize, image.mean[0]) == (resize, mean)
     assert image.image_size == model.config.vision_config.image_size
 
 
 def test_an_encoders_own_preprocessing_goes_first(new, tmp_path):
-    folder = encoder_folder(tmp_path / "in", "clip_gelu", "alone", "model.safetensors")
+    folder = write_encoder(tmp_path / "in", "clip_gelu", "alone", "model.safetensors")
     values = {
         "image_mean": [0.1, 0.2, 0.3],
         "image_std": [1.0, 2.0, 3.0],
@@ -259,7 +259,7 @@ def test_the_seed_decides_the_connector_alone(connector, llama, tmp_path):
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         new_model(tmp_path / name, llama, connector=connector, seed=seed)
     assert same_weights(tmp_path / "one", tmp_path / "two")
-    one, three = weights_of(tmp_path / "one"), weights_of(tmp_path / "three")
+    one, three = load_weights(tmp_path / "one"), load_weights(tmp_path / "three")
     differ = {key for key in one if not mx.array_equal(one[key], three[key])}
     assert differ and all(key.startswith("connector.") for key in differ)
 
@@ -268,7 +268,7 @@ def test_the_connector_is_stored_in_the_encoders_type(llama, tmp_path):
     stored = mx.load(str(CLIP / "model.safetensors"))
     weights = {key: value.astype(mx.bfloat16) for key, value in stored.items()}
     encoder = store(tmp_path / "in", weights, read_json(CLIP / "config.json").values)
-    found = weights_of(new_model(tmp_path / "new", llama, encoder=encoder))
+    found = load_weights(new_model(tmp_path / "new", llama, encoder=encoder))
     dtypes = {
         part: {v.dtype for k, v in found.items() if k.startswith(part)} for part in ("connector", "decoder")
     }
@@ -304,7 +304,7 @@ def test_loading_says_that_the_connector_is_untrained(models, capsys):
 
 @pytest.mark.parametrize("token", [token for token in IMAGE_TOKENS if token != "<unk>"])
 def test_a_token_that_text_never_holds_stands_for_a_picture(token, new, llama, tmp_path):
-    folder = stand_in_tokenizer(copy_of(llama, tmp_path / "in"), at={40: token})
+    folder = write_tokenizer(copy_folder(llama, tmp_path / "in"), at={40: token})
     assert new(decoder=folder)[0].config.image_token_id == 40
 
 
@@ -314,17 +314,17 @@ def test_the_unknown_token_stands_for_a_picture_where_there_is_no_better(new):
 
 def test_the_image_token_goes_before_reserved_ones(new, llama, tmp_path):
     tokens = {3: "<|reserved_special_token_0|>", 4: "<unused0>", 50: "<image>"}
-    folder = stand_in_tokenizer(copy_of(llama, tmp_path / "in"), at=tokens)
+    folder = write_tokenizer(copy_folder(llama, tmp_path / "in"), at=tokens)
     assert new(decoder=folder)[0].config.image_token_id == 50
 
 
 def test_the_image_token_may_be_chosen(new, llama, tmp_path):
-    folder = stand_in_tokenizer(copy_of(llama, tmp_path / "in"), at={3: "<image>", 60: "<picture>"})
+    folder = write_tokenizer(copy_folder(llama, tmp_path / "in"), at={3: "<image>", 60: "<picture>"})
     assert new(decoder=folder, image_token="<picture>")[0].config.image_token_id == 60
 
 
 def test_a_token_past_the_decoders_vocabulary_is_passed_over(new, llama, tmp_path):
-    folder = stand_in_tokenizer(copy_of(llama, tmp_path / "in"), at={5: "<unused0>"})
+    folder = write_tokenizer(copy_folder(llama, tmp_path / "in"), at={5: "<unused0>"})
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_special_tokens(["<image_soft_token>"])  # as Gemma 3 of 1B has it
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -336,7 +336,7 @@ def test_a_token_past_the_decoders_vocabulary_is_passed_over(new, llama, tmp_pat
 
 def with_license(folder, copy, license):
     """A copy of a folder with a card and a licence's text; without a licence, neither."""
-    copy_of(folder, copy)
+    copy_folder(folder, copy)
     if license is not None:
         (copy / "README.md").write_text(f"---\nlicense: {license}\n---\n")
         (copy / "LICENSE").write_text(f"the text of {license} for {folder.name}")
@@ -385,8 +385,8 @@ def test_an_untrained_model_is_not_exported(models, tmp_path, capfd):
 @pytest.fixture(params=[False, True], ids=["untied", "tied"])
 def there_and_back(request, tmp_path):
     """A new model, squashing pictures, before and after its way through Honeybee's layout."""
-    decoder = decoder_folder(tmp_path / "llama", "llama", tie_word_embeddings=request.param)
-    encoder = encoder_folder(tmp_path / "clip", "clip_gelu", "open_clip", "open_clip_model.safetensors")
+    decoder = write_decoder(tmp_path / "llama", "llama", tie_word_embeddings=request.param)
+    encoder = write_encoder(tmp_path / "clip", "clip_gelu", "open_clip", "open_clip_model.safetensors")
     first = trained(new_model(tmp_path / "new", decoder, encoder=encoder, feature_layer=-2))
     export(first, tmp_path / "exported")
     convert(str(tmp_path / "exported"), tmp_path / "again")
@@ -398,7 +398,7 @@ def test_weights_survive_the_way_through_honeybees_layout(there_and_back):
 
 
 def test_logits_about_a_picture_survive_the_way_through_honeybees_layout(there_and_back):
-    pixels = golden("vision", "clip_gelu", "io.safetensors")["pixel_values"][:1].transpose(0, 2, 3, 1)
+    pixels = load_golden("vision", "clip_gelu", "io.safetensors")["pixel_values"][:1].transpose(0, 2, 3, 1)
     ids = mx.array([[1, 0, 0, 0, 0, *range(10, 20)]])
     first, again = (mm1_mlx.load(folder)[0] for folder in there_and_back)
     assert again.config.image_config == first.config.image_config
@@ -415,6 +415,6 @@ def test_logits_about_a_picture_survive_the_way_through_honeybees_layout(there_a
 )
 def test_parts_that_no_public_layout_has_are_not_exported(options, message, tmp_path, capfd):
     options = {"decoder": "llama"} | options
-    folder = trained(new_model(tmp_path / "new", decoder(options.pop("decoder")), **options))
+    folder = trained(new_model(tmp_path / "new", make_decoder(options.pop("decoder")), **options))
     assert main(["export", str(folder), "--output", str(tmp_path / "out")]) == 1
     assert message in capfd.readouterr().err

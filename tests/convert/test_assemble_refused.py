@@ -1,15 +1,15 @@
 """What cannot become a new model: each refused in one line, and nothing is written."""
 
 import pytest
-from halves import CLIP, OPEN_CLIP, decoder, edit, encoder_folder
-from stand_in import NO_UNPAD, copy_of, source_folder, stand_in_tokenizer
+from halves import CLIP, OPEN_CLIP, edit, make_decoder, write_encoder
+from stand_in import NO_UNPAD, copy_folder, make_source, write_tokenizer
 
 from convert.__main__ import main
 
 
 @pytest.fixture
 def llama():
-    return decoder("llama")
+    return make_decoder("llama")
 
 
 @pytest.fixture
@@ -30,25 +30,25 @@ def refused(llama, tmp_path, capfd):
 
 @pytest.mark.parametrize("key", ["quantization", "quantization_config"])
 def test_a_quantized_decoder_is_refused(key, refused, llama, tmp_path):
-    folder = edit(copy_of(llama, tmp_path / "in"), **{key: {"group_size": 64, "bits": 4}})
+    folder = edit(copy_folder(llama, tmp_path / "in"), **{key: {"group_size": 64, "bits": 4}})
     assert "in/config.json: the decoder is quantized; take the original and --quantize it." in refused(
         decoder=folder
     )
 
 
 def test_a_decoder_that_takes_no_embeddings_is_refused_with_those_that_do(refused, llama, tmp_path):
-    err = refused(decoder=edit(copy_of(llama, tmp_path / "in"), model_type="mamba"))
+    err = refused(decoder=edit(copy_folder(llama, tmp_path / "in"), model_type="mamba"))
     assert "'mamba' takes no input_embeddings in mlx-lm, so no pictures; these work, among others:" in err
     assert all(f" {name}," in err for name in ("gemma3_text", "llama", "mixtral", "qwen3"))
 
 
 def test_a_decoder_that_mlx_lm_lacks_is_refused(refused, llama, tmp_path):
-    err = refused(decoder=edit(copy_of(llama, tmp_path / "in"), model_type="bert"))
+    err = refused(decoder=edit(copy_folder(llama, tmp_path / "in"), model_type="bert"))
     assert "'bert' is not an architecture of mlx-lm; these work, among others:" in err
 
 
 def test_a_decoder_without_weights_of_its_layers_is_refused(refused, llama, tmp_path):
-    folder = edit(copy_of(llama, tmp_path / "in"), num_hidden_layers=3)
+    folder = edit(copy_folder(llama, tmp_path / "in"), num_hidden_layers=3)
     err = refused(decoder=folder)
     assert f"mlx-lm cannot load the decoder of {folder}: Missing 9 parameters" in err
     assert "model.layers.2." in err
@@ -56,12 +56,12 @@ def test_a_decoder_without_weights_of_its_layers_is_refused(refused, llama, tmp_
 
 @pytest.mark.parametrize("kind", ["aimv2", "siglip2_vision_model"])
 def test_another_image_encoder_is_refused_by_name(kind, refused, tmp_path):
-    err = refused(encoder=edit(copy_of(CLIP, tmp_path / "in"), model_type=kind))
+    err = refused(encoder=edit(copy_folder(CLIP, tmp_path / "in"), model_type=kind))
     assert f"the image encoder is {kind!r}; CLIP (transformers or open_clip) and SigLIP are known." in err
 
 
 def test_an_open_clip_encoder_of_timms_is_refused_by_name(refused, tmp_path):
-    folder = encoder_folder(tmp_path / "in", "clip_gelu", "open_clip", "open_clip_model.safetensors")
+    folder = write_encoder(tmp_path / "in", "clip_gelu", "open_clip", "open_clip_model.safetensors")
     vision = {"timm_model_name": "vit_so400m_patch14_siglip_384", "image_size": 384}
     edit(folder, OPEN_CLIP, model_cfg={"embed_dim": 1152, "vision_cfg": vision})
     err = refused(encoder=folder)
@@ -69,7 +69,7 @@ def test_an_open_clip_encoder_of_timms_is_refused_by_name(refused, tmp_path):
 
 
 def test_an_open_clip_encoder_whose_pictures_are_padded_is_refused(refused, tmp_path):
-    folder = encoder_folder(tmp_path / "in", "clip_gelu", "open_clip", "open_clip_model.safetensors")
+    folder = write_encoder(tmp_path / "in", "clip_gelu", "open_clip", "open_clip_model.safetensors")
     edit(folder, OPEN_CLIP, preprocess_cfg={"resize_mode": "longest"})
     assert "resize_mode is 'longest', expected shortest or squash." in refused(encoder=folder)
 
@@ -93,12 +93,12 @@ def test_one_half_of_a_new_model_is_refused(part, refused):
 
 
 def test_a_source_with_a_decoder_of_its_own_is_refused(refused, llama):
-    source = source_folder(NO_UNPAD)
+    source = make_source(NO_UNPAD)
     assert "--decoder" in refused(source, "--decoder", llama, encoder=None)
 
 
 def test_a_tokenizer_without_a_token_for_pictures_is_refused(refused, llama, tmp_path):
-    folder = copy_of(llama, tmp_path / "in")
+    folder = copy_folder(llama, tmp_path / "in")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text((folder / name).read_text().replace("<unk>", "<und>"))
     err = refused(decoder=folder)
@@ -110,7 +110,7 @@ def test_an_image_token_that_the_tokenizer_lacks_is_refused(refused):
 
 
 def test_a_tokenizer_larger_than_the_decoders_vocabulary_is_refused(refused, llama, tmp_path):
-    err = refused(decoder=stand_in_tokenizer(copy_of(llama, tmp_path / "in"), vocab_size=90))
+    err = refused(decoder=write_tokenizer(copy_folder(llama, tmp_path / "in"), vocab_size=90))
     assert "the tokenizer has 90 tokens, but the decoder's vocabulary is 80" in err
 
 
@@ -123,7 +123,7 @@ def test_the_name_of_a_layout_without_a_source_is_refused(refused):
     [("clip", "is the source itself"), ("llama", "is the source itself"), (".", "holds the source")],
 )
 def test_neither_half_is_replaced_by_the_new_model(output, message, llama, tmp_path, capfd):
-    encoder, decoder = copy_of(CLIP, tmp_path / "clip"), copy_of(llama, tmp_path / "llama")
+    encoder, decoder = copy_folder(CLIP, tmp_path / "clip"), copy_folder(llama, tmp_path / "llama")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     argv = ["--encoder", encoder, "--decoder", decoder, "--output", tmp_path / output, "--overwrite"]
     assert main([str(word) for word in argv]) == 1

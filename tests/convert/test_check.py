@@ -14,11 +14,11 @@ from stand_in import (
     KINDS,
     NO_UNPAD,
     QH360VL,
-    copy_of,
-    model_folder,
+    copy_folder,
+    load_weights,
+    make_model,
+    make_source,
     needs_torch,
-    source_folder,
-    weights_of,
 )
 
 from convert.__main__ import main
@@ -33,7 +33,7 @@ TORCH = [pytest.param(name, marks=needs_torch) for name in KINDS]
 @pytest.fixture
 def folder(tmp_path):
     """A copy of a converted folder, to be checked or damaged."""
-    return copy_of(model_folder(NO_UNPAD), tmp_path / "model")
+    return copy_folder(make_model(NO_UNPAD), tmp_path / "model")
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def run(capsys):
 
 
 def reference(name):
-    return source_folder(name) / "io.safetensors"
+    return make_source(name) / "io.safetensors"
 
 
 def change(folder, key, by=0.5):
     """Move one weight of a model folder."""
-    weights = weights_of(folder)
+    weights = load_weights(folder)
     mx.eval(weights)
     weights[key] = weights[key] + by * mx.random.normal(weights[key].shape, key=mx.random.key(0))
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
@@ -192,7 +192,7 @@ def test_a_reference_for_another_model_is_refused(run, folder, name):
 
 @pytest.mark.parametrize("name", [HONEYBEE, ANYRES, NO_UNPAD, KANANA])
 def test_a_reference_for_another_model_is_refused_for_360vl_too(run, name):
-    code, out, err = run(model_folder(QH360VL), "--reference", reference(name))
+    code, out, err = run(make_model(QH360VL), "--reference", reference(name))
     assert (code, out) == (1, "") and err.endswith("it was made for another model.\n")
 
 
@@ -278,7 +278,7 @@ def test_in_float16_the_answers_are_reported_and_not_judged(folder):
 
 
 def test_of_a_quantized_folder_the_answers_are_reported_and_not_judged(tmp_path):
-    convert(str(source_folder(NO_UNPAD)), tmp_path / "out", packing=Packing(bits=8, group_size=32))
+    convert(str(make_source(NO_UNPAD)), tmp_path / "out", packing=Packing(bits=8, group_size=32))
     found = check(tmp_path / "out", reference=reference(NO_UNPAD))
     assert set(rows(found)) == REPORTED and found.passed is None
     assert 0 < rows(found)["lm.kl_0, mean (nats)"].max_abs < 0.01
@@ -314,7 +314,7 @@ def test_noise_in_the_weights_shows_as_divergence(tiny_folder):
 
 
 def test_models_of_different_vocabularies_are_refused(run, tiny_folder):
-    code, _, err = run(tiny_folder, "--against", model_folder(NO_UNPAD))
+    code, _, err = run(tiny_folder, "--against", make_model(NO_UNPAD))
     assert code == 1 and "tokens: these are two models." in err
 
 
@@ -329,8 +329,8 @@ def test_at_least_one_question_is_asked(run, tiny_folder, number):
 
 @pytest.mark.parametrize("name", TORCH)
 def test_encoder_and_decoder_agree_with_transformers(name, tmp_path):
-    folder = copy_of(model_folder(name), tmp_path / "model")
-    found = check(folder, torch_source=str(source_folder(name)))
+    folder = copy_folder(make_model(name), tmp_path / "model")
+    found = check(folder, torch_source=str(make_source(name)))
     assert found.passed and {"vision.hidden_0", "lm.logits"} <= set(rows(found))
 
 
@@ -344,15 +344,15 @@ def test_encoder_and_decoder_agree_with_transformers(name, tmp_path):
     ],
 )
 def test_a_weight_that_differs_from_the_checkpoint_is_found(name, key, stage, run, tmp_path):
-    folder = change(copy_of(model_folder(name), tmp_path / "model"), key)
-    code, _, err = run(folder, "--against-torch", source_folder(name))
+    folder = change(copy_folder(make_model(name), tmp_path / "model"), key)
+    code, _, err = run(folder, "--against-torch", make_source(name))
     assert code == 1 and f"stages differ, the first at {stage}" in err
 
 
 @needs_torch
 def test_the_card_tells_that_pytorch_was_run(tmp_path):
-    folder = copy_of(model_folder(HONEYBEE), tmp_path / "model")
-    checked(folder, torch_source=str(source_folder(HONEYBEE)))
+    folder = copy_folder(make_model(HONEYBEE), tmp_path / "model")
+    checked(folder, torch_source=str(make_source(HONEYBEE)))
     card = (folder / "README.md").read_text()
     assert "Against `PyTorch, " in card and "every stage is within its tolerance." in card
 
@@ -360,4 +360,4 @@ def test_the_card_tells_that_pytorch_was_run(tmp_path):
 def test_without_torch_it_is_asked_for(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(CheckpointError, match=r"`torch_source` needs torch: pip install 'mm1-mlx\[torch\]'"):
-        check(folder, torch_source=str(source_folder(NO_UNPAD)))
+        check(folder, torch_source=str(make_source(NO_UNPAD)))

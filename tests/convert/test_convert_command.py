@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from stand_in import HONEYBEE, NO_UNPAD, copy_of, model_folder, source_folder, stand_in_tokenizer
+from stand_in import HONEYBEE, NO_UNPAD, copy_folder, make_model, make_source, write_tokenizer
 
 import mm1_mlx.files.shards
 from convert.__main__ import main
@@ -25,7 +25,7 @@ AGAIN = "download it again."
 @pytest.fixture
 def source(tmp_path):
     """A copy of a good checkpoint, to be damaged."""
-    return copy_of(source_folder(HONEYBEE), tmp_path / "source")
+    return copy_folder(make_source(HONEYBEE), tmp_path / "source")
 
 
 @pytest.fixture
@@ -417,7 +417,7 @@ def test_flags_that_have_no_say_beside_a_source(refused, source, flags):
 @pytest.mark.parametrize("flag", ["--tokenizer", "--image-token"])
 def test_flags_that_have_no_say_beside_a_model_folder(refused, flag):
     message = f"{flag} has no say in the conversion of this SOURCE; drop it."
-    assert refused(model_folder(HONEYBEE), flag, "x") == message
+    assert refused(make_model(HONEYBEE), flag, "x") == message
 
 
 # The tokenizer
@@ -433,7 +433,7 @@ def test_no_tokenizer(refused, source):
 
 def test_a_tokenizer_may_stand_elsewhere(run, source, tmp_path):
     (source / "tokenizer.json").unlink()
-    stand_in_tokenizer(tmp_path / "words")
+    write_tokenizer(tmp_path / "words")
     code, _, _ = run(source, "--tokenizer", tmp_path / "words", "--output", tmp_path / "out")
     assert code == 0 and (tmp_path / "out" / "tokenizer.json").exists()
 
@@ -539,7 +539,7 @@ def last_line(err):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_conversion_leaves_nothing_behind(number, tmp_path):
     output = tmp_path / "models" / "out"
-    with start(source_folder(NO_UNPAD), "--output", output) as process:
+    with start(make_source(NO_UNPAD), "--output", output) as process:
         assert process.stdout.readline() == "half-way\n"
         (half,) = output.parent.iterdir()
         assert (half / "model.safetensors").exists()
@@ -550,9 +550,9 @@ def test_an_interrupted_conversion_leaves_nothing_behind(number, tmp_path):
 
 
 def test_an_interrupted_conversion_leaves_the_folder_that_it_was_to_replace(tmp_path):
-    output = copy_of(model_folder(NO_UNPAD), tmp_path / "out")
+    output = copy_folder(make_model(NO_UNPAD), tmp_path / "out")
     before = {path.name: path.read_bytes() for path in output.iterdir()}
-    with start(source_folder(NO_UNPAD), "--output", output, "--overwrite") as process:
+    with start(make_source(NO_UNPAD), "--output", output, "--overwrite") as process:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)

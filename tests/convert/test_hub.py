@@ -96,9 +96,9 @@ def test_a_folder_or_file_here_is_taken_as_it_is(tmp_path):
 def test_only_the_files_that_a_conversion_needs_are_asked_for(there, fetched, hub, run):
     hub.repos["owner/model"] = with_files(*there)
     done = run("find_source('owner/model')")
-    assert hub.downloads() == sorted([*COMPANIONS, *fetched]), done.stderr
+    assert hub.list_downloads() == sorted([*COMPANIONS, *fetched]), done.stderr
     folder = Path(done.stdout.strip())
-    assert sorted(path.name for path in folder.iterdir()) == hub.downloads()
+    assert sorted(path.name for path in folder.iterdir()) == hub.list_downloads()
     assert all(path.read_bytes() == path.name.encode() for path in folder.iterdir())
 
 
@@ -107,7 +107,7 @@ def test_an_index_says_which_shards_are_asked_for(hub, run):
         *SHARDS, "model-old.safetensors", **{"model.safetensors.index.json": INDEX}
     )
     run("find_source('owner/model@main')")
-    assert hub.downloads() == sorted([*COMPANIONS, *SHARDS, "model.safetensors.index.json"])
+    assert hub.list_downloads() == sorted([*COMPANIONS, *SHARDS, "model.safetensors.index.json"])
 
 
 @pytest.mark.parametrize("settings", [{"url": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
@@ -144,7 +144,7 @@ def test_what_cannot_be_fetched_is_refused_in_the_users_words(line, words, hub, 
         "owner/many": Repo({"a.safetensors": b"", "b.safetensors": b""}),
     }
     refused(run(line), *words)
-    assert not [name for name in hub.downloads() if not name.endswith(".json")]
+    assert not [name for name in hub.list_downloads() if not name.endswith(".json")]
 
 
 def test_a_hub_that_does_not_answer_is_named(run):
@@ -155,7 +155,7 @@ def test_a_full_disk_is_found_before_the_download(hub, run):
     hub.repos["owner/model"] = with_files("model.safetensors")
     full = "shutil.disk_usage = lambda path: shutil._ntuple_diskusage(9, 8, 1)"
     refused(run("find_source('owner/model')", before=full), "owner/model takes 0.0 GB", "HF_HOME")
-    assert hub.downloads() == []
+    assert hub.list_downloads() == []
 
 
 def test_a_disk_that_fills_up_meanwhile_is_named(hub, run):

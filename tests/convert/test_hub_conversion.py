@@ -11,9 +11,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 import yaml
-from halves import CLIP, decoder_folder
+from halves import CLIP, write_decoder
 from hub_stand_in import TOKEN, Hub, Repo
-from stand_in import NO_UNPAD, QH360VL, model_folder, source_folder, stand_in_tokenizer, weights_of
+from stand_in import NO_UNPAD, QH360VL, load_weights, make_model, make_source, write_tokenizer
 
 import mm1_mlx
 from convert.__main__ import main
@@ -42,20 +42,20 @@ def room(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hub(room):
     """A hub with HyperCLOVAX, 360VL as published and as exported, a tokenizer, and the halves of a new model."""
-    whole = files_of(source_folder(QH360VL), "pixels.json")
+    whole = files_of(make_source(QH360VL), "pixels.json")
     tower = {path: data for path, data in whole.items() if path.startswith(TOWER)}
     tokenizer = {path: whole[path] for path in TOKENIZER}
     bare = {path: data for path, data in whole.items() if path not in tower | tokenizer}
     elsewhere = whole["config.json"].replace(b'"vision_tower"', b'"openai/clip"')
-    llama = files_of(decoder_folder(room / "llama", "llama"), *TOKENIZER)
-    seed = files_of(source_folder(NO_UNPAD), "pixels.json", "config.v0_1_0_layout.json")
+    llama = files_of(write_decoder(room / "llama", "llama"), *TOKENIZER)
+    seed = files_of(make_source(NO_UNPAD), "pixels.json", "config.v0_1_0_layout.json")
     repos = {
         "naver/seed": seed | {"README.md": CARD, "LICENSE": b"terms"} | UNWANTED,
         "qihoo/360vl": bare | {"config.json": elsewhere},
         "meta/llama": tokenizer | {"model.safetensors": b"many bytes"} | UNWANTED,
         "openai/clip": {path.removeprefix(TOWER): data for path, data in tower.items()} | UNWANTED,
         "me/exported": whole | UNWANTED,
-        "owner/tokens": files_of(stand_in_tokenizer(room / "tokens")),
+        "owner/tokens": files_of(write_tokenizer(room / "tokens")),
         "owner/clip": files_of(CLIP) | {"README.md": CARD},
         "owner/llama": llama | {"README.md": CARD},
     }
@@ -117,7 +117,7 @@ def test_only_what_the_conversion_needs_is_asked_for(converted):
 
 
 def test_a_repository_becomes_the_folder_that_its_files_become(converted, room):
-    local = files_of(model_folder(NO_UNPAD), "README.md")
+    local = files_of(make_model(NO_UNPAD), "README.md")
     assert files_of(room / "seed", "README.md", "LICENSE") == local
 
 
@@ -165,7 +165,7 @@ def vl(run, hub, room):
 def test_the_encoder_of_a_360vl_is_fetched_from_its_own_repository(vl):
     folder, files = vl
     assert files["openai/clip"] == ["config.json", "model.safetensors"]
-    assert files_of(folder, "README.md") == files_of(model_folder(QH360VL), "README.md")
+    assert files_of(folder, "README.md") == files_of(make_model(QH360VL), "README.md")
 
 
 def test_of_the_model_that_gives_its_tokenizer_no_weights_are_fetched(vl):
@@ -177,7 +177,7 @@ def test_the_encoder_of_an_exported_360vl_is_fetched_with_it(run, hub, room):
     files = fetched(hub)
     assert files.keys() == {"me/exported"} and "vision_tower/model.safetensors" in files["me/exported"]
     assert not set(UNWANTED) & set(files["me/exported"]), done.stderr
-    assert files_of(room / "exported", "README.md") == files_of(model_folder(QH360VL), "README.md")
+    assert files_of(room / "exported", "README.md") == files_of(make_model(QH360VL), "README.md")
 
 
 # A new model of two repositories, with a tokenizer from a third
@@ -194,7 +194,7 @@ def new(run, hub, room):
 
 def test_both_halves_and_the_tokenizer_are_fetched(new, room):
     assert new[1].keys() == {"owner/clip", "owner/llama", "owner/tokens"}
-    ours, decoder = weights_of(new[0]), weights_of(room / "llama")
+    ours, decoder = load_weights(new[0]), load_weights(room / "llama")
     assert all(mx.array_equal(ours[f"decoder.{key}"], value) for key, value in decoder.items())
 
 

@@ -18,13 +18,13 @@ from stand_in import (
     KINDS,
     NO_UNPAD,
     QH360VL,
-    copy_of,
-    golden_views,
-    model_folder,
+    copy_folder,
+    load_weights,
+    make_model,
+    make_source,
     needs_torch,
-    source_folder,
-    stand_in_tokenizer,
-    weights_of,
+    write_tokenizer,
+    yield_golden_views,
 )
 
 import mm1_mlx
@@ -42,13 +42,13 @@ generate = importlib.import_module("mm1_mlx.generate")
 @functools.cache
 def report(name):
     """The check of one folder against its whole reference run."""
-    folder = model_folder(name)
-    copy = copy_of(folder, folder.with_name(folder.name + "-checked"))
-    return check(copy, reference=source_folder(name) / "io.safetensors")
+    folder = make_model(name)
+    copy = copy_folder(folder, folder.with_name(folder.name + "-checked"))
+    return check(copy, reference=make_source(name) / "io.safetensors")
 
 
 def same_weights(one, other):
-    one, other = weights_of(one), weights_of(other)
+    one, other = load_weights(one), load_weights(other)
     return one.keys() == other.keys() and all(
         one[key].dtype == other[key].dtype and mx.array_equal(one[key], other[key]) for key in one
     )
@@ -89,7 +89,7 @@ def edit(folder, tensors=None, **config):
 
 def tensors_of(name):
     """A source's tensors, without its reference run."""
-    folder = source_folder(name)
+    folder = make_source(name)
     return {k: v for path in sorted(folder.glob("model*.safetensors")) for k, v in mx.load(str(path)).items()}
 
 
@@ -98,14 +98,14 @@ def tensors_of(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_layout_is_found_out_from_the_folder(name):
-    assert read_source(source_folder(name), None, Options()).source == KINDS[name]
+    assert read_source(make_source(name), None, Options()).source == KINDS[name]
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_naming_the_layout_changes_nothing(name, tmp_path, capfd):
-    argv = [str(source_folder(name)), "--output", str(tmp_path / "out"), "--source", KINDS[name]]
+    argv = [str(make_source(name)), "--output", str(tmp_path / "out"), "--source", KINDS[name]]
     assert main(argv) == 0
-    assert same_model(tmp_path / "out", model_folder(name))
+    assert same_model(tmp_path / "out", make_model(name))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -132,7 +132,7 @@ def test_greedy_tokens_are_equal(name):
 def test_the_views_of_a_picture_are_the_publishers_bit_for_bit(name):
     made = {
         f"views_u8_{number}": hashlib.sha256(b"".join(view.tobytes() for view in cut)).hexdigest()
-        for number, (cut, _) in enumerate(golden_views(source_folder(name)))
+        for number, (cut, _) in enumerate(yield_golden_views(make_source(name)))
     }
     assert made == json.loads((GOLDEN / name / "pixels.json").read_text())
 
@@ -141,7 +141,7 @@ def test_the_views_of_a_picture_are_the_publishers_bit_for_bit(name):
 def test_a_converted_folder_answers_about_a_picture(name, picture, capsys):
     argv = [
         "--model",
-        model_folder(name),
+        make_model(name),
         "--image",
         picture,
         "--prompt",
@@ -157,7 +157,7 @@ def test_a_converted_folder_answers_about_a_picture(name, picture, capsys):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_folder_that_is_quantized_while_converting_answers(name, picture, tmp_path, capfd):
-    argv = [str(source_folder(name)), "--output", str(tmp_path / "out"), "-q", "--q-group-size", "32"]
+    argv = [str(make_source(name)), "--output", str(tmp_path / "out"), "-q", "--q-group-size", "32"]
     assert main(argv) == 0
     model, processor = mm1_mlx.load(tmp_path / "out")
     assert model.config.quantization["bits"] == 4
@@ -167,18 +167,18 @@ def test_a_folder_that_is_quantized_while_converting_answers(name, picture, tmp_
 @pytest.mark.parametrize("name", EVERY)
 def test_quantizing_a_loaded_model_gives_the_weights_of_quantizing_while_converting(name, tmp_path):
     packing = Packing(bits=8, group_size=32)
-    convert(str(source_folder(name)), tmp_path / "at-once", packing=packing)
-    model, _ = mm1_mlx.load(model_folder(name))
+    convert(str(make_source(name)), tmp_path / "at-once", packing=packing)
+    model, _ = mm1_mlx.load(make_model(name))
     mm1_mlx.quantize(model, packing=packing)
-    mm1_mlx.save(model, tmp_path / "later", companions=model_folder(name))
+    mm1_mlx.save(model, tmp_path / "later", companions=make_model(name))
     assert same_weights(tmp_path / "at-once", tmp_path / "later")
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_quantized_model_is_saved_and_loaded_unchanged(name, tmp_path):
-    model, _ = mm1_mlx.load(model_folder(name))
+    model, _ = mm1_mlx.load(make_model(name))
     mm1_mlx.quantize(model, bits=8, group_size=32)
-    mm1_mlx.save(model, tmp_path / "packed", companions=model_folder(name))
+    mm1_mlx.save(model, tmp_path / "packed", companions=make_model(name))
     again, _ = mm1_mlx.load(tmp_path / "packed", dtype="float16")
     ids = mx.arange(3, 20)[None]
     assert mx.array_equal(again(ids), model(ids))
@@ -189,8 +189,8 @@ def test_a_quantized_model_is_saved_and_loaded_unchanged(name, tmp_path):
 
 def test_stored_bfloat16_stays_bfloat16(tmp_path):
     cast = {key: value.astype(mx.bfloat16) for key, value in tensors_of(HONEYBEE).items()}
-    convert(str(edit(copy_of(source_folder(HONEYBEE), tmp_path / "in"), cast)), tmp_path / "out")
-    ours, original = weights_of(tmp_path / "out"), weights_of(model_folder(HONEYBEE))
+    convert(str(edit(copy_folder(make_source(HONEYBEE), tmp_path / "in"), cast)), tmp_path / "out")
+    ours, original = load_weights(tmp_path / "out"), load_weights(make_model(HONEYBEE))
     assert {value.dtype for value in ours.values()} == {mx.bfloat16}
     assert all(mx.array_equal(ours[key], original[key].astype(mx.bfloat16)) for key in original)
 
@@ -199,23 +199,23 @@ def test_the_position_of_the_class_token_is_dropped(tmp_path):
     tensors = tensors_of(HONEYBEE)
     positions = tensors["abstractor.pos_emb"]
     tensors["abstractor.pos_emb"] = mx.concatenate([mx.full((1, 1, positions.shape[-1]), 7.0), positions], 1)
-    convert(str(edit(copy_of(source_folder(HONEYBEE), tmp_path / "in"), tensors)), tmp_path / "out")
-    assert same_model(tmp_path / "out", model_folder(HONEYBEE))
+    convert(str(edit(copy_folder(make_source(HONEYBEE), tmp_path / "in"), tensors)), tmp_path / "out")
+    assert same_model(tmp_path / "out", make_model(HONEYBEE))
 
 
 @needs_torch
 def test_the_legacy_layout_loses_its_class_row_and_its_buffers():
     torch = pytest.importorskip("torch")
-    shards = sorted(source_folder(HONEYBEE_BIN).glob("*.bin"))
+    shards = sorted(make_source(HONEYBEE_BIN).glob("*.bin"))
     stored = {key: value for path in shards for key, value in torch.load(path, weights_only=True).items()}
-    ours = weights_of(model_folder(HONEYBEE_BIN))
+    ours = load_weights(make_model(HONEYBEE_BIN))
     rows = stored["abstractor.pos_emb"][0, 1:].numpy()
     assert mx.array_equal(ours["connector.position_embedding"], mx.array(rows))
     assert any("inv_freq" in key for key in stored) and not any("inv_freq" in key for key in ours)
 
 
 def test_honeybee_stretches_pictures_to_a_square(picture):
-    config = read_source(source_folder(HONEYBEE), None, Options()).config.image_config
+    config = read_source(make_source(HONEYBEE), None, Options()).config.image_config
     wide = Image.open(picture).convert("RGB").resize((200, 50))
     (view,) = views(wide, config)
     assert view.tobytes() == wide.resize((112, 112), Image.Resampling.BICUBIC).tobytes()
@@ -225,10 +225,10 @@ def test_honeybee_stretches_pictures_to_a_square(picture):
 
 
 def test_the_first_revisions_configuration_gives_the_same_model(tmp_path):
-    folder = copy_of(source_folder(NO_UNPAD), tmp_path / "in")
+    folder = copy_folder(make_source(NO_UNPAD), tmp_path / "in")
     (folder / "config.v0_1_0_layout.json").replace(folder / "config.json")
     convert(str(folder), tmp_path / "out")
-    assert same_model(tmp_path / "out", model_folder(NO_UNPAD))
+    assert same_model(tmp_path / "out", make_model(NO_UNPAD))
 
 
 def with_clip(folder):
@@ -248,7 +248,7 @@ def with_clip(folder):
 
 
 def test_hyperclovax_may_have_a_clip_encoder(tmp_path):
-    convert(str(with_clip(copy_of(source_folder(NO_UNPAD), tmp_path / "in"))), tmp_path / "out")
+    convert(str(with_clip(copy_folder(make_source(NO_UNPAD), tmp_path / "in"))), tmp_path / "out")
     model, _ = mm1_mlx.load(tmp_path / "out")
     encoder = model.config.vision_config
     assert encoder.class_token and encoder.pre_norm and encoder.activation == "quick_gelu"
@@ -257,7 +257,7 @@ def test_hyperclovax_may_have_a_clip_encoder(tmp_path):
 
 def test_a_clip_encoder_of_hyperclovax_agrees_with_transformers(tmp_path):
     pytest.importorskip("torch")
-    folder = with_clip(copy_of(source_folder(NO_UNPAD), tmp_path / "in"))
+    folder = with_clip(copy_folder(make_source(NO_UNPAD), tmp_path / "in"))
     convert(str(folder), tmp_path / "out")
     found = check(tmp_path / "out", torch_source=str(folder))
     assert found.passed and "vision.hidden_2" in {row.stage for row in found.rows}
@@ -267,8 +267,8 @@ def test_a_head_taller_than_the_vocabulary_loses_its_padding(tmp_path):
     tensors = tensors_of(NO_UNPAD)
     head = tensors["language_model.lm_head.weight"]
     tensors["language_model.lm_head.weight"] = mx.concatenate([head, mx.full((16, head.shape[1]), 9.0)])
-    convert(str(edit(copy_of(source_folder(NO_UNPAD), tmp_path / "in"), tensors)), tmp_path / "out")
-    assert mx.array_equal(logits(tmp_path / "out"), logits(model_folder(NO_UNPAD)))
+    convert(str(edit(copy_folder(make_source(NO_UNPAD), tmp_path / "in"), tensors)), tmp_path / "out")
+    assert mx.array_equal(logits(tmp_path / "out"), logits(make_model(NO_UNPAD)))
 
 
 def test_the_last_layers_features_need_no_norm_after_them(tmp_path):
@@ -276,15 +276,15 @@ def test_the_last_layers_features_need_no_norm_after_them(tmp_path):
     bare = {key: value for key, value in tensors.items() if "post_layernorm" not in key}
     assert bare.keys() != tensors.keys()
     for name, stored in (("with", tensors), ("without", bare)):
-        folder = edit(copy_of(source_folder(NO_UNPAD), tmp_path / name), stored, use_nth_layer=-1)
+        folder = edit(copy_folder(make_source(NO_UNPAD), tmp_path / name), stored, use_nth_layer=-1)
         convert(str(folder), tmp_path / f"{name}-out")
     assert mx.array_equal(logits(tmp_path / "without-out"), logits(tmp_path / "with-out"))
 
 
 def test_a_norm_that_the_checkpoint_lacks_is_stored_as_an_identity(tmp_path):
     tensors = {key: value for key, value in tensors_of(NO_UNPAD).items() if "post_layernorm" not in key}
-    convert(str(edit(copy_of(source_folder(NO_UNPAD), tmp_path / "in"), tensors)), tmp_path / "out")
-    ours = weights_of(tmp_path / "out")
+    convert(str(edit(copy_folder(make_source(NO_UNPAD), tmp_path / "in"), tensors)), tmp_path / "out")
+    ours = load_weights(tmp_path / "out")
     assert mx.array_equal(ours["image_encoder.post_norm.weight"], mx.ones(24))
     assert mx.array_equal(ours["image_encoder.post_norm.bias"], mx.zeros(24))
 
@@ -293,27 +293,27 @@ def test_a_norm_that_the_checkpoint_lacks_is_stored_as_an_identity(tmp_path):
 
 
 def test_an_encoder_among_the_other_tensors_gives_the_same_folder(tmp_path):
-    folder = copy_of(source_folder(QH360VL), tmp_path / "in")
+    folder = copy_folder(make_source(QH360VL), tmp_path / "in")
     apart = folder / "vision_tower" / "model.safetensors"
     encoder = mx.load(str(apart))
     mx.eval(encoder)
     apart.unlink()
     inside = {INNER_ENCODER + key.removeprefix("vision_model."): value for key, value in encoder.items()}
     convert(str(edit(folder, tensors_of(QH360VL) | inside)), tmp_path / "out")
-    assert same_model(tmp_path / "out", model_folder(QH360VL))
+    assert same_model(tmp_path / "out", make_model(QH360VL))
 
 
 def test_an_encoder_may_be_given_in_place_of_the_folders_own(tmp_path):
-    folder = copy_of(source_folder(QH360VL), tmp_path / "in")
+    folder = copy_folder(make_source(QH360VL), tmp_path / "in")
     elsewhere = (folder / "vision_tower").rename(tmp_path / "clip")
     convert(str(folder), tmp_path / "out", options=Options(encoder=str(elsewhere)))
-    assert same_model(tmp_path / "out", model_folder(QH360VL))
+    assert same_model(tmp_path / "out", make_model(QH360VL))
 
 
 def test_the_image_token_is_found_in_the_tokenizer(tmp_path):
-    folder = copy_of(source_folder(QH360VL), tmp_path / "in")
-    stand_in_tokenizer(folder, extra=("<|other|>", IMAGE_TOKEN))
+    folder = copy_folder(make_source(QH360VL), tmp_path / "in")
+    write_tokenizer(folder, extra=("<|other|>", IMAGE_TOKEN))
     config = read_source(folder, None, Options()).config
-    first = read_source(source_folder(QH360VL), None, Options()).config
+    first = read_source(make_source(QH360VL), None, Options()).config
     assert (first.image_token_id, config.image_token_id) == (3, 4)
     assert replace(config, image_token_id=3) == first

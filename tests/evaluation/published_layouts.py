@@ -50,7 +50,7 @@ def coco_name(year, id):
 
 
 def write_coco(folder):
-    """Karpathy's JSON beside val2014/ and train2014/: restval pictures are in val2014."""
+    """Write Karpathy's JSON beside val2014/ and train2014/; restval pictures are in val2014."""
     images = []
     splits = [("test", "val2014")] * NUM_QUERIES + [("train", "train2014")] * 3 + [("restval", "val2014")] * 3
     for number, (split, year) in enumerate([*splits, ("val", "val2014")]):
@@ -86,7 +86,7 @@ def write_nocaps(folder):
 
 
 def write_textcaps(folder):
-    """A row for each caption; validation and training pictures share a folder."""
+    """Write a row for each caption; validation and training pictures share a folder."""
     for split, first, number in (("val", 3000, NUM_QUERIES), ("train", 3100, NUM_SUPPORT)):
         rows = []
         for seed in range(first, first + number):
@@ -103,8 +103,8 @@ def write_textcaps(folder):
         write_json(folder / "textcaps" / f"TextCaps_0.1_{split}.json", values)
 
 
-def vqa(folder, task, questions, annotations, *, raw=False):
-    """Questions and annotations of validation and training, as VQAv2 and OK-VQA have them."""
+def make_vqa(folder, task, questions, annotations, *, raw=False):
+    """Write questions and annotations of validation and training, as VQAv2 and OK-VQA have them."""
     for year, first, number in (("val2014", 4000, NUM_QUERIES), ("train2014", 4100, NUM_SUPPORT)):
         asked, answered = [], []
         for seed in range(first, first + number):
@@ -130,11 +130,11 @@ def vqa(folder, task, questions, annotations, *, raw=False):
 
 
 def write_vqav2(folder):
-    vqa(folder, "vqav2", "v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json")
+    make_vqa(folder, "vqav2", "v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json")
 
 
 def write_okvqa(folder):
-    vqa(folder, "okvqa", "OpenEnded_mscoco_{}_questions.json", "mscoco_{}_annotations.json", raw=True)
+    make_vqa(folder, "okvqa", "OpenEnded_mscoco_{}_questions.json", "mscoco_{}_annotations.json", raw=True)
 
 
 def write_textvqa(folder):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import DataError
-from mm1_mlx.evaluation.answers import CONTRACTIONS, exact_match, normalise, vqa_accuracy
+from mm1_mlx.evaluation.answers import CONTRACTIONS, exact_match, tidy_answer, vqa_accuracy
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics"
 ANSWERS = st.sampled_from(["cat", "a cat", "Cat.", "two", "2", "dont", "1,000", "red, white", ""])
@@ -20,7 +20,7 @@ def test_golden_accuracies():
     for case in cases:
         accuracy = vqa_accuracy(case["prediction"], case["answers"])
         assert round(accuracy * 100, 6) == case["accuracy_percent"]
-        assert normalise(case["prediction"].strip()) == case["normalised"]
+        assert tidy_answer(case["prediction"].strip()) == case["normalised"]
 
 
 @pytest.mark.parametrize(("agreeing", "accuracy"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
@@ -55,11 +55,11 @@ def test_the_official_rules_tidy_only_where_people_differ():
     ],
 )
 def test_official_rules(answer, tidy):
-    assert normalise(answer) == tidy
+    assert tidy_answer(answer) == tidy
 
 
 def test_the_rules_of_lmms_eval_differ_in_commas_and_endings():
-    assert normalise("1,,000", rules="lmms") == "1000"
+    assert tidy_answer("1,,000", rules="lmms") == "1000"
     others = ["dog"] * 6
     assert vqa_accuracy("red,white", ["redwhite"] * 4 + others) == 0
     assert vqa_accuracy("red,white", ["redwhite"] * 4 + others, rules="lmms") == 1

@@ -3,7 +3,7 @@
 import pytest
 
 from mm1_mlx.errors import DataError
-from mm1_mlx.evaluation.prompts import PROMPTS, kind_of
+from mm1_mlx.evaluation.prompts import PROMPTS, find_kind
 from mm1_mlx.evaluation.tasks.task import Item
 
 ASKED = [Item("1", b"one", ("red",), "What color?"), Item("2", b"two", ("3",), "How many?")]
@@ -74,7 +74,7 @@ def test_rationales_are_shown_in_the_papers_prompts_alone():
     worked = Item("1", None, ("2",), "How many?", rationale="One, two.")
     request = PROMPTS["mm1"].write([worked], ASKED[1], "")
     assert request.prompt.startswith("Question: How many? Rationale: One, two. Short answer: 2\n")
-    assert kind_of([worked], ASKED[1]) == "rationale" and request.stop == ("\n",)
+    assert find_kind([worked], ASKED[1]) == "rationale" and request.stop == ("\n",)
     for style in ("openflamingo", "chat"):
         with pytest.raises(DataError, match=f"`prompts` {style} has no place for"):
             PROMPTS[style].write([worked], ASKED[1], "")

@@ -160,7 +160,7 @@ def test_own_rows_come_in_the_forms_of_training_rows(tmp_path):
     assert [item.example for item in items] == ["a cat", "a dog", "yes", "A horse."]
     assert items[0].choices == ("a cat", "a dog") and items[2].rationale == "None was given."
     assert items[2].image is None and items[3].image == tmp_path / "8002.png"
-    assert TASKS["rows"].metric_of(items) == "exact"
+    assert TASKS["rows"].pick_metric(items) == "exact"
 
 
 def test_what_a_row_shows_is_right_beside_what_else_it_lists(tmp_path):
@@ -176,7 +176,7 @@ def test_what_a_row_shows_is_right_beside_what_else_it_lists(tmp_path):
 def test_own_captions_are_scored_by_cider(tmp_path):
     write_rows(tmp_path, [{"image": 1, "caption": "A cat.", "captions": ["A cat.", "An animal."]}])
     items = read(tmp_path, "rows")
-    assert items[0].answers == ("A cat.", "An animal.") and TASKS["rows"].metric_of(items) == "cider"
+    assert items[0].answers == ("A cat.", "An animal.") and TASKS["rows"].pick_metric(items) == "cider"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mm1_mlx.errors import DataError
-from mm1_mlx.evaluation.published import published
-from mm1_mlx.evaluation.report import tables, write_report
+from mm1_mlx.evaluation.published import read_published
+from mm1_mlx.evaluation.report import write_report, write_tables
 from mm1_mlx.evaluation.tasks.table import PUBLISHED
 
 SETTINGS = {"prompts": "mm1", "select": "fixed", "low_resolution_shots": False, "limit": None}
@@ -45,7 +45,7 @@ def rows(text, first):
 
 
 def test_published_rows_have_their_marks_and_a_meaning_for_each():
-    found = published()
+    found = read_published()
     assert {row.model for row in found.rows} == {
         *("Flamingo-3B", "Flamingo-9B", "Flamingo-80B", "IDEFICS-9B", "IDEFICS-80B"),
         *("Emu2-14B", "Emu2-37B", "MM1-3B", "MM1-7B", "MM1-30B"),
@@ -60,7 +60,7 @@ def test_published_rows_have_their_marks_and_a_meaning_for_each():
 
 
 def test_the_papers_table_has_a_column_for_each_task_that_was_measured():
-    text = tables(
+    text = write_tables(
         report(result("vqav2", 0, 40.0), result("vqav2", 8, 51.25), result("coco", 8, 90.0, "cider"))
     )
     assert rows(text, "model") == [["model", "shots", "COCO", "VQAv2", "mark"]]
@@ -74,13 +74,13 @@ def test_the_papers_table_has_a_column_for_each_task_that_was_measured():
 
 
 def test_without_a_published_task_there_is_no_such_table():
-    assert "Beside published models" not in tables(report(result("tiny-color", 0, 97.0, "exact")))
+    assert "Beside published models" not in write_tables(report(result("tiny-color", 0, 97.0, "exact")))
 
 
 def test_the_table_of_all_has_intervals_spread_groups_and_controls():
     own = result("vqav2", 4, 50.0, spread=1.26, scores={"0": 49.0, "1": 51.0}, ranked={"score": 60.0})
     own |= {"groups": {"yes/no": {"score": 70.0, "num_queries": 400}}}
-    text = tables(report(own, result("okvqa", 4, 30.0, swapped={"score": 3.0})))
+    text = write_tables(report(own, result("okvqa", 4, 30.0, swapped={"score": 3.0})))
     assert rows(text, "vqav2 ") == [
         ["vqav2", "VQA accuracy", "4", "50.0", "49.0 to 51.0", "1.3 (2)", "1,000", "3", "60.0", "-"]
     ]
@@ -95,21 +95,21 @@ def test_several_tasks_have_a_mean_for_each_number_of_shots():
         result("vqav2", 8, 50.0),
         result("coco", 8, 100.0),
     ]
-    assert "Mean of the 2 tasks: 0 shots 50.0, 8 shots 75.0." in tables(report(*results))
-    assert "Mean of" not in tables(report(results[0]))
+    assert "Mean of the 2 tasks: 0 shots 50.0, 8 shots 75.0." in write_tables(report(*results))
+    assert "Mean of" not in write_tables(report(results[0]))
 
 
 def test_the_answers_of_queries_and_shots_stand_side_by_side():
     own = result(
         "vqav2", 4, 50.0, query_answers={"yes": 0.5, "no": 0.4, "others": 0.1}, shot_answers={"no": 1.0}
     )
-    text = tables(report(own, result("okvqa", 0, 1.0, query_answers={"a": 1.0}, shot_answers={})))
+    text = write_tables(report(own, result("okvqa", 0, 1.0, query_answers={"a": 1.0}, shot_answers={})))
     assert ["vqav2", "4", "yes 50 %, no 40 %", "no 100 %"] in rows(text, "vqav2")
     assert ["okvqa", "0", "a 100 %", "-"] in rows(text, "okvqa")
 
 
 def test_settings_are_told_where_they_matter():
-    text = tables(
+    text = write_tables(
         report(result("vqav2", 0, 1.0), prompts="openflamingo", limit=5000, low_resolution_shots=True)
     )
     for told in (

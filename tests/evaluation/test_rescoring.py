@@ -6,7 +6,7 @@ import pytest
 
 from mm1_mlx import EvaluationSettings, evaluate
 from mm1_mlx.errors import DataError
-from mm1_mlx.evaluation.rescoring import named_tasks, score_file
+from mm1_mlx.evaluation.rescoring import find_named_tasks, score_file
 from mm1_mlx.evaluation.tasks.table import TASKS
 
 VQAV2, COCO, ROWS = TASKS["vqav2"], TASKS["coco"], TASKS["rows"]
@@ -53,12 +53,12 @@ def test_files_for_evaluation_servers_are_scored_with_the_data(data, tmp_path, t
 def test_of_several_tasks_the_one_that_is_meant_is_scored(mm1_tiny, data, tmp_path):
     report = evaluate(*mm1_tiny, ["gqa", "coco"], data=str(data), output=tmp_path)
     file = tmp_path / "predictions.jsonl"
-    assert named_tasks(file) == ["gqa", "coco"]
+    assert find_named_tasks(file) == ["gqa", "coco"]
     for result in report["results"]:
         (again,) = score_file(file, TASKS[result["task"]], data=None, rules="official")
         assert (again["num_queries"], again["score"]) == (5, result["score"])
     with pytest.raises(DataError, match="line 1 does not say of which task it is; give `task`"):
-        named_tasks(write(tmp_path / "file", [{"id": 1, "answer": "a"}]))
+        find_named_tasks(write(tmp_path / "file", [{"id": 1, "answer": "a"}]))
 
 
 def test_a_list_may_begin_with_blanks_and_what_is_null_counts_for_nothing(tmp_path):

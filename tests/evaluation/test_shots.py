@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mm1_mlx import tiny
 from mm1_mlx.errors import DataError, PictureError
 from mm1_mlx.evaluation.likeness import Likeness
-from mm1_mlx.evaluation.shots import Support, balance, shuffled
-from mm1_mlx.evaluation.tasks.task import Item, commonest
+from mm1_mlx.evaluation.shots import Support, share_out, shuffle
+from mm1_mlx.evaluation.tasks.task import Item, find_commonest
 
 
 def item(seed, **fields):
@@ -31,18 +31,18 @@ def ids(chosen):
 
 @given(number=st.integers(0, 50), seed=st.text(max_size=5))
 def test_an_order_has_every_number_once_and_goes_by_its_seed_alone(number, seed):
-    order = list(shuffled(number, seed))
+    order = list(shuffle(number, seed))
     assert sorted(order) == list(range(number))
-    assert order == list(shuffled(number, seed))
+    assert order == list(shuffle(number, seed))
 
 
 def test_all_orders_are_equally_likely():
-    found = Counter(tuple(shuffled(3, str(seed))) for seed in range(3000))
+    found = Counter(tuple(shuffle(3, str(seed))) for seed in range(3000))
     assert len(found) == 6 and min(found.values()) > 400
 
 
 def test_a_few_of_many_are_drawn_without_going_through_all():
-    assert len(set(islice(shuffled(10**9, "0"), 16))) == 16
+    assert len(set(islice(shuffle(10**9, "0"), 16))) == 16
 
 
 @pytest.mark.parametrize("select", ["fixed", "random"])
@@ -111,11 +111,11 @@ def test_likeness_is_the_same_for_any_batch_and_puts_what_has_no_picture_last(mm
 
 
 def test_a_balance_lists_the_commonest_answers_first():
-    assert balance(["b", "a", "b", "c"]) == {"b": 0.5, "a": 0.25, "c": 0.25}
-    many = balance([str(n) for n in range(20)])
+    assert share_out(["b", "a", "b", "c"]) == {"b": 0.5, "a": 0.25, "c": 0.25}
+    many = share_out([str(n) for n in range(20)])
     assert len(many) == 11 and many["others"] == 0.5
-    assert balance([]) == {}
+    assert share_out([]) == {}
 
 
 def test_the_commonest_answer_is_the_first_of_equally_many():
-    assert commonest(["a", "b ", " b", "a"]) == "a" and commonest(["", " "]) == ""
+    assert find_commonest(["a", "b ", " b", "a"]) == "a" and find_commonest(["", " "]) == ""

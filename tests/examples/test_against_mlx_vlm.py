@@ -85,7 +85,7 @@ def test_the_table_is_drawn_from_the_numbers(script, sizes, timed_runs):
     slow = MEMORY | {"rows_per_second": 2.0, "cpu_seconds_per_row": 0.5}
     fast = MEMORY | {"rows_per_second": 5.0, "cpu_seconds_per_row": 0.1}
     own = timed_runs.RUNS[8]
-    lines = script.draw({"mlx_vlm": [slow, fast, slow], own.name: [fast] * 3}, sizes, text_tokens=10.0)
+    lines = script.write_table({"mlx_vlm": [slow, fast, slow], own.name: [fast] * 3}, sizes, text_tokens=10.0)
     _, _, theirs, ours = lines.splitlines()
     assert theirs.startswith(
         "| mlx_vlm | 1 | 16 | 2.00 (2.00–5.00) | 1.00 (1.00–1.00) | 20 | 52 | 0.50 (0.10–0.50) |"
@@ -96,7 +96,7 @@ def test_the_table_is_drawn_from_the_numbers(script, sizes, timed_runs):
 
 def test_cpu_seconds_that_the_machine_does_not_tell_leave_their_cells_empty(script, sizes):
     numbers = MEMORY | {"rows_per_second": 2.0, "cpu_seconds_per_row": None}
-    assert "| – | – |" in script.draw({"mlx_vlm": [numbers]}, sizes, text_tokens=10.0)
+    assert "| – | – |" in script.write_table({"mlx_vlm": [numbers]}, sizes, text_tokens=10.0)
 
 
 def test_reports_of_mlx_vlm_are_of_one_row_each(timed_runs):

@@ -30,11 +30,12 @@ NOISE = {
     "honeybee/legacy_fp32_bin": {"seed": 3106, "skip": 32},
     "honeybee/refactor_fp32_safetensors": {"seed": 3107, "skip": 0},
 }
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
+CLIP_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 
 
 def trim(name, originals, folder):
-    """One folder."""
+    """Write one trimmed folder."""
     shutil.rmtree(folder, ignore_errors=True)
     for path in (originals / name).rglob("*"):
         if path.is_file() and path.name not in ("io.safetensors", "meta.json"):
@@ -48,14 +49,14 @@ def trim(name, originals, folder):
         pixels = NOISE[name] | {"shape": run["pixel_values"].shape}
     else:
         views = {key: value for key, value in run.items() if key.startswith("views_u8")}
-        views = views or {"views_u8_0": levels(run["windows_pixel_values"])}
+        views = views or {"views_u8_0": to_levels(run["windows_pixel_values"])}
         pixels = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in views.items()}
     (folder / "pixels.json").write_text(json.dumps(pixels, indent=1) + "\n", encoding="utf-8")
 
 
-def levels(pixels):
-    """CLIP's normalised pixels, channels first, as uint8, channels last."""
-    values = 255 * (pixels.transpose(0, 2, 3, 1) * np.float32(CLIP_STD) + np.float32(CLIP_MEAN))
+def to_levels(pixels):
+    """Turn CLIP's normalised pixels, channels first, into uint8, channels last."""
+    values = 255 * (pixels.transpose(0, 2, 3, 1) * CLIP_STD + CLIP_MEAN)
     return np.round(values).astype(np.uint8)
 
 

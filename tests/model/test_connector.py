@@ -4,7 +4,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden_weights import GOLDEN, golden, nhwc, renamed
+from golden_weights import GOLDEN, load_golden, rename_weights, to_nhwc
 from mlx.utils import tree_flatten
 
 from convert.c_abstractor import connector_keys
@@ -40,11 +40,11 @@ def golden_connector(folder, **options):
         num_readout_layers=values["mlp_depth"],
         **options,
     )
-    weights = golden(*folder, "weights.safetensors")
+    weights = load_golden(*folder, "weights.safetensors")
     keys = connector_keys(config, {key: value.shape for key, value in weights.items()})
     connector = make_connector(config)
-    connector.load_weights(renamed(weights, keys), strict=True)
-    return connector, golden(*folder, "io.safetensors")
+    connector.load_weights(rename_weights(weights, keys), strict=True)
+    return connector, load_golden(*folder, "io.safetensors")
 
 
 def honeybee(name):
@@ -86,15 +86,15 @@ def assert_close(ours, theirs, tolerance=TOLERANCE):
 def test_every_stage_of_the_c_abstractor_equals_honeybee(name):
     connector, io = honeybee(name)
     x = connector.embed(io["input"])
-    assert_close(x, nhwc(io["after_pos_emb_nchw"]))
+    assert_close(x, to_nhwc(io["after_pos_emb_nchw"]))
     for i, block in enumerate(connector.before):
         x = block(x)
-        assert_close(x, nhwc(io[f"stage1_b{i + 1}_nchw"]))
+        assert_close(x, to_nhwc(io[f"stage1_b{i + 1}_nchw"]))
     x = adaptive_average_pool(x, connector.config.side)
-    assert_close(x, nhwc(io["after_pool_nchw"]))
+    assert_close(x, to_nhwc(io["after_pool_nchw"]))
     for i, block in enumerate(connector.after):
         x = block(x)
-        assert_close(x, nhwc(io[f"stage2_b{i + 1}_nchw"]))
+        assert_close(x, to_nhwc(io[f"stage2_b{i + 1}_nchw"]))
     assert_close(connector.read_out(x.flatten(1, 2)), io["after_readout"])
     assert_close(connector(io["input"]), io["output"])
 

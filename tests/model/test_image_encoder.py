@@ -4,7 +4,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden_weights import GOLDEN, golden, nhwc, renamed
+from golden_weights import GOLDEN, load_golden, rename_weights, to_nhwc
 
 from convert.image_encoders import transformers_keys
 from mm1_mlx.config import ImageEncoderConfig
@@ -34,9 +34,9 @@ def golden_encoder(name, **changes):
     )
     encoder = ImageEncoder(replace(config, **changes))
     keys = transformers_keys(config).add_prefixes("vision_model.", "")
-    encoder.load_weights(renamed(golden("vision", name, "model.safetensors"), keys), strict=True)
-    io = golden("vision", name, "io.safetensors")
-    return encoder, nhwc(io["pixel_values"]), io
+    encoder.load_weights(rename_weights(load_golden("vision", name, "model.safetensors"), keys), strict=True)
+    io = load_golden("vision", name, "io.safetensors")
+    return encoder, to_nhwc(io["pixel_values"]), io
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -48,7 +48,7 @@ def test_every_hidden_state_equals_the_reference(name):
         np.testing.assert_allclose(np.array(ours), np.array(theirs), rtol=0, atol=tolerance)
 
     patches = encoder.patch_embedding(encoder.patches(pixels))
-    assert_close(patches, nhwc(io["patch_conv_nchw"]).flatten(1, 2))
+    assert_close(patches, to_nhwc(io["patch_conv_nchw"]).flatten(1, 2))
     x = encoder.embed(pixels)
     assert_close(x, io["hidden_0"])
     for i, layer in enumerate(encoder.layers):

@@ -5,7 +5,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from golden_weights import GOLDEN, golden, renamed
+from golden_weights import GOLDEN, load_golden, rename_weights
 
 from convert.image_encoders import qwen2_vl_keys
 from mm1_mlx.config import ImageEncoderConfig
@@ -32,7 +32,7 @@ CONFIG = ImageEncoderConfig(
     patch_block=VALUES["spatial_merge_size"],
 )
 IO, WEIGHTS = (
-    {key: value.astype(mx.float32) for key, value in golden("kanana_vision", name).items()}
+    {key: value.astype(mx.float32) for key, value in load_golden("kanana_vision", name).items()}
     for name in ("io.safetensors", "model.safetensors")
 )
 KEYS = qwen2_vl_keys(CONFIG).add_prefixes("vision_model.", "")
@@ -40,7 +40,7 @@ KEYS = qwen2_vl_keys(CONFIG).add_prefixes("vision_model.", "")
 
 def golden_encoder(**changes):
     encoder = ImageEncoder(replace(CONFIG, **changes))
-    encoder.load_weights(renamed(WEIGHTS, KEYS), strict=True)
+    encoder.load_weights(rename_weights(WEIGHTS, KEYS), strict=True)
     return encoder
 
 

@@ -10,7 +10,7 @@ from mm1_mlx.model.mm1 import place_visual_tokens, visual_token_places
 
 
 def encode_all(model, processor, pictures, *, batch_size=64):
-    """Visual tokens of pictures of one view each."""
+    """Return the visual tokens of pictures of one view each."""
     pixels = [processor("x", [picture]).pixel_values for picture in pictures]
     encoded = []
     for start in range(0, len(pixels), batch_size):
@@ -20,9 +20,9 @@ def encode_all(model, processor, pictures, *, batch_size=64):
 
 
 def answer_all(model, processor, pictures, prompts, *, visual=None, max_tokens=12, batch_size=64):
-    """``prompts`` are (number of the picture, text) pairs; returns the answers in their order.
+    """Return the answers to ``prompts``, pairs of a picture's number and a text, in their order.
 
-    ``visual`` are the pictures' visual tokens, where they are known.
+    ``visual`` has the pictures' visual tokens, where they are known.
     """
     visual = encode_all(model, processor, pictures, batch_size=batch_size) if visual is None else visual
     ids = [np.array(processor(text, [pictures[number]]).input_ids) for number, text in prompts]

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mm1_mlx.tiny.asking import KINDS, Question, ask, counted_things
+from mm1_mlx.tiny.asking import KINDS, Question, ask, pick_things_to_count
 from mm1_mlx.tiny.colors import COLORS
-from mm1_mlx.tiny.comparing import KINDS as PAIR_KINDS
+from mm1_mlx.tiny.comparing import PAIR_KINDS as PAIR_KINDS
 from mm1_mlx.tiny.comparing import compare
-from mm1_mlx.tiny.judging import is_right, named_things, normalised
+from mm1_mlx.tiny.judging import count_named_things, is_right, simplify
 from mm1_mlx.tiny.looks import ANY, LOOKS
-from mm1_mlx.tiny.making import empty_scene, make_scene
-from mm1_mlx.tiny.nouns import article, plural, unknown_nouns
+from mm1_mlx.tiny.making import make_empty_scene, make_scene
+from mm1_mlx.tiny.nouns import add_article, list_unknown_nouns, make_plural
 from mm1_mlx.tiny.stock import pictogram_classes
 from mm1_mlx.tiny.telling import caption, detailed_caption, phrase
 from mm1_mlx.tiny.varying import vary
-from mm1_mlx.tiny.wordings import BRACKETS, FORMS, forms, num_forms, pick_form
+from mm1_mlx.tiny.wordings import BRACKETS, FORMS, count_forms, list_forms, pick_form
 
 SEEDS = st.integers(0, 1 << 39)
 MAIN = ("color", "shape", "existence", "count", "size", "place", "symbol", "word", "caption", "region")
@@ -34,8 +34,8 @@ def scene_for(kind, seed):
 def test_a_caption_names_every_thing_and_no_other(seed):
     scene = make_scene(seed)
     shown = Counter(phrase(thing).lower() for thing in scene.things)
-    assert named_things(caption(scene)) == shown
-    assert named_things(detailed_caption(scene)) == shown
+    assert count_named_things(caption(scene)) == shown
+    assert count_named_things(detailed_caption(scene)) == shown
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,7 +71,7 @@ def test_words_for_a_thing_mean_it_alone():
 def test_counts_are_those_of_the_things_meant():
     for seed in range(200):
         scene = make_scene(seed, LOOKS["counting"])
-        counted = counted_things(scene, random.Random(seed))
+        counted = pick_things_to_count(scene, random.Random(seed))
         if counted is None:
             continue
         words, things = counted
@@ -101,7 +101,7 @@ def test_yes_and_no_are_about_as_frequent():
 
 
 def test_an_empty_scene_is_told_to_be_empty():
-    scene, rng = empty_scene(3), random.Random(0)
+    scene, rng = make_empty_scene(3), random.Random(0)
     assert ask("caption", scene, rng).answer == "There is nothing in the picture."
     assert ask("count_all", scene, rng).answer == "0"
     assert ask("existence", scene, rng).answer == ask("anything", scene, rng).answer == "no"
@@ -111,7 +111,7 @@ def test_an_empty_scene_is_told_to_be_empty():
 def test_a_question_has_forty_wordings(kind):
     rng = random.Random(0)
     assert len({vary(pick_form(kind, rng), rng, errors=False).lower() for _ in range(400)}) >= 40
-    assert num_forms(kind) >= 30
+    assert count_forms(kind) >= 30
 
 
 @pytest.mark.parametrize("kind", FORMS)
@@ -120,13 +120,13 @@ def test_wordings_for_tests_are_none_of_training(kind):
         rng = random.Random(0)
         return {pick_form(kind, rng, held_out=held_out).lower() for _ in range(1500)}
 
-    assert forms(kind, held_out=True)
+    assert list_forms(kind, held_out=True)
     assert written(True).isdisjoint(written(False))
     assert not any(BRACKETS.search(text) for text in written(True) | written(False))
 
 
 def test_nouns_for_tests_are_none_of_training():
-    trained, kept = unknown_nouns(held_out=False), unknown_nouns(held_out=True)
+    trained, kept = list_unknown_nouns(held_out=False), list_unknown_nouns(held_out=True)
     assert len(trained) > 300 and len(kept) > 100
     assert set(trained).isdisjoint(kept)
     assert set(trained).isdisjoint(c.name for c in pictogram_classes("held-out"))
@@ -141,7 +141,7 @@ def test_nouns_for_tests_are_none_of_training():
     ],
 )  # fmt: skip
 def test_answers_are_compared_without_what_does_not_matter(given, right):
-    assert normalised(given) == normalised(right)
+    assert simplify(given) == simplify(right)
 
 
 def test_captions_are_compared_by_what_they_name():
@@ -159,14 +159,14 @@ def test_captions_are_compared_by_what_they_name():
      ("thing", "things"), ("toy", "toys")],
 )  # fmt: skip
 def test_plurals(noun, many):
-    assert plural(noun) == many
+    assert make_plural(noun) == many
 
 
 @pytest.mark.parametrize(
     ("noun", "one"), [("apple", "an apple"), ("unicorn", "a unicorn"), ("bread", "bread")]
 )
 def test_articles(noun, one):
-    assert article(noun) == one
+    assert add_article(noun) == one
 
 
 @pytest.mark.parametrize("kind", PAIR_KINDS)
@@ -180,7 +180,7 @@ def test_two_pictures_are_compared_as_they_are(kind):
             assert (question.answer == "the first") == (one.total() > other.total())
         elif kind == "new":
             (new,) = other - one
-            assert question.answer == article(new) and not one - other
+            assert question.answer == add_article(new) and not one - other
         assert is_right(question, question.answer)
 
 

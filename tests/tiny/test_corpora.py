@@ -57,6 +57,6 @@ def test_captions_before_names_become_fewer():
 
 def test_corpora_of_everything_ask_for_what_was_not_fetched(monkeypatch, tmp_path):
     monkeypatch.setenv(corpora.FOLDER_VARIABLE, str(tmp_path))
-    corpora.full_stock.cache_clear()
+    corpora.open_full_stock.cache_clear()
     with pytest.raises(DataError, match=r"noto\.zip"):
         CORPORA["all-captions"](0, 0)

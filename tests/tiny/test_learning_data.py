@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mm1_mlx.inputs.prompt import IMAGE
-from mm1_mlx.tiny.captioning import CLEAN, Style, pick_style, styled
-from mm1_mlx.tiny.concepts import EXEMPLARS, concepts, exemplar, exemplar_picture, pick_concepts
-from mm1_mlx.tiny.conversing import TALKS, naming_in_one_prompt, naming_in_turns
-from mm1_mlx.tiny.documents import RULES, name_order, naming, repeating
-from mm1_mlx.tiny.inventing import invent_names, is_held_out
+from mm1_mlx.tiny.captioning import CLEAN, Style, pick_style, write_in_style
+from mm1_mlx.tiny.concepts import EXEMPLARS, draw_exemplar, list_concepts, make_exemplar, pick_concepts
+from mm1_mlx.tiny.conversing import TALKS, teach_names_in_one_prompt, teach_names_in_turns
+from mm1_mlx.tiny.documents import RULES, pick_name_order, write_copies, write_names
+from mm1_mlx.tiny.inventing import invent_names, is_name_held_out
 from mm1_mlx.tiny.making import make_scene
 from mm1_mlx.tiny.stock import SHIPPED
 from mm1_mlx.tiny.telling import OUTSIDE
-from mm1_mlx.tiny.texts import copied
+from mm1_mlx.tiny.texts import copy_pattern
 
 SEEDS = st.integers(0, 1 << 39)
 
@@ -28,7 +28,7 @@ SEEDS = st.integers(0, 1 << 39)
 def test_names_are_new_words_that_differ_from_their_beginning(seed, number, held_out):
     names = invent_names(number, random.Random(seed), held_out=held_out)
     assert len({name[:2] for name in names}) == number
-    assert all(is_held_out(name) == held_out for name in names)
+    assert all(is_name_held_out(name) == held_out for name in names)
 
 
 def test_documents_hardly_ever_share_a_name():
@@ -40,13 +40,13 @@ def test_documents_hardly_ever_share_a_name():
 @given(st.integers(2, 4), st.integers(0, 12), SEEDS)
 @settings(max_examples=60, deadline=None)
 def test_every_class_is_shown_before_a_name_must_be_known(ways, more, seed):
-    order = name_order(ways, ways + more, random.Random(seed))
+    order = pick_name_order(ways, ways + more, random.Random(seed))
     assert set(order[:ways]) == set(range(ways)) and len(order) == ways + more
 
 
 def test_in_a_naming_document_a_name_stands_for_one_class():
     for seed in range(40):
-        page = naming(random.Random(seed), SHIPPED, captioned=1.0)
+        page = write_names(random.Random(seed), SHIPPED, captioned=1.0)
         told = [text for text in page.text.split(IMAGE) if text.strip()]
         pairs = {tuple(sorted(re.findall(r"[a-z]+", text.lower()))) for text in told}
         assert 2 <= len(pairs) <= 4, told
@@ -55,7 +55,7 @@ def test_in_a_naming_document_a_name_stands_for_one_class():
 
 def test_copies_say_the_same_of_the_same_picture():
     for seed in range(15):
-        page = repeating(random.Random(seed), SHIPPED)
+        page = write_copies(random.Random(seed), SHIPPED)
         told = {}
         for picture, text in zip(page.pictures, page.text.split(IMAGE)[1:], strict=True):
             assert told.setdefault(picture.tobytes(), text) == text
@@ -64,7 +64,7 @@ def test_copies_say_the_same_of_the_same_picture():
 
 @pytest.mark.parametrize("family", ["colored shape", "pictogram"])
 def test_classes_for_tests_are_none_of_training(family):
-    trained, kept = (set(concepts(family, SHIPPED, held_out=held_out)) for held_out in (False, True))
+    trained, kept = (set(list_concepts(family, SHIPPED, held_out=held_out)) for held_out in (False, True))
     assert kept and trained.isdisjoint(kept)
     drawn = [c for seed in range(100) for c in pick_concepts(2, random.Random(seed))]
     assert kept.isdisjoint(drawn)
@@ -72,27 +72,29 @@ def test_classes_for_tests_are_none_of_training(family):
 
 @pytest.mark.parametrize("family", ["colored shape", "shape", "color", "letter", "digit"])
 def test_an_exemplar_shows_its_concept_and_nothing_else(family):
-    for concept in islice(concepts(family), 12):
+    for concept in islice(list_concepts(family), 12):
         for number in range(3):
-            (thing,) = exemplar(concept, number).things
+            (thing,) = make_exemplar(concept, number).things
             assert concept.color in ("", thing.color)
             assert concept.shape in ("", thing.kind)
             assert concept.text in ("", thing.text)
 
 
 def test_pictures_of_training_come_again_and_those_of_tests_do_not():
-    concept = concepts("shape")[0]
-    assert exemplar_picture(concept, 3) is exemplar_picture(concept, 3)
-    trained = {exemplar_picture(concept, number).tobytes() for number in range(EXEMPLARS)}
+    concept = list_concepts("shape")[0]
+    assert draw_exemplar(concept, 3) is draw_exemplar(concept, 3)
+    trained = {draw_exemplar(concept, number).tobytes() for number in range(EXEMPLARS)}
     assert len(trained) == EXEMPLARS
-    assert exemplar(concept, 3, test=True) not in [exemplar(concept, number) for number in range(EXEMPLARS)]
+    assert make_exemplar(concept, 3, test=True) not in [
+        make_exemplar(concept, number) for number in range(EXEMPLARS)
+    ]
 
 
 def test_a_style_holds_what_it_chooses():
     scene = make_scene(5)
-    assert styled(scene, CLEAN).endswith(".")
+    assert write_in_style(scene, CLEAN).endswith(".")
     style = Style(items="plain", joint=" + ", last=" + ", before="> ", behind="!", case="upper")
-    text = styled(scene, style)
+    text = write_in_style(scene, style)
     assert text.startswith("> ") and text.endswith("!") and text == text.upper()
 
 
@@ -110,7 +112,7 @@ def test_a_rule_writes_documents_that_differ(rule):
 
 def test_copied_text_repeats_what_it_began_with():
     for seed in range(20):
-        text = copied(random.Random(seed), SHIPPED)
+        text = copy_pattern(random.Random(seed), SHIPPED)
         assert text[:6] in text[6:]
 
 
@@ -130,11 +132,11 @@ def test_pictures_from_outside_are_always_refused():
         }
 
 
-@pytest.mark.parametrize("teach", [naming_in_turns, naming_in_one_prompt])
+@pytest.mark.parametrize("teach", [teach_names_in_turns, teach_names_in_one_prompt])
 def test_a_name_that_is_asked_for_was_told_before(teach):
     for seed in range(20):
         talk = teach(random.Random(seed), SHIPPED)
         *told, asked = re.findall(r"\b[a-z]{3,}\b", talk.turns[-1][0] + " " + talk.turns[-1][1].lower())
         before = " ".join(answer.lower() for _, answer in talk.turns[:-1]) + " ".join(told)
-        if teach is naming_in_one_prompt:
+        if teach is teach_names_in_one_prompt:
             assert asked in before

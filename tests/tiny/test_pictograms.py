@@ -17,7 +17,7 @@ from mm1_mlx.tiny import fetching
 from mm1_mlx.tiny.fetching import PACKAGES, Package, fetch
 from mm1_mlx.tiny.looks import LOOKS
 from mm1_mlx.tiny.making import make_scene
-from mm1_mlx.tiny.outside import HELD_OUT, TRAINED, outside_picture
+from mm1_mlx.tiny.outside import HELD_OUT, TRAINED, draw_outside_picture
 from mm1_mlx.tiny.stock import SHIPPED, Stock, pictogram_classes
 
 HOME = Path(tiny.__file__).with_name("pictograms")
@@ -121,16 +121,16 @@ def test_photographs_come_from_the_folder(tmp_path):
         archive.writestr("training/one.png", packed.getvalue())
     stock = Stock(tmp_path)
     assert len(stock.photographs(held_out=False)) == 1 and not stock.photographs(held_out=True)
-    colors = [outside_picture(seed, stock=stock).getpixel((60, 60)) for seed in range(30)]
+    colors = [draw_outside_picture(seed, stock=stock).getpixel((60, 60)) for seed in range(30)]
     assert (0, 128, 128) in colors
 
 
 def test_pictures_from_outside_follow_from_their_seed_and_tests_have_kinds_of_their_own():
     assert set(TRAINED).isdisjoint(HELD_OUT) and len(TRAINED) >= 6 and len(HELD_OUT) >= 4
     for held_out in (False, True):
-        pictures = [outside_picture(seed, held_out=held_out) for seed in range(25)]
+        pictures = [draw_outside_picture(seed, held_out=held_out) for seed in range(25)]
         assert len({picture.tobytes() for picture in pictures}) == 25
-        assert outside_picture(3, held_out=held_out).tobytes() == pictures[3].tobytes()
+        assert draw_outside_picture(3, held_out=held_out).tobytes() == pictures[3].tobytes()
         assert {picture.size for picture in pictures} == {(126, 126)}
 
 

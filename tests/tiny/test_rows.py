@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from mm1_mlx.inputs.prompt import IMAGE
-from mm1_mlx.tiny.inventing import is_held_out
-from mm1_mlx.tiny.rows import ROWS, trial
+from mm1_mlx.tiny.inventing import is_name_held_out
+from mm1_mlx.tiny.rows import ROWS, make_trial
 
 OWN = [name for name, row in ROWS.items() if not row.needs]
 NAMED = [name for name in ROWS if name.startswith("names-")]
@@ -14,8 +14,8 @@ NAMED = [name for name in ROWS if name.startswith("names-")]
 
 @pytest.mark.parametrize("row", OWN)
 def test_an_item_follows_from_row_and_number_and_is_judged(row):
-    items = [trial(row, number) for number in range(4)]
-    again = trial(row, 2)
+    items = [make_trial(row, number) for number in range(4)]
+    again = make_trial(row, 2)
     assert [p.tobytes() for p in again.pictures] == [p.tobytes() for p in items[2].pictures]
     assert (again.text, again.document, again.question) == (
         items[2].text,
@@ -29,15 +29,15 @@ def test_an_item_follows_from_row_and_number_and_is_judged(row):
 
 
 def test_counts_from_none_to_eight_are_alike_frequent():
-    counts = Counter(trial("count", number).question.answer for number in range(36))
+    counts = Counter(make_trial("count", number).question.answer for number in range(36))
     assert counts == dict.fromkeys(map(str, range(9)), 4)
 
 
 @pytest.mark.parametrize("row", NAMED)
 def test_names_and_their_places_are_new(row):
-    asked = [trial(row, number) for number in range(12)]
+    asked = [make_trial(row, number) for number in range(12)]
     for item in asked:
-        assert item.question.answer in item.choices and all(map(is_held_out, item.choices))
+        assert item.question.answer in item.choices and all(map(is_name_held_out, item.choices))
         assert len(item.turns) + 1 == len(item.pictures)
         if "no-shots" not in row:
             assert {answer for _, answer in item.turns} == set(item.choices)
@@ -49,7 +49,7 @@ def test_names_and_their_places_are_new(row):
 def test_controls_ask_the_same_and_show_other_pictures(row):
     for number in range(4):
         item, bare, shuffled = (
-            trial(f"{row}{control}", number) for control in ("", "-no-shots", "-shuffled")
+            make_trial(f"{row}{control}", number) for control in ("", "-no-shots", "-shuffled")
         )
         assert item.question == bare.question == shuffled.question and item.choices == shuffled.choices
         assert item.pictures[-1].tobytes() == bare.pictures[-1].tobytes() == shuffled.pictures[-1].tobytes()
@@ -61,14 +61,14 @@ def test_controls_ask_the_same_and_show_other_pictures(row):
 
 def test_shots_show_a_style_to_the_same_query():
     for number in range(4):
-        none, four, eight = (trial(f"style-{shots}-shots", number) for shots in (0, 4, 8))
+        none, four, eight = (make_trial(f"style-{shots}-shots", number) for shots in (0, 4, 8))
         assert none.question == four.question == eight.question
         assert [len(item.pictures) for item in (none, four, eight)] == [1, 5, 9]
         assert eight.document.startswith(four.document.rpartition(IMAGE)[0])
 
 
 def test_counting_aloud_and_not_shows_the_same_pictures():
-    aloud, silent = trial("aloud", 3), trial("not-aloud", 3)
+    aloud, silent = make_trial("aloud", 3), make_trial("not-aloud", 3)
     assert [p.tobytes() for p in aloud.pictures] == [p.tobytes() for p in silent.pictures]
     assert aloud.question.answer == silent.question.answer in ("5", "6", "7", "8")
     assert aloud.is_right(f"1 red circle, 2 blue star. Short answer: {aloud.question.answer}")

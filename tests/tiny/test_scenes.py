@@ -9,13 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from mm1_mlx.tiny.colors import COLORS, CONTRAST, SHADES, color_of, distance, mix_paint, visible_on
+from mm1_mlx.tiny.colors import COLORS, CONTRAST, SHADES, distance, is_visible_on, mix_paint, name_color
 from mm1_mlx.tiny.dense import COLOR_LABELS, KIND_LABELS, dense_labels, dense_words
 from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.looks import ANY, LOOKS
-from mm1_mlx.tiny.making import OVERLAP, circles, empty_scene, extent, make_scene, overlap
+from mm1_mlx.tiny.making import (
+    OVERLAP,
+    cover_with_circles,
+    make_empty_scene,
+    make_scene,
+    measure_extent,
+    measure_overlap,
+)
 from mm1_mlx.tiny.scene import PLACES
-from mm1_mlx.tiny.shapes import SHAPES, corners
+from mm1_mlx.tiny.shapes import SHAPES, find_corners
 from mm1_mlx.tiny.world import TESTING_SEEDS
 
 SEEDS = st.integers(0, TESTING_SEEDS - 1)
@@ -35,7 +42,7 @@ def test_a_scene_follows_from_its_seed(seed, look):
 def test_everything_lies_within_the_picture(seed, look):
     scene = make_scene(seed, LOOKS[look])
     for thing in scene.things:
-        left, top, right, bottom = extent(thing)
+        left, top, right, bottom = measure_extent(thing)
         assert thing.x + left >= 0 and thing.x + right <= scene.width
         assert thing.y + top >= 0 and thing.y + bottom <= scene.height
 
@@ -44,9 +51,13 @@ def test_everything_lies_within_the_picture(seed, look):
 @settings(max_examples=60, deadline=None)
 def test_things_overlap_by_a_third_at_most_and_stand_out_from_each_other_there(seed, look):
     for one, other in combinations(make_scene(seed, LOOKS[look]).things, 2):
-        near = any(math.hypot(x - u, y - v) < r + s for x, y, r in circles(one) for u, v, s in circles(other))
+        near = any(
+            math.hypot(x - u, y - v) < r + s
+            for x, y, r in cover_with_circles(one)
+            for u, v, s in cover_with_circles(other)
+        )
         if near:
-            assert overlap(one, other) <= max(OVERLAP, 1 / 3)
+            assert measure_overlap(one, other) <= max(OVERLAP, 1 / 3)
             assert distance(one.paint, other.paint) >= CONTRAST
 
 
@@ -55,7 +66,9 @@ def test_things_overlap_by_a_third_at_most_and_stand_out_from_each_other_there(s
 def test_things_stand_out_against_the_background(seed, look):
     scene = make_scene(seed, LOOKS[look])
     assert all(
-        visible_on(thing.paint, scene.background.palette, CONTRAST) for thing in scene.things if thing.color
+        is_visible_on(thing.paint, scene.background.palette, CONTRAST)
+        for thing in scene.things
+        if thing.color
     )
 
 
@@ -75,7 +88,7 @@ def test_each_thing_can_be_seen_in_the_picture(look):
 @given(st.sampled_from(COLORS), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
 def test_a_paint_is_called_by_its_colour(color, rng):
-    assert color_of(mix_paint(color, rng)) == color
+    assert name_color(mix_paint(color, rng)) == color
 
 
 def test_shades_of_different_colours_can_be_told_apart():
@@ -88,7 +101,7 @@ def test_a_turned_square_is_no_diamond():
     for seed in range(150):
         for thing in make_scene(seed, LOOKS["rotated"]).things:
             if thing.kind in ("square", "diamond"):
-                a, b, c, d = corners(thing.kind, thing.form, thing.angle)
+                a, b, c, d = find_corners(thing.kind, thing.form, thing.angle)
                 ratio = math.dist(a, c) / math.dist(b, d)
                 assert (abs(ratio - 1) < 1e-6) == (thing.kind == "square")
                 assert thing.kind == "square" or ratio > 1.3
@@ -123,7 +136,7 @@ def test_any_look_has_the_whole_range():
 
 def test_an_empty_scene_has_nothing_in_it():
     for seed in range(20):
-        scene = empty_scene(seed)
+        scene = make_empty_scene(seed)
         assert not scene.things
         assert draw_scene(scene, 64).size == tuple(round(64 * side) for side in (scene.width, scene.height))
 

@@ -10,11 +10,11 @@ TESTS = Path(__file__).parents[1]
 LAUNCH = Path(sys.executable).with_name("mlx.launch")
 
 
-def started(*command, processes=2, output=subprocess.PIPE):
-    """``command`` of Python's in so many processes, begun; what they write is text."""
+def start(*command, processes=2, output=subprocess.PIPE):
+    """Start a Python command in so many processes; what they write is text."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]  # runs beside this one have others
+        port = free.getsockname()[1]  # other runs at the same time have other ports
     words = [LAUNCH, "-n", processes, "-p", port, "--backend", "ring", sys.executable, *command]
     paths = os.pathsep.join(map(str, (TESTS, TESTS / "training", TESTS.parent)))
     return subprocess.Popen(
@@ -27,9 +27,9 @@ def started(*command, processes=2, output=subprocess.PIPE):
     )
 
 
-def launched(*command, processes=2, timeout=500):
-    """The same, ended: what it wrote to stdout and stderr."""
-    process = started(*command, processes=processes)
+def launch(*command, processes=2, timeout=500):
+    """Run a Python command in so many processes to its end; return what it wrote to stdout and stderr."""
+    process = start(*command, processes=processes)
     try:
         return process.communicate(timeout=timeout)
     finally:

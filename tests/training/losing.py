@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from sharded_runs import CASES, trainer_of
+from sharded_runs import CASES, make_trainer
 
 from mm1_mlx.command import exit_process, run_command
 from mm1_mlx.errors import DataError
@@ -17,7 +17,7 @@ AT = 2  # updates done when it happens
 PATIENCE = 20  # seconds; a slow machine needs some for an update
 
 
-def happens(what):
+def let_happen(what):
     if what == "error":
         raise DataError("row 7: its picture is damaged.")
     os.kill(os.getpid(), signal.Signals[what])
@@ -29,18 +29,21 @@ def main(folder, what, shard):
     recipe = dataclasses.replace(case.recipe, iters=4, shard=shard == "shard")
     options = dataclasses.replace(case.options, save_every=1)
     case = dataclasses.replace(case, recipe=recipe, options=options)
-    trainer = trainer_of(case, Path(folder) / "run")
+    trainer, _ = make_trainer(case, Path(folder) / "run")
     look, left = Trainer._look, []
 
-    def look_once(self, packed):
+    def look_once(self, batch):
         if self.progress.update == AT and self.processes.rank == 1 and not left:
             left.append(True)
             Path(folder, "pid").write_text(str(os.getpid()))
-            happens(what)
-        return look(self, packed)
+            let_happen(what)
+        return look(self, batch)
+
+    def run(args):
+        trainer.train()
 
     Trainer._look = look_once
-    return run_command("", lambda parser: None, lambda args: trainer.train(), [])
+    return run_command("", lambda parser: None, run, [])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -45,7 +46,7 @@ ALONE = replace(
 
 @dataclass(frozen=True)
 class Case:
-    """A run."""
+    """The settings of a run."""
 
     tuning: Tuning
     config: MM1Config = SMALL
@@ -54,7 +55,7 @@ class Case:
     bits: int | None = None  # of the quantized model
 
 
-def full(**options):
+def tune_all(**options):
     return Case(ALL, recipe=replace(RECIPE, **options))
 
 
@@ -72,17 +73,17 @@ CASES = {
     "tied table": Case(tuning(decoder=replace(DORA, keys=("embed_tokens",))), TIED),
     "connector": Case(tuning(connector=FULL)),
     "eyes": Case(tuning(image_encoder=LORA, connector=LORA)),
-    "checkpointed": full(grad_checkpoint=True),
-    "accumulated": full(grad_accumulation_steps=2),
-    "rates": full(learning_rate_factors=(0.5, 1.0, 2.0), optimizer="adafactor"),
-    "adafactor": full(optimizer="adafactor", clip_norm=0.0),
-    "lion": full(optimizer="lion"),
-    "sgd": full(optimizer="sgd"),
+    "checkpointed": tune_all(grad_checkpoint=True),
+    "accumulated": tune_all(grad_accumulation_steps=2),
+    "rates": tune_all(learning_rate_factors=(0.5, 1.0, 2.0), optimizer="adafactor"),
+    "adafactor": tune_all(optimizer="adafactor", clip_norm=0.0),
+    "lion": tune_all(optimizer="lion"),
+    "sgd": tune_all(optimizer="sgd"),
 }
 
 
-def rows(number, first=0):
-    """Some without a picture, some with two, of different length: no two processes have the same to do."""
+def make_rows(number, first=0):
+    """Make rows of different lengths, without a picture or with one or two: no two processes do the same work."""
     made = []
     for seed in range(first, first + number):
         pictures = tuple(
@@ -95,48 +96,48 @@ def rows(number, first=0):
     return made
 
 
-ROWS = {"train": rows(13), "valid": rows(5, 20)}
+ROWS = {"train": make_rows(13), "valid": make_rows(5, 20)}
 
 
-def processor_of(config):
+def make_processor(config):
     return Processor(load("mm1-tiny")[1].tokenizer, config)
 
 
-def trainer_of(case, folder, data=ROWS, *, at=lambda trainer, line: None):
-    """A run that has not begun; ``at`` is told what it reports."""
+def make_trainer(case, folder, data=ROWS, *, at=lambda trainer, line: None):
+    """Return a trainer that has not begun, with the list of its reports; ``at`` is called with each."""
     lines = []
     model = make(case.config, bits=case.bits)
-    task = TuningTask(model, processor_of(case.config), data, case.recipe, case.tuning)
+    task = TuningTask(model, make_processor(case.config), data, case.recipe, case.tuning)
 
     def report(line):
         lines.append(line)
         at(made, line)
 
     made = Trainer(task, case.options, folder, report=report)
-    made.lines = lines
-    return made
+    return made, lines
 
 
 def run(case, folder):
-    """What a run reports, and how much it holds in the end."""
-    made = trainer_of(case, folder)
+    """Train and return what the run reports, and how much it holds in the end."""
+    made, lines = make_trainer(case, folder)
     made.train()
-    return {"lines": made.lines, "held": made.held_bytes}
+    return {"lines": lines, "held": made.held_bytes}
 
 
-def broken_off(case, folder):
-    """The same, in two halves: the second goes on from what the first has left."""
-    trainer_of(
+def run_in_two_halves(case, folder):
+    """Train in two halves, of which the second goes on where the first stopped; return what the second reports."""
+    first, _ = make_trainer(
         case, folder, at=lambda trainer, line: trainer.stop("SIGTERM") if line["update"] == 1 else None
-    ).train()
-    second = trainer_of(case, folder)
+    )
+    first.train()
+    second, lines = make_trainer(case, folder)
     assert second.resume() and second.progress.update == 1
     second.train()
-    return {"lines": second.lines, "held": second.held_bytes}
+    return {"lines": lines, "held": second.held_bytes}
 
 
-def gradients_of(model, packed):
-    """Of one sequence, all parts trained."""
+def compute_gradients(model, packed):
+    """Return the gradients of one sequence, with all parts trained."""
     seen = run_frozen_parts(
         model, packed.pictures, trained=frozenset({"image_encoder", "connector", "decoder"})
     )
@@ -144,16 +145,16 @@ def gradients_of(model, packed):
     return found
 
 
-def sequences(number):
-    """One with two pictures, then some of other lengths with one or none."""
-    batches = Batches(rows(number, 3), processor_of(SMALL), RECIPE, packing=False)
+def make_sequences(number):
+    """Return a sequence with two pictures, then some of other lengths with one or none."""
+    batches = Batches(make_rows(number, 3), make_processor(SMALL), RECIPE, packing=False)
     return [packed for group in batches.read_in_order(number) for packed in group]
 
 
-def sharded_gradients(folder):
-    """Every process has a sequence of its own; the first one writes what they have found together."""
+def save_sharded_gradients(folder):
+    """Compute gradients, each process of its own sequence; the first one saves their sum."""
     processes = Processes()
-    model, packed = make(SPARSE), sequences(processes.size)[processes.rank]
+    model, packed = make(SPARSE), make_sequences(processes.size)[processes.rank]
     prepare(model, ALL)
     shards = shard(model, processes)
     trained = frozenset({"image_encoder", "connector", "decoder"})
@@ -161,26 +162,27 @@ def sharded_gradients(folder):
     _, found = nn.value_and_grad(model, objective)(model, packed, seen)
     mx.eval(found)
     whole = {
-        key: np.array(shards.whole(key, value)) for key, value in tree_flatten(shards.sum_gradients(found))
+        key: np.array(shards.whole(key, value))
+        for key, value in dict(tree_flatten(shards.sum_gradients(found))).items()
     }
     if processes.rank == 0:
         np.savez(Path(folder) / "gradients.npz", **whole)
 
 
 class ReachesAround(Decoder):
-    """Reads the table without asking it."""
+    """A decoder that reads the weights of its table directly."""
 
     def __call__(self, input_ids=None, cache=None, input_embeddings=None, **_):
         x = self.embed(input_ids) if input_embeddings is None else input_embeddings
         return x @ self.embed_tokens.weight.T
 
 
-def refusals(folder):
-    """What cannot be."""
+def collect_refusals(folder):
+    """Return the messages of the runs that are refused."""
     rank = mx.distributed.init().rank()
     found = {}
 
-    def refused(name, action):
+    def refuse(name, action):
         try:
             action()
         except MM1Error as error:
@@ -188,14 +190,14 @@ def refusals(folder):
 
     case = CASES["full"]
     muon = replace(case, recipe=replace(RECIPE, optimizer="muon"))
-    refused("muon", lambda: trainer_of(muon, Path(folder) / "muon"))
+    refuse("muon", lambda: make_trainer(muon, Path(folder) / "muon"))
     odd = replace(case, recipe=replace(RECIPE, batch_size=5))
-    refused("batch", lambda: trainer_of(odd, Path(folder) / "odd"))
-    around = trainer_of(Case(ALL, TIED), Path(folder) / "around")
+    refuse("batch", lambda: make_trainer(odd, Path(folder) / "odd"))
+    around, _ = make_trainer(Case(ALL, TIED), Path(folder) / "around")
     around.model.decoder.__class__ = ReachesAround
-    refused("around", around.train)
-    apart = trainer_of(case, Path(folder) / ("full" if rank == 0 else "elsewhere"))
-    refused("apart", lambda: (apart.resume(), apart.train()))
+    refuse("around", around.train)
+    apart, _ = make_trainer(case, Path(folder) / ("full" if rank == 0 else "elsewhere"))
+    refuse("apart", lambda: (apart.resume(), apart.train()))
     return found
 
 
@@ -203,11 +205,11 @@ def main(folder, *names):
     folder, idle = Path(folder), []
     make_idle = in_step.idle_sequence
     in_step.idle_sequence = lambda: idle.append(1) or make_idle()
-    found = {name: run(CASES[name], folder / name) for name in names}
+    found: dict[str, Any] = {name: run(CASES[name], folder / name) for name in names}
     found["idle sequences"] = len(idle)
-    found["broken off"] = broken_off(CASES["adafactor"], folder / "broken off")
-    found["refusals"] = refusals(folder)
-    sharded_gradients(folder)
+    found["broken off"] = run_in_two_halves(CASES["adafactor"], folder / "broken off")
+    found["refusals"] = collect_refusals(folder)
+    save_sharded_gradients(folder)
     (folder / f"{mx.distributed.init().rank()}.json").write_text(json.dumps(found))
 
 

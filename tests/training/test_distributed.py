@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from launching import LAUNCH, launched
+from launching import LAUNCH, launch
 
 from mm1_mlx import tiny
 
@@ -55,9 +55,7 @@ def lock(data, tmp_path_factory):
 @pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not installed")
 @pytest.mark.parametrize("flags", [[], ["--shard"]], ids=["whole", "sharded"])
 def test_two_processes_learn_what_one_does(data, alone, tmp_path, flags):
-    output, errors = launched(
-        "-m", "mm1_mlx.lora", "--data", data, *FLAGS, *flags, "--adapter-path", tmp_path
-    )
+    output, errors = launch("-m", "mm1_mlx.lora", "--data", data, *FLAGS, *flags, "--adapter-path", tmp_path)
     assert output.count("update 4: loss") == 1, errors  # the first process alone reports
     for name in ("loss", "val_loss"):
         assert metrics(tmp_path, name) == pytest.approx(metrics(alone, name), rel=1e-5)

@@ -9,7 +9,7 @@ import time
 
 import losing
 import pytest
-from launching import LAUNCH, started
+from launching import LAUNCH, start
 
 from mm1_mlx.errors import TrainingError
 from mm1_mlx.training.distributed import lost_process
@@ -32,12 +32,12 @@ def lose(folder, what, shard, told="mm1: process 1"):
     """Let something happen to the second of two processes: what was said, and after how many seconds."""
     log, mark = folder / "log", folder / "pid"
     with log.open("w") as output:
-        process = started(losing.__file__, folder, what, shard, output=output)
+        process = start(losing.__file__, folder, what, shard, output=output)
     try:
         wait_for(mark.exists, log.read_text)
-        start = time.monotonic()
+        began = time.monotonic()
         wait_for(lambda: told in log.read_text(), log.read_text)
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - began
         if what == "SIGSTOP":  # mlx.launch waits for it
             os.kill(int(mark.read_text()), signal.SIGKILL)
         process.wait(LONGEST)

@@ -9,7 +9,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 import sharded_runs
-from launching import LAUNCH, launched
+from launching import LAUNCH, launch
 from mlx.utils import tree_flatten
 from sharded_runs import ALL, CASES
 from small_models import SMALL
@@ -39,7 +39,7 @@ def many(tmp_path_factory):
         if processes not in done:
             folder = tmp_path_factory.mktemp(f"processes-{processes}")
             names = EVEN if processes == 2 else UNEVEN
-            done[processes] = folder, launched(sharded_runs.__file__, folder, *names, processes=processes)
+            done[processes] = folder, launch(sharded_runs.__file__, folder, *names, processes=processes)
         folder, (_, errors) = done[processes]
         files = [folder / f"{rank}.json" for rank in range(processes)]
         assert all(file.exists() for file in files), errors
@@ -152,8 +152,8 @@ def test_gradients_are_those_of_one_process(many, processes):
     folder, _ = many(processes)
     model, total = make(SPARSE), {}
     prepare(model, ALL)
-    for packed in sharded_runs.sequences(processes):
-        for key, value in tree_flatten(sharded_runs.gradients_of(model, packed)):
+    for packed in sharded_runs.make_sequences(processes):
+        for key, value in tree_flatten(sharded_runs.compute_gradients(model, packed)):
             total[key] = total.get(key, 0) + np.array(value)
     found = np.load(folder / "gradients.npz")
     assert set(found) == set(total)
@@ -168,7 +168,7 @@ def test_an_adapter_can_be_loaded_where_nothing_is_cut(many):
     folder, _ = many(2)
     model = make(SMALL)
     load_adapters(model, folder / "lora")
-    assert generate(model, sharded_runs.processor_of(SMALL), "Farbe?", max_tokens=2) is not None
+    assert generate(model, sharded_runs.make_processor(SMALL), "Farbe?", max_tokens=2) is not None
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_turns_change_neither_values_nor_gradients():
 
 
 def test_shard_with_one_process_changes_nothing(tmp_path):
-    made = sharded_runs.trainer_of(CASES["lora"], tmp_path)
+    made, _ = sharded_runs.make_trainer(CASES["lora"], tmp_path)
     layer = type(made.model.layers[0])
     made.train()
     assert type(made.model.layers[0]) is layer and not made._shards.rows

@@ -9,7 +9,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters as load_with_mlx_lm
 from small_models import SMALL
-from tuned_models import LLAMA, SPARSE, logits_of, make, train, trained, tuning
+from tuned_models import LLAMA, SPARSE, compute_logits, make, make_trained, train, tuning
 
 from mm1_mlx import combine_adapters, fuse_adapters, load, load_adapters, remove_adapters, save
 from mm1_mlx.checkpoint.hub import find_folder
@@ -38,7 +38,7 @@ MODELS = {"ours": SMALL, "llama": LLAMA, "sparse": SPARSE}
 def saved(folder, how, config=SMALL, **options):
     """A tuned model whose adapter is in ``folder``."""
     identity = model_identity(make(config, bits=options.get("bits")))
-    model = trained(config, how, **options)
+    model = make_trained(config, how, **options)
     save_adapters(model, how, folder, base_identity=identity)
     return model
 
@@ -81,14 +81,14 @@ def test_loaded_is_bit_for_bit_what_was_saved(how, tmp_path):
     again = loaded(tmp_path / "a")
     assert equal(weights_of(again), weights_of(model))
     assert equal(adapter_weights(again), adapter_weights(model))  # what learns goes on learning
-    np.testing.assert_array_equal(logits_of(again), logits_of(model))
+    np.testing.assert_array_equal(compute_logits(again), compute_logits(model))
 
 
 @pytest.mark.parametrize("config", [LLAMA, SPARSE], ids=["llama", "sparse"])
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_any_decoder_packed_or_not_is_loaded_as_it_was_saved(config, bits, tmp_path):
     model = saved(tmp_path / "a", TUNINGS["connector and lora"], config, bits=bits)
-    np.testing.assert_array_equal(logits_of(loaded(tmp_path / "a", config, bits)), logits_of(model))
+    np.testing.assert_array_equal(compute_logits(loaded(tmp_path / "a", config, bits)), compute_logits(model))
 
 
 def test_a_folder_has_a_file_for_adapters_and_one_for_each_part_in_full(tmp_path):
@@ -119,7 +119,7 @@ def test_mlx_lm_reads_an_adapter_of_the_decoder(how, keys, tmp_path):
     model = saved(tmp_path / "a", tuning(decoder=PartTuning(how, rank=4, keys=keys, num_layers=1)), LLAMA)
     again = make(LLAMA)
     load_with_mlx_lm(again, str(tmp_path / "a"))
-    np.testing.assert_array_equal(logits_of(again), logits_of(model))
+    np.testing.assert_array_equal(compute_logits(again), compute_logits(model))
 
 
 def test_saving_again_replaces_the_adapter_and_nothing_else(tmp_path):
@@ -130,11 +130,11 @@ def test_saving_again_replaces_the_adapter_and_nothing_else(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         *("checkpoints", "metrics.jsonl", "adapter_config.json", "adapters.safetensors")
     }
-    np.testing.assert_array_equal(logits_of(loaded(tmp_path)), logits_of(model))
+    np.testing.assert_array_equal(compute_logits(loaded(tmp_path)), compute_logits(model))
 
 
 def test_a_tuning_that_is_not_the_models_is_not_saved(tmp_path):
-    model = trained(SMALL, tuning(decoder=LORA))
+    model = make_trained(SMALL, tuning(decoder=LORA))
     for other in (tuning(decoder=PartTuning("lora", rank=4, scale=2.0)), tuning(connector=FULL)):
         with pytest.raises(ValueError, match="not prepared with this tuning"):
             save_adapters(model, other, tmp_path / "a", base_identity="")
@@ -152,11 +152,11 @@ def test_a_loaded_adapter_is_trained_further_and_saved_again(tmp_path):
     model = make()
     identity = model_identity(model)
     load_adapters(model, tmp_path / "a")
-    before = logits_of(model)
+    before = compute_logits(model)
     train(model, seed=3)
     save_adapters(model, *tunings_of(model), tmp_path / "b", base_identity=identity)
-    np.testing.assert_array_equal(logits_of(loaded(tmp_path / "b")), logits_of(model))
-    assert not np.array_equal(logits_of(model), before)
+    np.testing.assert_array_equal(compute_logits(loaded(tmp_path / "b")), compute_logits(model))
+    assert not np.array_equal(compute_logits(model), before)
 
 
 # Hot swap
@@ -177,7 +177,7 @@ def test_one_adapter_follows_another(tmp_path):
     model = make()
     for folder, expected in (("one", one), ("two", two), ("one", one)):
         load_adapters(model, tmp_path / folder)
-        np.testing.assert_array_equal(logits_of(model), logits_of(expected))
+        np.testing.assert_array_equal(compute_logits(model), compute_logits(expected))
         remove_adapters(model)
 
 
@@ -188,7 +188,7 @@ def test_removing_nothing_changes_nothing():
 
 
 def test_a_part_trained_in_full_cannot_be_taken_off_where_it_was_trained():
-    model = trained(SMALL, tuning(connector=FULL))
+    model = make_trained(SMALL, tuning(connector=FULL))
     with pytest.raises(ValueError, match="the connector was trained in full, over its first weights"):
         remove_adapters(model)
 
@@ -225,11 +225,11 @@ def test_halves_of_two_adapters_are_their_mean(config, tmp_path):
     ]
     model = make(config)
     combine_adapters(model, {tmp_path / "0": 0.5, tmp_path / "1": 0.5})
-    logits = logits_of(model)
+    logits = compute_logits(model)
     for key, value in fused_weights(model).items():
         mean = (expected[0][key] + expected[1][key]) / 2
         np.testing.assert_allclose(np.array(value), np.array(mean), rtol=0, atol=1e-6, err_msg=key)
-    np.testing.assert_allclose(logits_of(model), logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(compute_logits(model), logits, rtol=0, atol=1e-5)
 
 
 def test_lora_stands_beside_what_another_adapter_trained_in_full(tmp_path):
@@ -257,20 +257,20 @@ def test_tables_are_combined_too(tmp_path):
 def test_no_weight_is_no_change_and_combined_ones_come_off(how, tmp_path):
     saved(tmp_path / "a", TUNINGS[how])
     saved(tmp_path / "b", TUNINGS["connector and lora"], seed=2)
-    before = logits_of(make())
-    np.testing.assert_array_equal(logits_of(loaded(tmp_path / "a", weight=0.0)), before)
+    before = compute_logits(make())
+    np.testing.assert_array_equal(compute_logits(loaded(tmp_path / "a", weight=0.0)), before)
     model = make()
     combine_adapters(model, {tmp_path / "a": 0.3, tmp_path / "b": 0.7})
-    assert not np.allclose(logits_of(model), before, atol=1e-2)
+    assert not np.allclose(compute_logits(model), before, atol=1e-2)
     remove_adapters(model)
-    np.testing.assert_array_equal(logits_of(model), before)
+    np.testing.assert_array_equal(compute_logits(model), before)
 
 
 def test_a_weighted_adapter_is_saved_as_it_weighs(tmp_path):
     saved(tmp_path / "a", TUNINGS["connector and lora"])
     half = loaded(tmp_path / "a", weight=0.5)
     save_adapters(half, *tunings_of(half), tmp_path / "half", base_identity=model_identity(make()))
-    np.testing.assert_array_equal(logits_of(loaded(tmp_path / "half")), logits_of(half))
+    np.testing.assert_array_equal(compute_logits(loaded(tmp_path / "half")), compute_logits(half))
 
 
 def test_combined_adapters_are_not_saved_as_one(tmp_path):
@@ -302,26 +302,26 @@ def test_dora_goes_with_adapters_of_other_parts_alone(tmp_path):
 @pytest.mark.parametrize("how", TUNINGS.values(), ids=TUNINGS)
 def test_fused_equals_unfused(how, tmp_path):
     model = saved(tmp_path / "a", how)
-    logits = logits_of(model)
+    logits = compute_logits(model)
     fuse_adapters(model)
     assert weights_of(model).keys() == weights_of(make()).keys()
-    np.testing.assert_allclose(logits_of(model), logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(compute_logits(model), logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [LLAMA, SPARSE], ids=["llama", "sparse"])
 @pytest.mark.parametrize("bits", [None, 4])
 def test_any_decoder_fused_and_dequantized_equals_unfused(config, bits, tmp_path):
-    model = trained(config, tuning(connector=LORA, decoder=LORA), bits=bits)
-    logits = logits_of(model)
+    model = make_trained(config, tuning(connector=LORA, decoder=LORA), bits=bits)
+    logits = compute_logits(model)
     fuse_adapters(model, dequantize=True)
     assert weights_of(model).keys() == weights_of(make(config)).keys()
     assert model.config == config
-    np.testing.assert_allclose(logits_of(model), logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(compute_logits(model), logits, rtol=0, atol=1e-5)
 
 
 def test_a_packed_model_is_packed_again_as_it_was():
-    model = trained(SMALL, TUNINGS["lora"], bits=8)
-    logits, change = logits_of(model), np.abs(logits_of(model) - logits_of(make(bits=8))).max()
+    model = make_trained(SMALL, TUNINGS["lora"], bits=8)
+    logits, change = compute_logits(model), np.abs(compute_logits(model) - compute_logits(make(bits=8))).max()
     fuse_adapters(model)
     packed = make(bits=8)
     assert model.config == packed.config
@@ -329,15 +329,15 @@ def test_a_packed_model_is_packed_again_as_it_was():
     assert {k: (v.shape, v.dtype) for k, v in found.items()} == {
         k: (v.shape, v.dtype) for k, v in expected.items()
     }
-    assert 0 < np.abs(logits_of(model) - logits).max() < 0.05 * change  # rounding
+    assert 0 < np.abs(compute_logits(model) - logits).max() < 0.05 * change  # rounding
 
 
 @pytest.mark.parametrize("how", ["dora", "table and head"])
 def test_what_else_stands_beside_packed_weights_is_fused(how):
-    model = trained(SMALL, TUNINGS[how], bits=4)
-    logits = logits_of(model)
+    model = make_trained(SMALL, TUNINGS[how], bits=4)
+    logits = compute_logits(model)
     fuse_adapters(model, dequantize=True)
-    np.testing.assert_allclose(logits_of(model), logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(compute_logits(model), logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["lora", "dora"])
@@ -350,11 +350,11 @@ def test_fusing_keeps_the_type_of_the_weights(how):
 
 
 def test_a_fused_model_is_saved_loaded_and_tuned_as_any_other(tmp_path):
-    model = trained(SMALL, TUNINGS["connector and lora"])
+    model = make_trained(SMALL, TUNINGS["connector and lora"])
     fuse_adapters(model)
     save(model, tmp_path / "fused", companions=find_folder("mm1-tiny"))
     again, _ = load(tmp_path / "fused", dtype="float32")
-    np.testing.assert_array_equal(logits_of(again), logits_of(model))
+    np.testing.assert_array_equal(compute_logits(again), compute_logits(model))
     prepare(model, TUNINGS["dora"])
 
 
@@ -374,17 +374,17 @@ def save_for(folder, path, how):
     identity = model_identity(model)
     prepare(model, how)
     save_adapters(train(model), how, path, base_identity=identity)
-    return logits_of(model)
+    return compute_logits(model)
 
 
 def test_load_takes_an_adapter_or_several(folder, tmp_path):
     logits = save_for(folder, tmp_path / "a", TUNINGS["connector and lora"])
     model, _ = load(folder, adapter_path=tmp_path / "a", dtype="float32")
-    np.testing.assert_array_equal(logits_of(model), logits)
+    np.testing.assert_array_equal(compute_logits(model), logits)
     one = {str(tmp_path / "a"): 0.5}
     combined, expected = load(folder, adapter_path=one, dtype="float32")[0], load(folder, dtype="float32")[0]
     load_adapters(expected, tmp_path / "a", weight=0.5)
-    np.testing.assert_array_equal(logits_of(combined), logits_of(expected))
+    np.testing.assert_array_equal(compute_logits(combined), compute_logits(expected))
 
 
 def test_an_untrained_part_that_was_tuned_is_not_called_untrained(folder, tmp_path, capsys):

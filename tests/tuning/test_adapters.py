@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from small_models import SMALL
-from tuned_models import FROZEN, IDS, LLAMA, SPARSE, logits_of, make, train, tuning
+from tuned_models import FROZEN, IDS, LLAMA, SPARSE, compute_logits, make, train, tuning
 
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.model.mm1 import count_parameters
@@ -53,10 +53,10 @@ def deeper(num_layers, **changes):
 
 @pytest.mark.parametrize("config", [SMALL, LLAMA, SPARSE], ids=["ours", "llama", "sparse"])
 def test_new_adapters_change_nothing(config):
-    before = logits_of(make(config))
+    before = compute_logits(make(config))
     keys = ("*.q_proj",)  # experts have no DoRA
     for how in (tuning(LORA, LORA, LORA), tuning(DORA, DORA, PartTuning("dora", keys=keys))):
-        np.testing.assert_array_equal(logits_of(prepared(how, config)), before)
+        np.testing.assert_array_equal(compute_logits(prepared(how, config)), before)
 
 
 def test_equal_seeds_make_equal_adapters():
@@ -73,9 +73,9 @@ def test_equal_seeds_make_equal_adapters():
 
 def test_dropout_acts_in_training_alone():
     model = train(prepared(tuning(decoder=PartTuning("lora", dropout=0.5))))
-    np.testing.assert_array_equal(logits_of(model), logits_of(model))
+    np.testing.assert_array_equal(compute_logits(model), compute_logits(model))
     model.train()
-    assert not np.array_equal(logits_of(model), logits_of(model))
+    assert not np.array_equal(compute_logits(model), compute_logits(model))
 
 
 # Which linears
@@ -178,8 +178,8 @@ def test_adapters_train_over_packed_weights_which_stay_frozen(bits):
     model = prepared(tuning(connector=FULL, decoder=LORA), bits=bits)
     keys = set(adapter_weights(model))
     assert not [key for key in keys if key.endswith((".scales", ".biases", ".linear.weight"))]
-    before = logits_of(model)
-    assert not np.array_equal(logits_of(train(model)), before)
+    before = compute_logits(model)
+    assert not np.array_equal(compute_logits(train(model)), before)
 
 
 def test_counts_are_of_each_part_and_packed_weights_count_as_what_they_stand_for():
@@ -199,7 +199,7 @@ def test_taken_off_the_model_is_as_it_was():
     model = prepared(tuning(LORA, DORA, PartTuning("lora", keys=("*.q_proj", "embed_tokens"))))
     assert tuned_parts(model) == {"image_encoder", "connector", "decoder"}
     take_off(train(model))
-    np.testing.assert_array_equal(logits_of(model), logits_of(make()))
+    np.testing.assert_array_equal(compute_logits(model), compute_logits(make()))
     assert tuned_parts(model) == set()
     assert [k for k, _ in tree_flatten(model.parameters())] == [
         k for k, _ in tree_flatten(make().parameters())

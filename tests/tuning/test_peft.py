@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from small_models import SMALL
-from tuned_models import LLAMA, logits_of, make, trained, tuning
+from tuned_models import LLAMA, compute_logits, make, make_trained, tuning
 
 from mm1_mlx import export_peft, fuse_adapters, import_peft, load_adapters, remove_adapters
 from mm1_mlx.errors import CheckpointError
@@ -25,7 +25,7 @@ IDS = [[1, 5, 40, 41, 7, 300]]
 
 def export(folder, own=HOWS["lora"], config=LLAMA):
     """A tuned model, and its decoder's adapter in PEFT's layout."""
-    model = trained(config, tuning(decoder=own))
+    model = make_trained(config, tuning(decoder=own))
     export_peft(model, folder, base_model="llama")
     return model
 
@@ -96,7 +96,7 @@ def test_exported_then_imported_the_logits_are_the_same(config, own, tmp_path):
     model = export(tmp_path / "peft", own, config)
     again = make(config)
     import_peft(again, tmp_path / "peft")
-    np.testing.assert_allclose(logits_of(again), logits_of(model), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(compute_logits(again), compute_logits(model), rtol=0, atol=1e-6)
 
 
 def test_alpha_is_scale_times_rank_and_names_are_those_of_transformers(tmp_path):
@@ -127,23 +127,23 @@ def test_an_imported_adapter_is_saved_and_loaded_as_any_other(own, tmp_path):
     save_adapters(model, found, tmp_path / "ours", base_identity=identity)
     again = make(LLAMA)
     load_adapters(again, tmp_path / "ours")
-    np.testing.assert_allclose(logits_of(again), logits_of(tuned), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(compute_logits(again), compute_logits(tuned), rtol=0, atol=1e-6)
 
 
 def test_an_imported_adapter_is_taken_off_again(tmp_path):
     export(tmp_path / "peft")
     model = make(LLAMA)
-    before = logits_of(model)
+    before = compute_logits(model)
     import_peft(model, tmp_path / "peft")
     remove_adapters(model)
-    np.testing.assert_array_equal(logits_of(model), before)
+    np.testing.assert_array_equal(compute_logits(model), before)
 
 
 # What PEFT's layout has no place for
 
 
 def test_other_tuned_parts_are_left_out_only_when_asked(tmp_path):
-    model = trained(LLAMA, tuning(connector=PartTuning("full"), decoder=HOWS["lora"]))
+    model = make_trained(LLAMA, tuning(connector=PartTuning("full"), decoder=HOWS["lora"]))
     with pytest.raises(CheckpointError, match=r"the connector was tuned too.*`decoder_only` leaves it out"):
         export_peft(model, tmp_path / "peft", base_model="llama")
     export_peft(model, tmp_path / "peft", base_model="llama", decoder_only=True)
@@ -153,7 +153,9 @@ def test_other_tuned_parts_are_left_out_only_when_asked(tmp_path):
 @pytest.mark.parametrize("parts", [{"connector": HOWS["lora"]}, {"decoder": PartTuning("full")}], ids=str)
 def test_a_decoder_without_adapters_is_not_exported(parts, tmp_path):
     with pytest.raises(CheckpointError, match="the decoder has no LoRA or DoRA"):
-        export_peft(trained(LLAMA, tuning(**parts)), tmp_path / "peft", base_model="llama", decoder_only=True)
+        export_peft(
+            make_trained(LLAMA, tuning(**parts)), tmp_path / "peft", base_model="llama", decoder_only=True
+        )
     assert not (tmp_path / "peft").exists()
 
 
@@ -164,13 +166,13 @@ def test_a_decoder_without_adapters_is_not_exported(parts, tmp_path):
 )
 def test_adapters_of_experts_and_tables_are_not_exported(changes, key, tmp_path):
     config = replace(SMALL, text_config=replace(SMALL.text_config, **changes))
-    model = trained(config, tuning(decoder=PartTuning("lora", keys=(key,))))
+    model = make_trained(config, tuning(decoder=PartTuning("lora", keys=(key,))))
     with pytest.raises(CheckpointError, match=f"adapters of linears, not of decoder.*{key}"):
         export_peft(model, tmp_path / "peft", base_model="llama")
 
 
 def test_fused_adapters_are_not_exported(tmp_path):
-    model = trained(LLAMA, tuning(decoder=HOWS["lora"]))
+    model = make_trained(LLAMA, tuning(decoder=HOWS["lora"]))
     fuse_adapters(model)
     with pytest.raises(CheckpointError, match="the decoder has no LoRA or DoRA"):
         export_peft(model, tmp_path / "peft", base_model="llama")

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from mm1_mlx.evaluation.tasks.places import Places, laid_out, read_json
-from mm1_mlx.evaluation.tasks.task import Item, Split, one_line
+from mm1_mlx.evaluation.tasks.places import Places, expect_layout, read_json
+from mm1_mlx.evaluation.tasks.task import Item, Split, join_lines
 
 KARPATHY = {"queries": ("test",), "support": ("train", "restval")}
 
 
 def read_coco(data: str | None, split: Split) -> list[Item]:
-    """Read ``dataset_coco.json``: its test split, or train with what it calls restval."""
+    """Read COCO's ``dataset_coco.json``: its test split, or its train split with the one called restval."""
     places = Places(data, "coco")
-    path = places.file("dataset_coco.json")
-    with laid_out(path, "Karpathy's COCO"):
+    path = places.find_file("dataset_coco.json")
+    with expect_layout(path, "Karpathy's COCO"):
         return [
             Item(
                 str(image["cocoid"]),
-                places.pictures(image["filepath"]) / image["filename"],
+                places.find_pictures(image["filepath"]) / image["filename"],
                 tuple(sentence["raw"] for sentence in image["sentences"]),
-                shown=one_line(image["sentences"][0]["raw"]),
+                shown=join_lines(image["sentences"][0]["raw"]),
             )
             for image in read_json(path)["images"]
             if image["split"] in KARPATHY[split]
@@ -32,16 +32,16 @@ def read_coco(data: str | None, split: Split) -> list[Item]:
 
 
 def read_nocaps(data: str | None, split: Split) -> list[Item]:
-    """Read ``nocaps_val_4500_captions.json``, with its domains; it has no examples of its own, so COCO's are shown."""
+    """Read NoCaps' ``nocaps_val_4500_captions.json`` with its domains; worked examples come from COCO."""
     if split == "support":
         return read_coco(data, "support")
     places = Places(data, "nocaps")
-    path = places.file("nocaps_val_4500_captions.json")
+    path = places.find_file("nocaps_val_4500_captions.json")
     values, captions = read_json(path), defaultdict(list)
-    with laid_out(path, "NoCaps' validation captions"):
+    with expect_layout(path, "NoCaps' validation captions"):
         for annotation in values["annotations"]:
             captions[annotation["image_id"]].append(annotation["caption"])
-        folder = places.pictures("val")
+        folder = places.find_pictures("val")
         return [
             Item(
                 str(image["id"]),
@@ -54,15 +54,15 @@ def read_nocaps(data: str | None, split: Split) -> list[Item]:
 
 
 def read_textcaps(data: str | None, split: Split) -> list[Item]:
-    """Read ``TextCaps_0.1_val.json`` or ``…_train.json``: a row for each caption, several for each picture."""
+    """Read ``TextCaps_0.1_val.json`` or ``…_train.json``, which have several rows for each picture, one a caption."""
     places = Places(data, "textcaps", "textvqa")
-    path = places.file(f"TextCaps_0.1_{'val' if split == 'queries' else 'train'}.json")
+    path = places.find_file(f"TextCaps_0.1_{'val' if split == 'queries' else 'train'}.json")
     captions: dict[str, list[str]] = defaultdict(list)
-    with laid_out(path, "TextCaps"):
+    with expect_layout(path, "TextCaps"):
         for row in read_json(path)["data"]:
             captions[row["image_id"]].append(row["caption_str"])
-    folder = places.pictures("train_images")  # of validation too
+    folder = places.find_pictures("train_images")  # the pictures of validation are here too
     return [
-        Item(name, folder / f"{name}.jpg", tuple(found), shown=one_line(found[0]))
+        Item(name, folder / f"{name}.jpg", tuple(found), shown=join_lines(found[0]))
         for name, found in captions.items()
     ]

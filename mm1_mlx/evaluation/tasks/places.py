@@ -11,17 +11,28 @@ from typing import Any
 
 from mm1_mlx.errors import DataError
 
-FOLDERS = ("", "annotations", "Annotations", "questions", "questions1.2")  # where archives put their JSON
-PICTURES = ("", "images", "Images", "train_val_images")  # what their picture folders are in, if anything
+FOLDERS = (
+    "",
+    "annotations",
+    "Annotations",
+    "questions",
+    "questions1.2",
+)  # folders in which archives have their JSON
+PICTURES = (
+    "",
+    "images",
+    "Images",
+    "train_val_images",
+)  # folders in which archives have their picture folders
 
 
 class Places:
-    """The files of a task.
+    """The places of a task's files below one folder.
 
     Args:
-        data: the folder; what is looked for may also be one level down, in a folder named as the task.
-        task: its name.
-        shared: another task's name, whose folder holds the pictures.
+        data: the folder; files may also be one level down, in a folder named as the task.
+        task: the name of the task.
+        shared: the name of another task, whose folder has the pictures.
 
     Raises:
         DataError: there is no folder.
@@ -36,11 +47,11 @@ class Places:
             raise DataError(f"{task}: `data` {data} is no folder; give the one that the data sets are in.")
         self._roots = [folder, *(folder / name for name in (task, shared) if name is not None)]
 
-    def file(self, name: str) -> Path:
-        """Return where a file is.
+    def find_file(self, name: str) -> Path:
+        """Find a file by its name.
 
         Raises:
-            DataError: it is nowhere; the message says where it was looked for.
+            DataError: there is no such file; the message names the folders that were searched.
         """
         places = [root / folder / name for root in self._roots for folder in FOLDERS]
         for path in places:
@@ -52,8 +63,8 @@ class Places:
             "give another folder with `data`."
         )
 
-    def pictures(self, name: str) -> Path:
-        """Return the folder of pictures called ``name``; where there is none, where it should be."""
+    def find_pictures(self, name: str) -> Path:
+        """Find the folder of pictures called ``name``; where there is none, return the place where it should be."""
         places = [root / outer / name for root in self._roots for outer in PICTURES]
         return next((path for path in places if path.is_dir()), places[0])
 
@@ -73,15 +84,15 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def laid_out(path: Path, as_in: str) -> Iterator[None]:
-    """Go around the reading of parsed JSON: what is not where it should be is told as the file's fault.
+def expect_layout(path: Path, as_in: str) -> Iterator[None]:
+    """Report errors in the ``with`` block, which reads parsed JSON, as a wrong layout of the file.
 
     Args:
         path: the file.
-        as_in: whose layout was expected: "VQAv2's questions".
+        as_in: the expected layout, such as "VQAv2's questions".
 
     Raises:
-        DataError: something is missing, or of another kind.
+        DataError: a value is missing or of another type.
     """
     try:
         yield

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mm1_mlx.evaluation.tasks.places import Places, laid_out, read_json
-from mm1_mlx.evaluation.tasks.task import Item, Split, commonest, one_line
+from mm1_mlx.evaluation.tasks.places import Places, expect_layout, read_json
+from mm1_mlx.evaluation.tasks.task import Item, Split, find_commonest, join_lines
 
 COCO_YEAR = {"queries": "val2014", "support": "train2014"}
 
@@ -40,24 +40,24 @@ def _read_vqa(
     written: str = "answer",
     group: str | None = None,
 ) -> list[Item]:
-    """Read questions in one file, their answers in another. A question that has none there keeps none."""
-    asked, answered = (places.file(name) for name in names)
-    with laid_out(answered, "VQA's annotations"):
+    """Read questions from one file and their answers from another; some questions may have no answers."""
+    asked, answered = (places.find_file(name) for name in names)
+    with expect_layout(answered, "VQA's annotations"):
         found: dict[Any, dict[str, Any]] = {
             own["question_id"]: {
                 "answers": tuple(answer["answer"] for answer in own["answers"]),
-                "shown": commonest([answer[written] for answer in own["answers"]]),
+                "shown": find_commonest([answer[written] for answer in own["answers"]]),
                 "group": own[group] if group else None,
             }
             for own in read_json(answered)["annotations"]
         }
-    folder, none = places.pictures(year), {"answers": (), "shown": "", "group": None}
-    with laid_out(asked, "VQA's questions"):
+    folder, none = places.find_pictures(year), {"answers": (), "shown": "", "group": None}
+    with expect_layout(asked, "VQA's questions"):
         return [
             Item(
                 str(own["question_id"]),
                 folder / f"COCO_{year}_{own['image_id']:012}.jpg",
-                question=one_line(own["question"]),
+                question=join_lines(own["question"]),
                 **found.get(own["question_id"], none),
             )
             for own in read_json(asked)["questions"]
@@ -67,31 +67,31 @@ def _read_vqa(
 def read_textvqa(data: str | None, split: Split) -> list[Item]:
     """Read ``TextVQA_0.5.1_val.json`` or ``…_train.json``; both have their pictures in ``train_images``."""
     places = Places(data, "textvqa", "textcaps")
-    path = places.file(f"TextVQA_0.5.1_{'val' if split == 'queries' else 'train'}.json")
-    folder = places.pictures("train_images")
-    with laid_out(path, "TextVQA"):
+    path = places.find_file(f"TextVQA_0.5.1_{'val' if split == 'queries' else 'train'}.json")
+    folder = places.find_pictures("train_images")
+    with expect_layout(path, "TextVQA"):
         return [
             Item(
                 str(own["question_id"]),
                 folder / f"{own['image_id']}.jpg",
                 tuple(own.get("answers", ())),
-                one_line(own["question"]),
+                join_lines(own["question"]),
             )
             for own in read_json(path)["data"]
         ]
 
 
 def read_vizwiz(data: str | None, split: Split) -> list[Item]:
-    """Read VizWiz's ``val.json`` or ``train.json``: one question a picture, which may have no answer in it."""
+    """Read VizWiz's ``val.json`` or ``train.json``: one question for each picture, which may not show the answer."""
     places, name = Places(data, "vizwiz"), "val" if split == "queries" else "train"
-    path, folder = places.file(f"{name}.json"), places.pictures(name)
-    with laid_out(path, "VizWiz"):
+    path, folder = places.find_file(f"{name}.json"), places.find_pictures(name)
+    with expect_layout(path, "VizWiz"):
         return [
             Item(
                 own["image"],
                 folder / own["image"],
                 tuple(answer["answer"] for answer in own.get("answers", ())),
-                one_line(own["question"]),
+                join_lines(own["question"]),
                 group=own.get("answer_type"),
             )
             for own in read_json(path)
@@ -101,15 +101,15 @@ def read_vizwiz(data: str | None, split: Split) -> list[Item]:
 def read_gqa(data: str | None, split: Split) -> list[Item]:
     """Read GQA's balanced questions, of testdev or for training, scored by their structure too."""
     places = Places(data, "gqa")
-    path = places.file(f"{'testdev' if split == 'queries' else 'train'}_balanced_questions.json")
-    folder = places.pictures("images")
-    with laid_out(path, "GQA's questions"):
+    path = places.find_file(f"{'testdev' if split == 'queries' else 'train'}_balanced_questions.json")
+    folder = places.find_pictures("images")
+    with expect_layout(path, "GQA's questions"):
         return [
             Item(
                 id,
                 folder / f"{own['imageId']}.jpg",
                 (own["answer"],) if "answer" in own else (),
-                one_line(own["question"]),
+                join_lines(own["question"]),
                 group=own["types"]["structural"],
             )
             for id, own in read_json(path).items()

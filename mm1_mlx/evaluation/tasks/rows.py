@@ -1,7 +1,7 @@
 """A person's own rows: ``test.jsonl`` to ask about, ``train.jsonl`` for worked examples, or a hub data set's splits.
 
-A row is a question about one picture or none, or a caption, in the forms of training rows. ``answers`` lists what else
-is right, ``captions`` what else a caption may say, ``choices`` what a ranking chooses from.
+A row is a question about one picture or none, or a caption, in the forms of training rows. ``answers`` lists more right
+answers, ``captions`` more right captions, ``choices`` the answers that a ranking chooses from.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mm1_mlx.data.records import open_data
+from mm1_mlx.data import records
 from mm1_mlx.data.row_forms import Record, read_row
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.evaluation.tasks.places import Places
-from mm1_mlx.evaluation.tasks.task import Item, Split, one_line
+from mm1_mlx.evaluation.tasks.task import Item, Split, join_lines
 from mm1_mlx.files.json_lines import read_json_lines
 from mm1_mlx.inputs.prompt import remove_places
 from mm1_mlx.strict import shown
 
-SPLITS: dict[Split, str] = {"queries": "test", "support": "train"}
+SPLITS: dict[Split, records.Split] = {"queries": "test", "support": "train"}
 
 
 def read_rows(data: str | None, split: Split) -> list[Item]:
-    """Read the rows of a folder or of a data set on the Hugging Face hub.
+    """Read one's own rows from a folder or from a data set on the Hugging Face hub.
 
     Raises:
         DataError: there is no such split, a row is at fault, or they are not all questions or all captions.
     """
-    items = [_item(str(number), record, values) for number, record, values in _rows(data, split)]
+    items = [_make_item(str(number), record, values) for number, record, values in _iterate_rows(data, split)]
     kinds = {item.question is None for item in items}
     if len(kinds) > 1:
         raise DataError(
@@ -38,17 +38,17 @@ def read_rows(data: str | None, split: Split) -> list[Item]:
     return items
 
 
-def _rows(data: str | None, split: Split) -> Iterator[tuple[int, Record, dict[str, Any]]]:
-    """Yield each row's number, what it means, and its keys as they stand."""
+def _iterate_rows(data: str | None, split: Split) -> Iterator[tuple[int, Record, dict[str, Any]]]:
+    """Yield each row's number, the record it makes, and its values unchanged."""
     if data is not None and not os.path.exists(os.path.expanduser(data)) and "/" in data:
-        records = open_data(data).get(SPLITS[split])
-        if records is None:
+        found = records.open_data(data).get(SPLITS[split])
+        if not isinstance(found, records.HubRecords):
             raise DataError(f"rows: {data} has no {SPLITS[split]} split.")
-        for index in range(len(records)):
-            (row,) = records.rows[index].to_pylist()
-            yield index, records[index], records.features.decode_example(row)
+        for index in range(len(found)):
+            (row,) = found.rows[index].to_pylist()
+            yield index, found[index], found.features.decode_example(row)
         return
-    path = Places(data, "rows").file(f"{SPLITS[split]}.jsonl")
+    path = Places(data, "rows").find_file(f"{SPLITS[split]}.jsonl")
     try:
         lines = read_json_lines(path, holds="rows")
     except PromptError as error:
@@ -58,40 +58,40 @@ def _rows(data: str | None, split: Split) -> Iterator[tuple[int, Record, dict[st
         yield line, read_row(values, name=name, folder=folder, pictures_there=False), values
 
 
-def _item(id: str, record: Record, values: dict[str, Any]) -> Item:
+def _make_item(id: str, record: Record, values: dict[str, Any]) -> Item:
     try:
         if len(record.images) > 1:
             raise DataError(f"it has {len(record.images)} pictures; an evaluation asks about one, or none.")
         image = record.images[0] if record.images else None
-        choices = _texts(values, "choices")
+        choices = _require_texts(values, "choices")
         if record.form == "caption":
             caption = values["caption"]
-            captions = _with_first(caption, _texts(values, "captions"))
-            return Item(id, image, captions, shown=one_line(caption), choices=choices)
+            captions = _put_first(caption, _require_texts(values, "captions"))
+            return Item(id, image, captions, shown=join_lines(caption), choices=choices)
         if record.document is not None or [turn.role for turn in record.turns] != ["user", "assistant"]:
             raise DataError("it is no single question with its answer, and no caption.")
         asked, said = record.turns
-        answers, rationale = _texts(values, "answers"), values.get("rationale")
-        first = one_line(said.text if record.form != "question" else values.get("answer") or answers[0])
+        answers, rationale = _require_texts(values, "answers"), values.get("rationale")
+        first = join_lines(said.text if record.form != "question" else values.get("answer") or answers[0])
         return Item(
             id,
             image,
-            _with_first(first, answers),
+            _put_first(first, answers),
             remove_places(asked.text).strip(),
             shown=first,
-            rationale=rationale and one_line(rationale),
+            rationale=rationale and join_lines(rationale),
             choices=choices,
         )
     except DataError as error:
         raise DataError(f"{record.name}: {error}") from None
 
 
-def _with_first(first: str, texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return everything that is right: what is shown as an example, and what else the row lists."""
+def _put_first(first: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return all right answers: ``texts``, and before them ``first`` where they lack it."""
     return texts if first in texts else (first, *texts)
 
 
-def _texts(values: dict[str, Any], key: str) -> tuple[str, ...]:
+def _require_texts(values: dict[str, Any], key: str) -> tuple[str, ...]:
     found = values.get(key) or ()
     found = [found] if isinstance(found, str) else found
     if not isinstance(found, list | tuple) or not all(

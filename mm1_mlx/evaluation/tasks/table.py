@@ -1,4 +1,4 @@
-"""The tasks by name. A further one is a line here: a reader, a metric, how long an answer may be."""
+"""The tasks by name. A new task is one line here: a reader, a metric, how long an answer may be."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ TASKS: Mapping[str, Task] = {task.name: task for task in (*PUBLISHED, ROWS)}
 def find_tasks(
     names: Sequence[str], known: Mapping[str, Task] = TASKS, *, parameter: str = "tasks"
 ) -> list[Task]:
-    """Return the tasks of these names; a name that ends in ``*`` stands for all that begin so.
+    """Return the tasks of some names; a name that ends in ``*`` means all names that begin so.
 
     Args:
-        names: what was asked for.
+        names: the names that were asked for.
         known: all tasks by name.
         parameter: what a message calls ``names``.
 

@@ -18,7 +18,7 @@ LEAST_ANSWERS: dict[Metric, int] = {"cider": 1, "vqa": 2, "exact": 1}  # VQA lea
 class Item:
     """A query, or a worked example of the support split."""
 
-    id: str  # no other of its split has it
+    id: str  # unique in its split
     image: Source | None
     answers: tuple[str, ...]  # what people said; of a picture without a question, their captions
     question: str | None = None  # None asks for a caption
@@ -29,36 +29,36 @@ class Item:
 
     @property
     def example(self) -> str:
-        """What the item says as a worked example: one answer on one line; "" where there is none."""
-        return self.shown if self.shown is not None else commonest(self.answers)
+        """The answer of the item as a worked example, on one line; "" where there is none."""
+        return self.shown if self.shown is not None else find_commonest(self.answers)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to measure.
+    """A task of an evaluation: what is asked, where it is read from, and how answers are scored.
 
-    ``read`` takes where the data is (``--data``; None: nowhere) and which split is wanted. Its items may be made when
-    they are asked for; there must be the same ones each time.
+    ``read`` takes the place of the data (``--data``; None where there is none) and the split. Its items may be made when
+    they are needed, but must be the same each time.
     """
 
-    name: str  # as --tasks has it
-    title: str  # as a table has it
+    name: str  # for --tasks
+    title: str  # for tables
     about: str  # what is asked, and which files are read
     read: Callable[[str | None, Split], Sequence[Item]]
     metric: Metric | None = None  # None: cider of captions, exact match of answers
     max_tokens: int = 20  # of an answer
 
-    def metric_of(self, items: Sequence[Item]) -> Metric:
-        """Return how answers about these items are scored."""
+    def pick_metric(self, items: Sequence[Item]) -> Metric:
+        """Return the metric that scores answers about ``items``."""
         return self.metric or ("cider" if items[0].question is None else "exact")
 
 
-def one_line(text: str) -> str:
-    """Return a text as it stands in a line of a prompt: every run of white space is one blank."""
+def join_lines(text: str) -> str:
+    """Return a text as one line: every run of white space becomes one blank."""
     return " ".join(text.split())
 
 
-def commonest(answers: Sequence[str]) -> str:
-    """Return what most people said, of equally many the first, on one line; "" where nobody said anything."""
-    said = Counter(filter(None, map(one_line, answers)))
+def find_commonest(answers: Sequence[str]) -> str:
+    """Return the commonest answer as one line, the first of equally common ones; "" where there is no answer."""
+    said = Counter(filter(None, map(join_lines, answers)))
     return max(said, key=said.__getitem__) if said else ""

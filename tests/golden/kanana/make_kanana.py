@@ -55,12 +55,12 @@ generator = torch.Generator().manual_seed(7201)
 
 
 def normal(shape, scale, mean=0.0):
-    """Random numbers that float16 holds exactly."""
+    """Return random numbers that float16 holds exactly."""
     return (mean + scale * torch.randn(shape, generator=generator)).half().float()
 
 
 def linear(name, *shape):
-    """A weight under its published name; 1 x 1 convolutions have four axes."""
+    """Make a weight under its published name; 1 x 1 convolutions have four axes."""
     weights[name] = normal(shape, 1.2 / np.prod(shape[1:]) ** 0.5)
 
 
@@ -92,7 +92,7 @@ for layer, inputs in ((0, C), (2, D)):
 
 
 def channels(x, name):
-    """LayerNorm over the channels of a feature map."""
+    """Apply LayerNorm over the channels of a feature map."""
     x = x.permute(0, 2, 3, 1)
     x = F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-5)
     return x.permute(0, 3, 1, 2)
@@ -113,7 +113,7 @@ def run_block(x, b):
 
 
 def run_connector(features, rows, columns):
-    """(rows * columns, E), in the encoder's order, to (rows * columns / 4, D)."""
+    """Turn (rows * columns, E), in the encoder's order, into (rows * columns / 4, D)."""
     table = weights["pos_emb"].reshape(1, 4, 4, E).permute(0, 3, 1, 2)
     x = features.reshape(1, rows, columns, E).permute(0, 3, 1, 2)
     x = x + F.interpolate(table, (rows, columns), mode="bicubic", antialias=True, align_corners=False)

@@ -29,12 +29,12 @@ generator = torch.Generator().manual_seed(7101)
 
 
 def normal(shape, scale, mean=0.0):
-    """Random numbers that float16 holds exactly."""
+    """Return random numbers that float16 holds exactly."""
     return (mean + scale * torch.randn(shape, generator=generator)).half().float()
 
 
 def pack(picture):
-    """(H, W, 3) to the rows that Qwen2-VL reads: blocks of 2 x 2 patches; channel, frame, row, column."""
+    """Cut (H, W, 3) into the rows that Qwen2-VL reads: blocks of 2 x 2 patches; channel, frame, row, column."""
     p, m, t = (CONFIG[key] for key in ("patch_size", "spatial_merge_size", "temporal_patch_size"))
     h, w = picture.shape[0] // p, picture.shape[1] // p
     x = picture.reshape(h // m, m, p, w // m, m, p, 3).permute(0, 3, 1, 4, 6, 2, 5)

@@ -4,6 +4,9 @@ Needs pycocoevalcap 1.2 and Java. ``ptb.jsonl``, ``cider.json`` and ``vqa.json``
 by the same package and by the official VQA evaluation.
 """
 
+# pycocoevalcap is not installed where types are checked.
+# pyright: reportMissingImports=false
+
 import json
 import random
 from pathlib import Path

@@ -55,7 +55,7 @@ RECIPE = {
 
 
 def recipe_of(*changes, **top):
-    """The recipe with some keys changed, and for each stage, in order, some of its own."""
+    """Return the recipe with some keys changed, and for each stage, in order, some of its own."""
     values = copy.deepcopy(RECIPE) | top
     values["stages"] = [
         {key: value for key, value in (stage | change).items() if value is not None}
@@ -65,5 +65,5 @@ def recipe_of(*changes, **top):
 
 
 def stages_of(folder, *changes, **top):
-    """The stages of that recipe, whose results go into a folder."""
+    """Return the stages of that recipe, whose results go into a folder."""
     return Stages(PretrainingRecipe.from_dict(recipe_of(*changes, **top)), folder, GENERATORS)

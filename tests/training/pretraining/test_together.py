@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import yaml
-from launching import LAUNCH, launched
+from launching import LAUNCH, launch
 from recipes import CAPTIONS, recipe_of
 
 from mm1_mlx import generate, load
@@ -111,7 +111,7 @@ def test_a_run_that_is_interrupted_goes_on_in_the_right_stage_at_the_right_updat
 def test_two_processes_learn_what_one_does(tmp_path):
     path = written(tmp_path, *SHORT)
     ran("-c", path, "--output", tmp_path / "one")
-    _, errors = launched("-m", "mm1_mlx.pretrain", "-c", path, "--output", tmp_path / "two")
+    _, errors = launch("-m", "mm1_mlx.pretrain", "-c", path, "--output", tmp_path / "two")
     for name in NAMES:
         assert (tmp_path / "two" / name / "metrics.jsonl").exists(), errors
         for what in ("loss", "val_loss"):
