@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from mm1_mlx.errors import PictureError, PromptError
 from mm1_mlx.files.json_lines import read_json_lines, require_known
-from mm1_mlx.inputs.picture import Picture, Source, open_picture
+from mm1_mlx.inputs.picture import Source, open_picture
 from mm1_mlx.inputs.prompt import IMAGE, num_places
 
 Kind = Literal["caption", "question", "rationale"]
