@@ -13,7 +13,7 @@ Compute Convert Copy Count Cut Decide Decode Define Delete Describe Do Download 
 Empty End Estimate Extend Fill Find Flatten Forget Free Gather Give Go Group Have Import Interpolate
 Invent Join Keep Limit List Load Lock Look Make Measure Mix Move Name Note Open Pack Pad Parse Pick
 Place Prepare Print Put Raise Read Record Reduce Refuse Release Remove Repeat Replace Report Reset
-Resize Return Rotate Run Say Scale Score Send Set Show Silence Sort Spell Split Spread State Stream
+Resize Return Rotate Run Say Scale Score Seed Send Set Show Silence Sort Spell Split Spread State Stream
 Sum Take Teach Tell Tidy Time Tokenise Train Turn Upload Wait Write Yield
 """
 KNOWN = VERBS.split()

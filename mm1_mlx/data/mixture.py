@@ -1,7 +1,7 @@
 """Read several sources at fixed shares: MM1's mix of captions, interleaved documents and text.
 
 The rows of a run are one endless sequence of slots, and each update takes the next ones. Slots come in shuffled blocks
-that hold every source at its exact share. A source's n-th slot is its n-th draw. So only the seed and the number of an
+that hold every source at its share, exactly or within 0.1 percentage points. A source's n-th slot is its n-th draw. So only the seed and the number of an
 update decide its rows, whatever this or another process read before.
 
 Source: MM1, "Pre-training Data Ablation" (45 % captions, 45 % interleaved, 10 % text); MM1.5 (arXiv:2409.20566).
@@ -27,8 +27,10 @@ MIXES = {
 }
 LARGEST_BLOCK = 1000  # slots; shares in a block are exact, or at most 0.1 % off
 FORGIVEN = 10  # damaged rows of a source are allowed, before their share counts
-NAMED = 5  # at most so many damaged rows of a source are reported
-BLOCKS = 1 << 20  # in the key of a block's order, where the key of an epoch's order has the source's number
+MAX_REPORTED = 5  # damaged rows of a source
+BLOCK_ORDER = (
+    1 << 20
+)  # tells a block's order from an epoch's, whose key has the number of a source in its place
 
 
 class Slot(NamedTuple):
@@ -50,7 +52,7 @@ class Counted(Protocol):
 
 @dataclass
 class Counts:
-    """How much of a source was read so far."""
+    """Usable rows of a source with their tokens and pictures, and damaged rows, since the counts were reset."""
 
     rows: int = 0
     tokens: int = 0
@@ -81,7 +83,7 @@ class Mixture:
     ):
         self.sources, self.weights = sources, weights
         self.count_anew()
-        self._named = dict.fromkeys(sources, 0)  # damaged rows that were reported
+        self._reported = dict.fromkeys(sources, 0)  # damaged rows
         self._settings, self._data, self._rank, self._size = settings, data, rank, size
         self._shares = dict(zip(weights, _shares(list(weights.values())), strict=True))
         self._arranged = lru_cache(maxsize=8)(self._arrange)
@@ -92,13 +94,13 @@ class Mixture:
 
     def _arrange(self, number: int) -> list[Slot]:
         """Return the slots of a block in their order."""
-        following = {name: number * share for name, share in self._shares.items()}
+        next_draw = {name: number * share for name, share in self._shares.items()}
         names = [name for name, share in self._shares.items() for _ in range(share)]
         slots = []
-        for place in order(len(names), self._data.seed, number, BLOCKS):
+        for place in order(len(names), self._data.seed, number, BLOCK_ORDER):
             name = names[place]
-            slots.append(Slot(name, following[name]))
-            following[name] += 1
+            slots.append(Slot(name, next_draw[name]))
+            next_draw[name] += 1
         return slots
 
     def __getitem__(self, slot: Slot) -> Record:
@@ -129,8 +131,8 @@ class Mixture:
         """
         name, counts = slot.source, self.counts[slot.source]
         counts.damaged += 1
-        if self._named[name] < NAMED:
-            self._named[name] += 1
+        if self._reported[name] < MAX_REPORTED:
+            self._reported[name] += 1
             print(f"mm1: {name}: left out: {error}", file=sys.stderr)
         read, most = counts.rows + counts.damaged, self._settings[name].max_bad_rows
         if counts.damaged > max(FORGIVEN, most * read):
@@ -171,7 +173,7 @@ def open_mixture(
         say: called with a line about each shard that is left out.
 
     Raises:
-        ConfigError: the weights do not sum to 1.
+        ConfigError: the weights or the mix are invalid.
         DataError: a source cannot be opened; the message names it.
     """
     weights = weights_of(sources, mix)
@@ -191,10 +193,11 @@ def open_mixture(
 
 
 def weights_of(sources: Mapping[str, SourceSettings], mix: str) -> dict[str, float]:
-    """Return each source's share of the rows.
+    """Return each source's share of the rows; a lone source without a weight has all of them.
 
     Raises:
-        ConfigError: some have a weight and others none, they do not sum to 1, or the mix has other names.
+        ConfigError: there are no sources, the mix is unknown or has other names, only some sources have a weight, or the
+            weights do not sum to 1.
     """
     given = {name: source.weight for name, source in sources.items()}
     if not given:

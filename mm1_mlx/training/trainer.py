@@ -35,8 +35,8 @@ class Trainer:
     """Trains a model, saves checkpoints, and resumes from them.
 
     Args:
-        task: the model, its recipe, batches and loss. With ``shard``, each process holds only its own rows of the
-            model when training ends.
+        task: the model, its recipe, batches and loss. With ``shard``, each process holds only its own shard of
+            the weights when training ends.
         options: when to report, validate and save.
         folder: the folder for checkpoints, ``metrics.jsonl`` and what the task saves.
         report: function that is called with every line of ``metrics.jsonl``.
@@ -66,8 +66,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.recipe, self.processes if self.sharded else None)
         self._shards, self._is_prepared = Shards(self.processes), False
         self._watch = Watch(self.processes, self._where)
-        self._report, self._stop = report, None
-        self._held = ExitStack()  # holds the lock of the folder
+        self._report, self._stop_reason = report, None
+        self._folder_lock = ExitStack()
 
     @property
     def run(self) -> Run:
@@ -83,7 +83,7 @@ class Trainer:
     @property
     def stopped_by(self) -> str | None:
         """Why the run ended early: the name of a signal, or the reason given to ``stop``."""
-        return self._stop
+        return self._stop_reason
 
     def stop(self, reason: str) -> None:
         """Have the run save and end after the current update.
@@ -91,7 +91,7 @@ class Trainer:
         Args:
             reason: what ``stopped_by`` will be.
         """
-        self._stop = reason
+        self._stop_reason = reason
 
     def resume(self) -> bool:
         """Load the newest checkpoint, and return whether there was one. Either all processes call this, or none.
@@ -109,20 +109,20 @@ class Trainer:
         return True
 
     def train(self) -> Progress:
-        """Train until the last update, or until SIGINT, SIGTERM or ``stop``; either way a checkpoint is saved.
+        """Train until the last update, or until a first SIGINT, SIGTERM or ``stop``; then save a checkpoint.
 
         Raises:
             DataError: a row cannot be used.
             TrainingError: the loss is not a number, an attention mask is wrong, nothing could be learned, a checkpoint
                 cannot be written, another run writes to the folder, or another process was lost.
         """
-        # Sharded layers are always computed twice, so they need no gradient checkpointing.
-        checkpoint = self.recipe.grad_checkpoint and not self.sharded
-        twice = checkpoint_layers(self.model, on=checkpoint)
+        # The backward pass gathers a sharded layer's weights and computes the layer again in any case.
+        recompute = self.recipe.grad_checkpoint and not self.sharded
+        recomputing = checkpoint_layers(self.model, on=recompute)
         updates = self.task.updates(self.progress.update, self.recipe.iters)
         with self._end_on_signals(), self._watch:
             self._prepare()
-            with twice, closing(updates), self._held:
+            with recomputing, closing(updates), self._folder_lock:
                 self._train(updates)
         self.model.eval()
         return self.progress
@@ -136,31 +136,30 @@ class Trainer:
                 meter = self._new_meter()
             self._update(batches, gradients_of, meter)
             if self._is_time(self.options.steps_per_report):
-                self._say(meter)
+                self._report_metrics(meter)
                 meter = self._new_meter()
             if self._is_time(self.options.steps_per_eval):
                 self._validate()
-            (leaving,) = self._sum_numbers(self._stop is not None)  # if one process was asked to stop, all do
+            # How many processes were asked to stop; if one was, all do, so that none waits for the others.
+            (leaving,) = self._sum_numbers(self._stop_reason is not None)
             if leaving or self._is_time(self.options.save_every):
                 self._save()
             if leaving:
-                self._stop = self._stop or "another process"
+                self._stop_reason = self._stop_reason or "another process"
                 break
 
     def _begin(self, batches: Sequence[MicroBatch]) -> None:
-        """Lock the folder, check the model and, in a new run, validate: all before this process's first update."""
+        """Lock the folder, drop what was logged after the checkpoint, check the model, and validate in a new run."""
         if self.processes.rank == 0:
-            self._held.enter_context(self.folder.lock())
-            self.folder.forget_after(
-                self.progress.update or -1
-            )  # a new run forgets even the report of update 0
+            self._folder_lock.enter_context(self.folder.lock())
+            self.folder.forget_after(self.progress.update or -1)  # -1: a new run drops update 0's report, too
         self.model.eval()
         self.task.require_sound(batches, self._look)
         if self.progress.update == 0:
             self._validate()
 
     def _update(self, batches: Sequence[MicroBatch], gradients_of: Callable[..., Any], meter: Meter) -> None:
-        """Compute the gradients of one update, and apply them."""
+        """Seed, compute and apply one update; apply nothing if none of its rows was usable."""
         self.model.train()
         origin = (self.recipe.seed, self.progress.update, self.processes.rank)
         mx.random.seed(int(np.random.SeedSequence(origin).generate_state(1, np.uint64)[0]))
@@ -182,7 +181,7 @@ class Trainer:
         return self.progress.update % every == 0 or self.progress.update == self.recipe.iters
 
     def _validate(self) -> None:
-        """Measure the loss on rows that are not trained on, and save the weights if they are the best so far."""
+        """Measure the loss on held-out rows, and save the weights if they are the best so far; not before update 1."""
         rows = self.task.num_held_out(self.options.val_batches)
         if not rows:
             return
@@ -198,16 +197,17 @@ class Trainer:
         if better:
             progress.best_val_loss, progress.best_update = loss, progress.update
             if progress.update:
-                self._keep(self.folder.best, self._gather_learned())
+                self._keep(self.folder.best, self._gather_trained())
 
     def _compute_losses(self, group: Sequence[MicroBatch]) -> Iterator[mx.array]:
+        """Yield the loss of each micro-batch, summed over its learned tokens."""
         looks = self.task.looks(group, self._look)
         for batch in group:
             _, (loss, *_) = self.task.loss(self.model, batch, next(looks))
             yield loss
 
     def _look(self, batch: MicroBatch) -> Any:
-        """Call the task's ``look``, after noting for the watch that the run goes on."""
+        """Compute what needs no gradient, such as frozen parts, after noting for the watch that the run goes on."""
         self._watch.progress()
         return self.task.look(batch)
 
@@ -219,11 +219,12 @@ class Trainer:
     def _new_meter(self) -> Meter:
         return Meter(self.task.measures, waited=self.task.waited)
 
-    def _say(self, meter: Meter) -> None:
-        """Write and report the numbers since the last report."""
-        rate = self.optimizer
-        rate = rate.optimizers[-1] if isinstance(rate, optim.MultiOptimizer) else rate
-        line = meter.line(self.progress.update, float(rate.learning_rate), self.task.waited)
+    def _report_metrics(self, meter: Meter) -> None:
+        """Write and report the numbers since the last report; the learning rate is the decoder's."""
+        optimizer = self.optimizer
+        if isinstance(optimizer, optim.MultiOptimizer):
+            optimizer = optimizer.optimizers[-1]  # the parts in order: encoder, connector, decoder
+        line = meter.line(self.progress.update, float(optimizer.learning_rate), self.task.waited)
         self._write(line | {"held_memory": self.held_bytes} | self.task.gather_metrics())
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -237,18 +238,19 @@ class Trainer:
                 f"nothing was learned in {self.progress.update:,} updates, since none of their rows could be used; why "
                 "stands above."
             )
-        learned = self._gather_learned()
-        self._keep(self.folder.path, learned)  # first, so that a checkpoint never lacks its saved weights
-        self.folder.save(learned, self.optimizer, self.progress, shards=self._shards, run=self.run)
+        trained = self._gather_trained()
+        self._keep(self.folder.path, trained)  # first, so that a checkpoint never lacks its saved weights
+        self.folder.save(trained, self.optimizer, self.progress, shards=self._shards, run=self.run)
 
-    def _gather_learned(self) -> dict[str, mx.array]:
+    def _gather_trained(self) -> dict[str, mx.array]:
         return gather_weights(flatten(self.model.trainable_parameters()), self._shards)
 
     def _keep(self, folder: Path, weights: dict[str, mx.array]) -> None:
+        """Have the task save the trained weights in ``folder``, with the frozen ones if it asks for all."""
         if self.task.keeps_frozen:
-            learned = flatten(self.model.trainable_parameters())
+            trained = flatten(self.model.trainable_parameters())
             every = flatten(self.model.parameters())
-            frozen = {key: value for key, value in every.items() if key not in learned}
+            frozen = {key: value for key, value in every.items() if key not in trained}
             weights = weights | gather_weights(frozen, self._shards)
         if self.processes.rank == 0:
             with self.folder.explain_failure(f"what was learned for {folder}"):
@@ -257,7 +259,7 @@ class Trainer:
     def _prepare(self) -> None:
         """Cut the model into shards if the recipe asks for it, and prepare the optimizer, once.
 
-        This happens as late as possible, because only a whole model can be counted and estimated.
+        This happens as late as possible, because parameters and memory are counted on the whole model.
         """
         if self._is_prepared:
             return
@@ -271,7 +273,7 @@ class Trainer:
         if self.processes.size == 1:
             return
         largest = self.processes.largest
-        first, last = -largest(-update), largest(update)
+        first, last = -largest(-update), largest(update)  # the smallest and the largest of all processes
         if first != last:
             raise TrainingError(
                 f"a process would go on from update {first}, another from {last}; give all machines the same "
@@ -294,12 +296,12 @@ class Trainer:
 
     @contextmanager
     def _end_on_signals(self) -> Iterator[None]:
-        """Have a first SIGINT or SIGTERM end the run after the current update, and a second one end it at once."""
+        """Have SIGINT or SIGTERM end the run after the current update, or at once if a stop was already asked for."""
 
         def leave(number: int, _: Any) -> None:
-            if self._stop:
+            if self._stop_reason:
                 raise KeyboardInterrupt
-            self._stop = signal.Signals(number).name
+            self._stop_reason = signal.Signals(number).name
 
         before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from mm1_mlx.config import ImageConfig
 from mm1_mlx.errors import PictureError, PromptError, SamplingError
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.preprocess import normalize
@@ -26,7 +25,7 @@ from mm1_mlx.vision.clock import Clock
 
 T = TypeVar("T")
 
-LARGEST_BATCH = 16  # views; larger batches are no faster
+LARGEST_BATCH = 16  # views, or pictures; larger batches are no faster
 SHARE_OF_FREE_MEMORY = 0.25  # limit for encoding
 
 
@@ -52,7 +51,7 @@ def embed(
     clock = clock or Clock()
     stop = len(inputs.input_ids) if stop is None else stop
     is_visual = np.array(inputs.input_ids) == model.config.image_token_id
-    _require_places(int(is_visual.sum()), sum(found.num_visual_tokens for found in inputs.layouts))
+    _require_places(int(is_visual.sum()), sum(layout.num_visual_tokens for layout in inputs.layouts))
     places = inputs.image_places
     wanted = [n for n in range(len(places)) if places[n].stop > start and places[n].start < stop]
     found = visual_tokens_of(
@@ -60,7 +59,7 @@ def embed(
     )
     visual_tokens = None
     with clock.phase("prefill"):
-        if found:  # only the tokens inside are read, where a picture is partly outside
+        if found:  # a picture may be partly outside the range: keep only its tokens inside
             first = places[wanted[0]].start
             before, inside = is_visual[first : max(start, first)].sum(), is_visual[first:stop].sum()
             visual_tokens = mx.concatenate(found)[int(before) : int(inside)]
@@ -77,10 +76,14 @@ def visual_tokens_of(
     cache: VisionCache | None = None,
     batch_size: int | None = None,
 ) -> list[Float[mx.array, "K D"]]:
-    """Return the visual tokens of each picture in the decoder's order; equal pictures are encoded once."""
+    """Return the visual tokens of each picture as the decoder reads them; equal pictures are encoded once.
+
+    The connector makes tokens view by view. The decoder may read those of all views row by row of the whole picture,
+    without those that only pad it: ``layout.order`` says which, in which order.
+    """
     digests = [picture.digest for picture in pictures]
-    known = {} if cache is None else {d: cache.get(entry_key(d, model)) for d in dict.fromkeys(digests)}
-    found = {digest: tokens for digest, tokens in known.items() if tokens is not None}
+    cached = {} if cache is None else {d: cache.get(entry_key(d, model)) for d in dict.fromkeys(digests)}
+    found = {digest: tokens for digest, tokens in cached.items() if tokens is not None}
     missing = {picture.digest: picture for picture in pictures if picture.digest not in found}
     made = encode(model, list(missing.values()), clock, batch_size=batch_size) if missing else []
     for (digest, picture), tokens in zip(missing.items(), made, strict=True):
@@ -126,20 +129,21 @@ def encode(
     *,
     batch_size: int | None = None,
 ) -> list[Float[mx.array, "K D"]]:
-    """Return the visual tokens of each picture in the connector's order, evaluated.
+    """Return the visual tokens of each picture as the connector makes them, view by view, evaluated.
 
     Args:
         model: the model whose image encoder and connector are used.
         pictures: in reading order.
         clock: measures the phases.
-        batch_size: views encoded together; by default as many as free memory allows, at most ``LARGEST_BATCH``.
+        batch_size: views encoded together; by default as many as free memory allows, at most ``LARGEST_BATCH``, but
+            at least one group of views that the connector reads together.
 
     Raises:
         PictureError: a picture turns out to be damaged.
         SamplingError: ``batch_size`` is below 1.
     """
-    most = round_to_groups(model, default_batch_size(model) if batch_size is None else batch_size)
-    done = encode_batches(model, prefetch(pixel_batches(pictures, most)), clock or Clock())
+    max_views = round_to_groups(model, default_batch_size(model) if batch_size is None else batch_size)
+    done = encode_batches(model, prefetch(pixel_batches(pictures, max_views)), clock or Clock())
     mx.clear_cache()  # frees the batches' memory for the decoder
     return split_by_picture(mx.concatenate(done), pictures) if done else []
 
@@ -192,22 +196,26 @@ def _require_places(places: int, visual_tokens: int) -> None:
         )
 
 
-def pixel_batches(pictures: Sequence[PreparedPicture], most: int) -> Iterator[Float[np.ndarray, "n H W 3"]]:
-    """Yield pixels of consecutive views of one size, at most ``most`` together; one picture is open at a time."""
+def pixel_batches(
+    pictures: Sequence[PreparedPicture], max_views: int
+) -> Iterator[Float[np.ndarray, "n H W 3"]]:
+    """Yield pixels of consecutive views of one size, at most ``max_views`` together; pictures are opened one by one."""
+    if not pictures:
+        return
     held: list[Image.Image] = []
-    configs: list[ImageConfig] = []
+    config = pictures[0].image_config  # of the view that was opened last
     for picture in pictures:
         for view in picture.views():
-            if held and (view.size != held[0].size or len(held) == most):
-                yield normalize(held, configs[-1])
-                held, configs = [], []
-            held, configs = [*held, view], [*configs, picture.image_config]
+            if held and (view.size != held[0].size or len(held) == max_views):
+                yield normalize(held, config)
+                held = []
+            held, config = [*held, view], picture.image_config
     if held:
-        yield normalize(held, configs[-1])
+        yield normalize(held, config)
 
 
 class _End:
-    """What an iterator gives after its last item."""
+    """Mark that an iterator has no more items."""
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
@@ -245,11 +253,12 @@ def view_bytes(model: MM1) -> int:
     image = model.config.image_config
     largest = max(image.max_pixels, image.image_size**2)
     patches = largest // vision.patch_size**2
-    widest = max(
-        6 * vision.hidden_dims + 2 * vision.feed_forward_dims,
-        2 * vision.hidden_dims + 6 * connector.hidden_dims,
+    widest = (
+        max(  # arrays that are alive together: six of the layer's width and two of its feed-forward, or so
+            6 * vision.hidden_dims + 2 * vision.feed_forward_dims,
+            2 * vision.hidden_dims + 6 * connector.hidden_dims,
+        )
     )
-    scores = (
-        vision.num_heads * patches if mx.default_device().type == mx.cpu else 0
-    )  # a GPU never stores them
+    on_cpu = mx.default_device().type == mx.cpu
+    scores = vision.num_heads * patches if on_cpu else 0  # of attention; a GPU's kernels do not store them
     return patches * (widest + 2 * scores) * model.image_encoder.dtype.size
