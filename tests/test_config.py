@@ -326,94 +326,95 @@ def test_a_single_expert_is_refused():
 MERGE_REFUSAL = "merge_size is for a c_abstractor whose num_visual_tokens is null, and at least 2."
 
 
-@pytest.mark.parametrize(
-    ("section", "change", "message"),
-    [
-        ("vision_config", {"num_heads": 3}, "hidden_dims is 128, not a multiple of num_heads 3."),
-        ("vision_config", {"image_size": 13}, "image_size is 13, smaller than one patch of 14."),
-        ("vision_config", {"patch_size": 0}, "patch_size is 0, expected more than 0."),
-        ("connector_config", {"num_blocks": -1}, "num_blocks is -1, expected 0 or more."),
-        ("connector_config", {"hidden_dims": 0}, "hidden_dims is 0, expected more than 0."),
-        ("connector_config", {"num_readout_layers": 4}, "num_readout_layers is 4, expected 1 to 3."),
-        ("connector_config", {"position_grid": 0}, "position_grid is 0, expected more than 0 or null."),
-        ("connector_config", {"num_extra_tokens": -1}, "num_extra_tokens is -1, expected 0 or more."),
-        (
-            "connector_config",
-            {"type": "average_pool", "num_extra_tokens": 1},
-            "num_extra_tokens and row_end are for the c_abstractor only.",
-        ),
-        (
-            "connector_config",
-            {"type": "c_abstractor_pair", "row_end": True},
-            "num_extra_tokens and row_end are for the c_abstractor only.",
-        ),
-        (
-            "connector_config",
-            {"num_visual_tokens": None},
-            "num_visual_tokens is null; give a number or merge_size.",
-        ),
-        ("connector_config", {"num_visual_tokens": 0}, "num_visual_tokens is 0, expected more than 0."),
-        ("connector_config", MERGE | {"num_visual_tokens": 16}, MERGE_REFUSAL),
-        ("connector_config", MERGE | {"merge_size": 1}, MERGE_REFUSAL),
-        ("connector_config", MERGE | {"merge_size": -2}, MERGE_REFUSAL),
-        ("connector_config", MERGE | {"type": "average_pool"}, MERGE_REFUSAL),
-        ("connector_config", MERGE | {"type": "c_abstractor_pair"}, MERGE_REFUSAL),
-        ("connector_config", MERGE | {"num_blocks": 0}, "merge_size needs num_blocks above 0."),
-        (
-            "connector_config",
-            {"type": "attention_pool", "num_heads": 3},
-            "hidden_dims is 128, not a multiple of num_heads 3.",
-        ),
-        ("text_config", {"num_kv_heads": 3}, "num_heads is 4, not a multiple of num_kv_heads 3."),
-        ("text_config", {"head_dims": 63}, "head_dims is 63, RoPE needs an even number."),
-        ("text_config", {"rope_theta": -1.0}, "rope_theta is -1.0, expected more than 0."),
-        ("image_config", {"std": [0.5, 0.0, 0.5]}, "std is (0.5, 0.0, 0.5), expected numbers above 0."),
-        ("image_config", {"max_sub_images": 0}, "max_sub_images is 0, expected more than 0."),
-        (
-            "image_config",
-            ANYRES | {"canvases": [[1, 2], [4, 2]]},
-            "canvases are ((1, 2), (4, 2)), expected rows and columns of at most 6 sub-images.",
-        ),
-        (
-            "image_config",
-            ANYRES | {"canvases": [[-1, -2]]},
-            "canvases are ((-1, -2),), expected rows and columns of at most 6 sub-images.",
-        ),
-        ("image_config", {"unpad": True}, "unpad is for sub_images anyres only."),
-        ("image_config", {"canvases": [[1, 1]]}, "canvases is for sub_images anyres only."),
-        ("image_config", {"min_sub_images": 2}, "min_sub_images is for sub_images dynamic only."),
-        (
-            "image_config",
-            {"position_tags": "index", "sub_images": "quadrants"},
-            "position_tags is for sub_images static and dynamic only.",
-        ),
-        ("image_config", DYNAMIC | {"min_sub_images": 0}, "min_sub_images is 0, expected more than 0."),
-        (
-            "image_config",
-            DYNAMIC | {"min_sub_images": 10},
-            "min_sub_images is 10, more than max_sub_images 9.",
-        ),
-        (
-            "image_config",
-            {"sub_images": "dynamic"},
-            "sub_images dynamic needs max_sub_images above 1; MM1.5 has 9.",
-        ),
-        ("image_config", {"max_sub_images": 1025}, "max_sub_images is 1025, expected at most 1024."),
-        ("image_config", SMART | {"sub_images": "static"}, "resize smart goes with sub_images none only."),
-        ("image_config", SMART | {"size_multiple": 0}, "size_multiple is 0, expected more than 0."),
-        ("image_config", SMART | {"min_pixels": 0}, "min_pixels is 0, expected more than 0."),
-        ("image_config", SMART | {"max_pixels": -1}, "max_pixels is -1, expected more than 0."),
-        ("image_config", SMART | {"max_pixels": 783}, "min_pixels is 784, more than max_pixels 783."),
-        (
-            "image_config",
-            SMART | {"sub_images": "quadrants"},
-            "resize smart goes with sub_images none only.",
-        ),
-        ("image_config", {"image_size": 16_385}, "image_size is 16385, expected at most 16384."),
-    ],
-)
-def test_sizes_that_do_not_fit_each_other_are_refused(section, change, message):
-    assert refusal(changed(section, **change)).endswith(f": {message}")
+MISFITS = [
+    ("vision_config", {"num_heads": 3}, "hidden_dims is 128, not a multiple of num_heads 3."),
+    ("vision_config", {"image_size": 13}, "image_size is 13, smaller than one patch of 14."),
+    ("vision_config", {"patch_size": 0}, "patch_size is 0, expected more than 0."),
+    ("connector_config", {"num_blocks": -1}, "num_blocks is -1, expected 0 or more."),
+    ("connector_config", {"hidden_dims": 0}, "hidden_dims is 0, expected more than 0."),
+    ("connector_config", {"num_readout_layers": 4}, "num_readout_layers is 4, expected 1 to 3."),
+    ("connector_config", {"position_grid": 0}, "position_grid is 0, expected more than 0 or null."),
+    ("connector_config", {"num_extra_tokens": -1}, "num_extra_tokens is -1, expected 0 or more."),
+    (
+        "connector_config",
+        {"type": "average_pool", "num_extra_tokens": 1},
+        "num_extra_tokens and row_end are for the c_abstractor only.",
+    ),
+    (
+        "connector_config",
+        {"type": "c_abstractor_pair", "row_end": True},
+        "num_extra_tokens and row_end are for the c_abstractor only.",
+    ),
+    (
+        "connector_config",
+        {"num_visual_tokens": None},
+        "num_visual_tokens is null; give a number or merge_size.",
+    ),
+    ("connector_config", {"num_visual_tokens": 0}, "num_visual_tokens is 0, expected more than 0."),
+    ("connector_config", MERGE | {"num_visual_tokens": 16}, MERGE_REFUSAL),
+    ("connector_config", MERGE | {"merge_size": 1}, MERGE_REFUSAL),
+    ("connector_config", MERGE | {"merge_size": -2}, MERGE_REFUSAL),
+    ("connector_config", MERGE | {"type": "average_pool"}, MERGE_REFUSAL),
+    ("connector_config", MERGE | {"type": "c_abstractor_pair"}, MERGE_REFUSAL),
+    ("connector_config", MERGE | {"num_blocks": 0}, "merge_size needs num_blocks above 0."),
+    (
+        "connector_config",
+        {"type": "attention_pool", "num_heads": 3},
+        "hidden_dims is 128, not a multiple of num_heads 3.",
+    ),
+    ("text_config", {"num_kv_heads": 3}, "num_heads is 4, not a multiple of num_kv_heads 3."),
+    ("text_config", {"head_dims": 63}, "head_dims is 63, RoPE needs an even number."),
+    ("text_config", {"rope_theta": -1.0}, "rope_theta is -1.0, expected more than 0."),
+    ("image_config", {"std": [0.5, 0.0, 0.5]}, "std is (0.5, 0.0, 0.5), expected numbers above 0."),
+    ("image_config", {"max_sub_images": 0}, "max_sub_images is 0, expected more than 0."),
+    (
+        "image_config",
+        ANYRES | {"canvases": [[1, 2], [4, 2]]},
+        "canvases are ((1, 2), (4, 2)), expected rows and columns of at most 6 sub-images.",
+    ),
+    (
+        "image_config",
+        ANYRES | {"canvases": [[-1, -2]]},
+        "canvases are ((-1, -2),), expected rows and columns of at most 6 sub-images.",
+    ),
+    ("image_config", {"unpad": True}, "unpad is for sub_images anyres only."),
+    ("image_config", {"canvases": [[1, 1]]}, "canvases is for sub_images anyres only."),
+    ("image_config", {"min_sub_images": 2}, "min_sub_images is for sub_images dynamic only."),
+    (
+        "image_config",
+        {"position_tags": "index", "sub_images": "quadrants"},
+        "position_tags is for sub_images static and dynamic only.",
+    ),
+    ("image_config", DYNAMIC | {"min_sub_images": 0}, "min_sub_images is 0, expected more than 0."),
+    (
+        "image_config",
+        DYNAMIC | {"min_sub_images": 10},
+        "min_sub_images is 10, more than max_sub_images 9.",
+    ),
+    (
+        "image_config",
+        {"sub_images": "dynamic"},
+        "sub_images dynamic needs max_sub_images above 1; MM1.5 has 9.",
+    ),
+    ("image_config", {"max_sub_images": 1025}, "max_sub_images is 1025, expected at most 1024."),
+    ("image_config", SMART | {"sub_images": "static"}, "resize smart goes with sub_images none only."),
+    ("image_config", SMART | {"size_multiple": 0}, "size_multiple is 0, expected more than 0."),
+    ("image_config", SMART | {"min_pixels": 0}, "min_pixels is 0, expected more than 0."),
+    ("image_config", SMART | {"max_pixels": -1}, "max_pixels is -1, expected more than 0."),
+    ("image_config", SMART | {"max_pixels": 783}, "min_pixels is 784, more than max_pixels 783."),
+    (
+        "image_config",
+        SMART | {"sub_images": "quadrants"},
+        "resize smart goes with sub_images none only.",
+    ),
+    ("image_config", {"image_size": 16_385}, "image_size is 16385, expected at most 16384."),
+]
+
+
+def test_sizes_that_do_not_fit_each_other_are_refused(subtests):
+    for section, change, message in MISFITS:
+        with subtests.test(msg=f"{section} with {change}"):
+            assert refusal(changed(section, **change)).endswith(f": {message}")
 
 
 def test_settings_of_the_old_rule_go_when_another_is_chosen():

@@ -56,11 +56,14 @@ def test_the_chat_command_answers_on_a_pipe():
 HOME = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
-@pytest.mark.parametrize("link", re.findall(rf"\]\({HOME}/([^)]+)\)", README))
-def test_linked_files_exist(link):
-    kind, branch, path = link.split("/", 2)
-    assert branch == "main" and (ROOT / path).exists()
-    assert kind == ("tree" if (ROOT / path).is_dir() else "blob")
+def test_linked_files_exist(subtests):
+    links = re.findall(rf"\]\({HOME}/([^)]+)\)", README)
+    assert links
+    for link in links:
+        with subtests.test(msg=link):
+            kind, branch, path = link.split("/", 2)
+            assert branch == "main" and (ROOT / path).exists()
+            assert kind == ("tree" if (ROOT / path).is_dir() else "blob")
 
 
 def test_links_lead_there_from_the_package_index_too():

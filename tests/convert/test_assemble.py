@@ -112,7 +112,8 @@ def test_a_decoder_can_be_packed_while_it_is_put_together(kind, picture, tmp_pat
     assert main([*argv, "--output", str(tmp_path / "new"), "-q", "--q-group-size", "32"]) == 0
     model, processor = mm1_mlx.load(tmp_path / "new")
     assert model.config.quantization["bits"] == 4
-    assert list(mm1_mlx.stream_generate(model, processor, "w5", images=[picture], max_tokens=2))
+    pieces = list(mm1_mlx.stream_generate(model, processor, "w5", images=[picture], max_tokens=2))
+    assert "".join(piece.text for piece in pieces) and pieces[-1].timing.visual_tokens == 4
 
 
 def test_a_stored_head_is_kept_where_the_decoder_does_not_say_that_it_is_tied(new, llama, tmp_path):

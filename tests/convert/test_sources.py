@@ -161,7 +161,8 @@ def test_a_folder_that_is_quantized_while_converting_answers(name, picture, tmp_
     assert main(argv) == 0
     model, processor = mm1_mlx.load(tmp_path / "out")
     assert model.config.quantization["bits"] == 4
-    assert list(mm1_mlx.stream_generate(model, processor, "w5", images=[picture], max_tokens=2))
+    pieces = list(mm1_mlx.stream_generate(model, processor, "w5", images=[picture], max_tokens=2))
+    assert "".join(piece.text for piece in pieces) and pieces[-1].timing.visual_tokens > 0
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -283,11 +283,12 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("line", "message"), FAULTS)
-def test_a_fault_is_named_with_its_file_and_line(shots_file, line, message):
-    path = shots_file({"caption": "a"}, "", line)
-    expected = message.replace("{path}", str(path)).replace("{folder}", str(path.parent))
-    assert refusal(read_shots, path) == f"{path}, line 3: {expected}"
+def test_a_fault_is_named_with_its_file_and_line(shots_file, subtests):
+    for line, message in FAULTS:
+        with subtests.test(msg=message[:60]):
+            path = shots_file({"caption": "a"}, "", line)
+            expected = message.replace("{path}", str(path)).replace("{folder}", str(path.parent))
+            assert refusal(read_shots, path) == f"{path}, line 3: {expected}"
 
 
 def test_json_without_end_is_refused(shots_file):

@@ -1,6 +1,7 @@
 """High-resolution settings from prompt to visual tokens: costs, position tags, overrides."""
 
 from dataclasses import replace
+from itertools import product
 
 import mlx.core as mx
 import numpy as np
@@ -71,18 +72,18 @@ def models():
     return {name: MM1(config) for name, config in ALL.items()}
 
 
-@pytest.mark.parametrize("num_images", [1, 3])
-@pytest.mark.parametrize("size", [(1, 1), (16, 16), (40, 30), (16, 90), (90, 7)])
-@pytest.mark.parametrize("name", ALL)
-def test_the_layout_counts_what_the_model_makes(models, name, size, num_images):
-    config = ALL[name]
-    cut = views(Image.fromarray(noise(*size)), config.image_config, num_images=num_images)
-    pixels = mx.array(np.stack([np.asarray(view) for view in cut]), dtype=mx.float32)
-    made = models[name].encode_images(pixels).flatten(0, 1)
-    found = layout(size, config, num_images=num_images, encode=letters)
-    assert found.num_made == len(made)
-    order = range(found.num_made) if found.order is None else found.order
-    assert found.ids.count(IMAGE_ID) == len(order)
+def test_the_layout_counts_what_the_model_makes(models, subtests):
+    sizes = [(1, 1), (16, 16), (40, 30), (16, 90), (90, 7)]
+    for name, size, num_images in product(ALL, sizes, [1, 3]):
+        with subtests.test(msg=f"{name}, {size}, {num_images} pictures"):
+            config = ALL[name]
+            cut = views(Image.fromarray(noise(*size)), config.image_config, num_images=num_images)
+            pixels = mx.array(np.stack([np.asarray(view) for view in cut]), dtype=mx.float32)
+            made = models[name].encode_images(pixels).flatten(0, 1)
+            found = layout(size, config, num_images=num_images, encode=letters)
+            assert found.num_made == len(made)
+            order = range(found.num_made) if found.order is None else found.order
+            assert found.ids.count(IMAGE_ID) == len(order)
 
 
 @pytest.mark.parametrize("num_images", [1, 3])

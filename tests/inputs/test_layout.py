@@ -51,12 +51,12 @@ def smart(merge_size, min_pixels, max_pixels, row_token=ROW):
 
 
 def published():
-    """Each case of the published rule: its folder, tiling and picture."""
+    """Each case of the published rule: its name, folder, tiling and picture."""
     for path in sorted((GOLDEN / "anyres").glob("*/tiling.json")):
         tiling = json.loads(path.read_text())
         for case in tiling["cases"]:
             name = f"{path.parent.name}-{case['width']}x{case['height']}"
-            yield pytest.param(path.parent.name, tiling, case, id=name)
+            yield name, path.parent.name, tiling, case
 
 
 PUBLISHED = list(published())
@@ -68,40 +68,44 @@ def published_layout(tiling, case, *, unpad):
     return layout((case["width"], case["height"]), config)
 
 
-@pytest.mark.parametrize(("folder", "tiling", "case"), PUBLISHED)
-def test_unpadded_visual_tokens_stand_in_the_published_order(folder, tiling, case):
-    expected = ORDERS[folder][f"order_unpad_{case['width']}x{case['height']}"]
-    assert published_layout(tiling, case, unpad=True).order == expected.tolist()
+def test_unpadded_visual_tokens_stand_in_the_published_order(subtests):
+    for name, folder, tiling, case in PUBLISHED:
+        with subtests.test(msg=name):
+            expected = ORDERS[folder][f"order_unpad_{case['width']}x{case['height']}"]
+            assert published_layout(tiling, case, unpad=True).order == expected.tolist()
 
 
 FLAT = [
-    p
-    for p in PUBLISHED
-    if f"order_flat_{p.values[2]['width']}x{p.values[2]['height']}" in ORDERS[p.values[0]]
+    (name, folder, tiling, case)
+    for name, folder, tiling, case in PUBLISHED
+    if f"order_flat_{case['width']}x{case['height']}" in ORDERS[folder]
 ]
 
 
-@pytest.mark.parametrize(("folder", "tiling", "case"), FLAT)
-def test_padded_visual_tokens_stand_in_the_published_order(folder, tiling, case):
-    expected = ORDERS[folder][f"order_flat_{case['width']}x{case['height']}"]
-    assert published_layout(tiling, case, unpad=False).order == expected.tolist()
+def test_padded_visual_tokens_stand_in_the_published_order(subtests):
+    for name, folder, tiling, case in FLAT:
+        with subtests.test(msg=name):
+            expected = ORDERS[folder][f"order_flat_{case['width']}x{case['height']}"]
+            assert published_layout(tiling, case, unpad=False).order == expected.tolist()
 
 
 def test_every_published_order_is_tested():
     assert len(FLAT) + len(PUBLISHED) == sum(map(len, ORDERS.values())) == 41
 
 
-@pytest.mark.parametrize(("unpad", "key"), [(True, "tokens_unpad"), (False, "tokens_no_unpad")])
-@pytest.mark.parametrize(("folder", "tiling", "case"), PUBLISHED)
-def test_a_picture_costs_the_published_number_of_tokens(folder, tiling, case, unpad, key):
-    assert published_layout(tiling, case, unpad=unpad).ids == [IMAGE] * case[key]
+def test_a_picture_costs_the_published_number_of_tokens(subtests):
+    for name, _, tiling, case in PUBLISHED:
+        for unpad, key in ((True, "tokens_unpad"), (False, "tokens_no_unpad")):
+            with subtests.test(msg=f"{name}, {key}"):
+                assert published_layout(tiling, case, unpad=unpad).ids == [IMAGE] * case[key]
 
 
-@pytest.mark.parametrize("unpad", [True, False], ids=["unpad", "flat"])
-@pytest.mark.parametrize(("folder", "tiling", "case"), PUBLISHED)
-def test_every_view_makes_all_its_visual_tokens(folder, tiling, case, unpad):
-    made = published_layout(tiling, case, unpad=unpad).num_made
-    assert made == case["num_views"] * tiling["num_queries"]
+def test_every_view_makes_all_its_visual_tokens(subtests):
+    for name, _, tiling, case in PUBLISHED:
+        for unpad in (True, False):
+            with subtests.test(msg=f"{name}, {'unpad' if unpad else 'flat'}"):
+                made = published_layout(tiling, case, unpad=unpad).num_made
+                assert made == case["num_views"] * tiling["num_queries"]
 
 
 SIDES = st.integers(1, 3000)

@@ -5,6 +5,7 @@ import io
 import struct
 import sys
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -148,13 +149,13 @@ def stored_as(upright, orientation):
     }[orientation]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_comes_out_upright(kind, orientation):
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
-    stored = np.ascontiguousarray(stored_as(SCENE, orientation))
-    data = encode(stored, kind, exif=exif_of(orientation), **options)
-    np.testing.assert_allclose(opened(data).astype(int), SCENE, atol=8 if kind == "JPEG" else 0)
+def test_every_exif_orientation_comes_out_upright(subtests):
+    for kind, orientation in product(["JPEG", "PNG", "TIFF", "WEBP"], range(1, 9)):
+        with subtests.test(msg=f"{kind}, orientation {orientation}"):
+            options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+            stored = np.ascontiguousarray(stored_as(SCENE, orientation))
+            data = encode(stored, kind, exif=exif_of(orientation), **options)
+            np.testing.assert_allclose(opened(data).astype(int), SCENE, atol=8 if kind == "JPEG" else 0)
 
 
 def test_a_pil_image_comes_out_upright():
@@ -505,12 +506,12 @@ def png_with(*chunks):
     return PNG[:end] + b"".join(png_chunk(kind, body) for kind, body in chunks) + PNG[end:]
 
 
-@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_the_upright_size_is_known_from_the_header(kind, orientation):
-    options = {} if orientation is None else {"exif": exif_of(orientation)}
-    data = encode(SCENE, kind, **options)
-    assert find_picture(data).size == open_picture(data).size
+def test_the_upright_size_is_known_from_the_header(subtests):
+    for kind, orientation in product(["JPEG", "PNG", "WEBP", "TIFF"], [None, *range(1, 9)]):
+        with subtests.test(msg=f"{kind}, orientation {orientation}"):
+            options = {} if orientation is None else {"exif": exif_of(orientation)}
+            data = encode(SCENE, kind, **options)
+            assert find_picture(data).size == open_picture(data).size
 
 
 def test_an_orientation_behind_the_pixels_of_a_png_counts():

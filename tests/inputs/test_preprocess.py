@@ -44,29 +44,30 @@ def config_of(recipe):
     return ImageConfig(image_size=56, **clip)
 
 
-@pytest.mark.parametrize("key", EXPECTED.files)
-def test_preprocessing_equals_the_published_pipeline(key):
-    name, recipe = key.split("__")
-    config = config_of(recipe)
-    picture = open_picture(FOLDER / f"{name}.png", alpha=config.alpha)
-    expected = EXPECTED[key]
-    if recipe == "rgb_u8":
-        squares = [picture]
-    elif recipe == "pad_square_u8":
-        squares = [pad_to_square(picture, config)]
-    else:
-        squares = views(picture, config)
-    if recipe.endswith("_u8"):
-        ours = np.stack([np.asarray(s) for s in squares])
-        ours = ours if "views" in recipe else ours[0]
-        step = 1 if ours.shape == expected.shape else 5
-        np.testing.assert_array_equal(ours[..., ::step, ::step, :], expected)
-        assert hashlib.sha256(ours.tobytes()).hexdigest() == SHA256[key.replace("__", "/")]
-    else:
-        ours = normalize(squares, config).transpose(0, 3, 1, 2)
-        ours = ours if "windows" in recipe else ours[0]
-        step = 1 if ours.shape == expected.shape else 5
-        np.testing.assert_allclose(ours[..., ::step, ::step], expected, rtol=0, atol=1e-5)
+def test_preprocessing_equals_the_published_pipeline(subtests):
+    for key in EXPECTED.files:
+        with subtests.test(msg=key):
+            name, recipe = key.split("__")
+            config = config_of(recipe)
+            picture = open_picture(FOLDER / f"{name}.png", alpha=config.alpha)
+            expected = EXPECTED[key]
+            if recipe == "rgb_u8":
+                squares = [picture]
+            elif recipe == "pad_square_u8":
+                squares = [pad_to_square(picture, config)]
+            else:
+                squares = views(picture, config)
+            if recipe.endswith("_u8"):
+                ours = np.stack([np.asarray(s) for s in squares])
+                ours = ours if "views" in recipe else ours[0]
+                step = 1 if ours.shape == expected.shape else 5
+                np.testing.assert_array_equal(ours[..., ::step, ::step, :], expected)
+                assert hashlib.sha256(ours.tobytes()).hexdigest() == SHA256[key.replace("__", "/")]
+            else:
+                ours = normalize(squares, config).transpose(0, 3, 1, 2)
+                ours = ours if "windows" in recipe else ours[0]
+                step = 1 if ours.shape == expected.shape else 5
+                np.testing.assert_allclose(ours[..., ::step, ::step], expected, rtol=0, atol=1e-5)
 
 
 def test_a_wide_picture_gets_a_wide_canvas():
@@ -94,9 +95,10 @@ SMART_SIZES = {  # by transformers' smart_resize for Qwen2-VL; thin pictures enl
 }
 
 
-@pytest.mark.parametrize("size", SMART_SIZES)
-def test_smart_sizes_equal_the_published_rule(size):
-    assert smart_resize_size(*size, **KANANA) == SMART_SIZES[size]
+def test_smart_sizes_equal_the_published_rule(subtests):
+    for size, expected in SMART_SIZES.items():
+        with subtests.test(msg=str(size)):
+            assert smart_resize_size(*size, **KANANA) == expected
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([784, 10_000, 10**6]))

@@ -27,31 +27,33 @@ def plain_picture(width, height, color=(200, 30, 60)):
 
 
 def tilings():
-    """Each case of the published rule: (grid size, most grids, case)."""
+    """Each case of the published rule: (name, grid size, most grids, case)."""
     for path in sorted((GOLDEN / "anyres").glob("*/tiling.json")):
         tiling = json.loads(path.read_text())
         size, max_sub_images = tiling["grid_size"], tiling["max_num_grids"]
         for case in tiling["cases"]:
             name = f"{path.parent.name}-{case['width']}x{case['height']}"
-            yield pytest.param(size, max_sub_images, case, id=name)
+            yield name, size, max_sub_images, case
 
 
 TILINGS = list(tilings())
 
 
-@pytest.mark.parametrize(("size", "max_sub_images", "case"), TILINGS)
-def test_the_canvas_is_the_published_one(size, max_sub_images, case):
-    canvas = best_canvas((case["width"], case["height"]), config_of("anyres", max_sub_images, size))
-    assert canvas == tuple(reversed(case["canvas_hw"]))
-    assert canvas == (case["cols"] * size, case["rows"] * size)
+def test_the_canvas_is_the_published_one(subtests):
+    for name, size, max_sub_images, case in TILINGS:
+        with subtests.test(msg=name):
+            canvas = best_canvas((case["width"], case["height"]), config_of("anyres", max_sub_images, size))
+            assert canvas == tuple(reversed(case["canvas_hw"]))
+            assert canvas == (case["cols"] * size, case["rows"] * size)
 
 
-@pytest.mark.parametrize(("size", "max_sub_images", "case"), TILINGS)
-def test_the_picture_is_resized_as_published(size, max_sub_images, case):
-    picture = plain_picture(case["width"], case["height"])
-    canvas = tuple(reversed(case["canvas_hw"]))
-    assert fit_within(picture, canvas).size == tuple(reversed(case["resized_hw"]))
-    assert fit_within(picture, (size, size)).size == tuple(reversed(case["thumbnail_resized_hw"]))
+def test_the_picture_is_resized_as_published(subtests):
+    for name, size, _, case in TILINGS:
+        with subtests.test(msg=name):
+            picture = plain_picture(case["width"], case["height"])
+            canvas = tuple(reversed(case["canvas_hw"]))
+            assert fit_within(picture, canvas).size == tuple(reversed(case["resized_hw"]))
+            assert fit_within(picture, (size, size)).size == tuple(reversed(case["thumbnail_resized_hw"]))
 
 
 def paste_corner(canvas, background):
@@ -60,16 +62,18 @@ def paste_corner(canvas, background):
     return [rows.min(), columns.min()]
 
 
-@pytest.mark.parametrize(("size", "max_sub_images", "case"), TILINGS)
-def test_views_are_the_whole_picture_and_the_published_crops(size, max_sub_images, case):
-    config = config_of("anyres", max_sub_images, size)
-    whole, *crops = [np.asarray(v) for v in views(plain_picture(case["width"], case["height"]), config)]
-    assert 1 + len(crops) == case["num_views"]
-    canvas = np.zeros((*case["canvas_hw"], 3), np.uint8)
-    for crop, (left, top, right, bottom) in zip(crops, case["grid_boxes_xyxy"], strict=True):
-        canvas[top:bottom, left:right] = crop
-    assert paste_corner(canvas, pad_color(config)) == case["paste_top_left"]
-    assert paste_corner(whole, pad_color(config)) == case["thumbnail_paste_top_left"]
+def test_views_are_the_whole_picture_and_the_published_crops(subtests):
+    for name, size, max_sub_images, case in TILINGS:
+        with subtests.test(msg=name):
+            config = config_of("anyres", max_sub_images, size)
+            picture = plain_picture(case["width"], case["height"])
+            whole, *crops = [np.asarray(view) for view in views(picture, config)]
+            assert 1 + len(crops) == case["num_views"]
+            canvas = np.zeros((*case["canvas_hw"], 3), np.uint8)
+            for crop, (left, top, right, bottom) in zip(crops, case["grid_boxes_xyxy"], strict=True):
+                canvas[top:bottom, left:right] = crop
+            assert paste_corner(canvas, pad_color(config)) == case["paste_top_left"]
+            assert paste_corner(whole, pad_color(config)) == case["thumbnail_paste_top_left"]
 
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 60)) | st.tuples(

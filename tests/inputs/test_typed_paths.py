@@ -1,6 +1,7 @@
 import re
 import shlex
 import tempfile
+from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
@@ -37,12 +38,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_path_before_a_question(folder, name, style):
-    path = str(folder / name)
-    assert picture_paths(f"{style(path)} {ASK}") == ([path], ASK)
-    assert dragged_paths(f" {style(path)}  {ASK}") == ([path], ASK)
+def test_a_path_before_a_question(folder, subtests):
+    for name, style in product(NAMES, STYLES):
+        with subtests.test(msg=f"{name}, {style.__name__}"):
+            path = str(folder / name)
+            assert picture_paths(f"{style(path)} {ASK}") == ([path], ASK)
+            assert dragged_paths(f" {style(path)}  {ASK}") == ([path], ASK)
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -1,6 +1,7 @@
 """Recorded attention against MLX's own function, and against weights worked out from a decoder's layer."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import mlx.core as mx
@@ -73,15 +74,14 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize("kv_heads", [6, 2, 1])
-@pytest.mark.parametrize("rows", [10, 3])
-def test_weights_times_values_are_what_mlx_makes(mask, kv_heads, rows):
-    q, k, v = heads(6, 10, 1), heads(kv_heads, 10, 2), heads(kv_heads, 10, 3)
-    weights = attention_weights(q, k, scale=0.4, mask=mask, rows=rows)
-    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
-    made = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.4, mask=mask)[:, :, -rows:]
-    np.testing.assert_allclose(weights @ mx.repeat(v, 6 // kv_heads, axis=1), made, atol=1e-5)
+def test_weights_times_values_are_what_mlx_makes(subtests):
+    for (name, mask), kv_heads, rows in product(MASKS.items(), [6, 2, 1], [10, 3]):
+        with subtests.test(msg=f"mask {name}, {kv_heads} heads of keys, {rows} rows"):
+            q, k, v = heads(6, 10, 1), heads(kv_heads, 10, 2), heads(kv_heads, 10, 3)
+            weights = attention_weights(q, k, scale=0.4, mask=mask, rows=rows)
+            np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+            made = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.4, mask=mask)[:, :, -rows:]
+            np.testing.assert_allclose(weights @ mx.repeat(v, 6 // kv_heads, axis=1), made, atol=1e-5)
 
 
 def test_a_sink_takes_its_part_of_the_attention():

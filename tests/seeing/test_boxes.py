@@ -1,6 +1,7 @@
 """Boxes against the views themselves: pictures whose colours say where a pixel came from."""
 
 from dataclasses import replace
+from itertools import product
 
 import mlx.core as mx
 import numpy as np
@@ -93,18 +94,18 @@ def test_a_box_is_where_the_views_pixels_come_from(name, width, height):
         assert np.abs(pixels[padding] - pad_color(config.image_config)).max(initial=0) <= 1
 
 
-@pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("size", [(1, 1), (100, 100), (20, 900), (301, 50)])
-def test_views_are_those_of_the_rule_and_cover_the_picture_or_its_middle(name, size):
-    config = CONFIGS[name]
-    found = view_boxes(size, config)
-    assert [view.place for view in found] == view_indices(size, config.image_config)
-    lefts, tops, rights, bottoms = np.transpose([view.box for view in found])
-    if "crop" not in name:
-        assert lefts.min() <= 0 and tops.min() <= 0
-        assert rights.max() >= size[0] - 1e-9 and bottoms.max() >= size[1] - 1e-9
-    else:
-        assert lefts.min() >= -1e-9 and rights.max() <= size[0] + 1e-9
+def test_views_are_those_of_the_rule_and_cover_the_picture_or_its_middle(subtests):
+    for name, size in product(RULES, [(1, 1), (100, 100), (20, 900), (301, 50)]):
+        with subtests.test(msg=f"{name}, {size}"):
+            config = CONFIGS[name]
+            found = view_boxes(size, config)
+            assert [view.place for view in found] == view_indices(size, config.image_config)
+            lefts, tops, rights, bottoms = np.transpose([view.box for view in found])
+            if "crop" not in name:
+                assert lefts.min() <= 0 and tops.min() <= 0
+                assert rights.max() >= size[0] - 1e-9 and bottoms.max() >= size[1] - 1e-9
+            else:
+                assert lefts.min() >= -1e-9 and rights.max() <= size[0] + 1e-9
 
 
 # Visual tokens
@@ -115,20 +116,20 @@ TAGGED = with_rule(sub_images="dynamic", max_sub_images=6, position_tags="index"
 MODELS = {**CONFIGS, "anyres unpad": ANYRES, "rows": SMART, "pair": PAIR, "pool": POOL, "extra": EXTRA}
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("size", [(1, 1), (90, 40), (30, 200)])
-def test_every_visual_token_is_there_once_and_in_one_view(name, size):
-    config = MODELS[name]
-    seen = find_sight(size, config)
-    found = layout(size, config)
-    assert len(seen.tokens) == found.ids.count(config.image_token_id)
-    assert seen.num_text == len(found.ids) - len(seen.tokens)
-    numbers = [token.number for token in seen.tokens if token is not None]
-    assert len(set(numbers)) == len(numbers) and max(numbers) < found.num_made
-    ends = sum(token is None for token in seen.tokens)
-    assert sum(seen.tokens_of(view) for view in range(len(seen.views))) == len(seen.tokens) - ends
-    if found.order is None:
-        assert numbers == list(range(found.num_made))
+def test_every_visual_token_is_there_once_and_in_one_view(subtests):
+    for name, size in product(MODELS, [(1, 1), (90, 40), (30, 200)]):
+        with subtests.test(msg=f"{name}, {size}"):
+            config = MODELS[name]
+            seen = find_sight(size, config)
+            found = layout(size, config)
+            assert len(seen.tokens) == found.ids.count(config.image_token_id)
+            assert seen.num_text == len(found.ids) - len(seen.tokens)
+            numbers = [token.number for token in seen.tokens if token is not None]
+            assert len(set(numbers)) == len(numbers) and max(numbers) < found.num_made
+            ends = sum(token is None for token in seen.tokens)
+            assert sum(seen.tokens_of(view) for view in range(len(seen.views))) == len(seen.tokens) - ends
+            if found.order is None:
+                assert numbers == list(range(found.num_made))
 
 
 def test_position_tags_are_counted_as_text():

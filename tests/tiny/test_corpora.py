@@ -21,19 +21,21 @@ def plain(value):
     return value.tobytes() if hasattr(value, "tobytes") else value
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_every_row_fits_its_form(name):
-    for index in range(12):
-        record = read_row(CORPORA[name](index, 3), name=name, folder=None)
-        assert record.form == FORMS.get(name.split("-")[0], "chat")
+def test_every_row_fits_its_form(subtests):
+    for name in OWN:
+        with subtests.test(msg=name):
+            for index in range(12):
+                record = read_row(CORPORA[name](index, 3), name=name, folder=None)
+                assert record.form == FORMS.get(name.split("-")[0], "chat")
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_a_row_follows_from_index_and_seed(name):
-    row = plain(CORPORA[name](5, 1))
-    assert row == plain(CORPORA[name](5, 1))
-    assert row != plain(CORPORA[name](6, 1))
-    assert row != plain(CORPORA[name](5, 2))
+def test_a_row_follows_from_index_and_seed(subtests):
+    for name in OWN:
+        with subtests.test(msg=name):
+            row = plain(CORPORA[name](5, 1))
+            assert row == plain(CORPORA[name](5, 1))
+            assert row != plain(CORPORA[name](6, 1))
+            assert row != plain(CORPORA[name](5, 2))
 
 
 def test_documents_have_two_to_sixteen_pictures():

@@ -12,20 +12,21 @@ OWN = [name for name, row in ROWS.items() if not row.needs]
 NAMED = [name for name in ROWS if name.startswith("names-")]
 
 
-@pytest.mark.parametrize("row", OWN)
-def test_an_item_follows_from_row_and_number_and_is_judged(row):
-    items = [make_trial(row, number) for number in range(4)]
-    again = make_trial(row, 2)
-    assert [p.tobytes() for p in again.pictures] == [p.tobytes() for p in items[2].pictures]
-    assert (again.text, again.document, again.question) == (
-        items[2].text,
-        items[2].document,
-        items[2].question,
-    )
-    assert len({p.tobytes() for item in items for p in item.pictures}) > 3
-    for item in items:
-        assert item.document.count(IMAGE) == len(item.pictures)
-        assert item.is_right(item.question.answer) and not item.is_right("")
+def test_an_item_follows_from_row_and_number_and_is_judged(subtests):
+    for row in OWN:
+        with subtests.test(msg=row):
+            items = [make_trial(row, number) for number in range(4)]
+            again = make_trial(row, 2)
+            assert [p.tobytes() for p in again.pictures] == [p.tobytes() for p in items[2].pictures]
+            assert (again.text, again.document, again.question) == (
+                items[2].text,
+                items[2].document,
+                items[2].question,
+            )
+            assert len({p.tobytes() for item in items for p in item.pictures}) > 3
+            for item in items:
+                assert item.document.count(IMAGE) == len(item.pictures)
+                assert item.is_right(item.question.answer) and not item.is_right("")
 
 
 def test_counts_from_none_to_eight_are_alike_frequent():

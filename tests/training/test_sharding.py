@@ -13,7 +13,7 @@ from launching import LAUNCH, launch
 from mlx.utils import tree_flatten
 from sharded_runs import ALL, CASES
 from small_models import SMALL
-from tuned_models import SPARSE, make
+from tuned_models import SPARSE, logits_of, make
 
 from mm1_mlx import generate
 from mm1_mlx.errors import TrainingError
@@ -49,7 +49,7 @@ def many(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lock(tmp_path_factory):
+def alone(tmp_path_factory):
     """What one process did: folder, and what it found."""
     done = {}
 
@@ -164,11 +164,19 @@ def test_gradients_are_those_of_one_process(many, processes):
 
 @pytest.mark.slow
 @together
-def test_an_adapter_can_be_loaded_where_nothing_is_cut(many):
+def test_an_adapter_can_be_loaded_where_nothing_is_cut(many, alone):
     folder, _ = many(2)
-    model = make(SMALL)
+    expected, _ = alone("lora")
+    model, reference, untuned = make(SMALL), make(SMALL), make(SMALL)
     load_adapters(model, folder / "lora")
-    assert generate(model, sharded_runs.make_processor(SMALL), "Farbe?", max_tokens=2) is not None
+    load_adapters(reference, expected)
+    np.testing.assert_allclose(logits_of(model), logits_of(reference), atol=1e-4)
+    assert np.abs(logits_of(model) - logits_of(untuned)).max() > 1e-2
+    answers = [
+        generate(tuned, sharded_runs.make_processor(SMALL), "Farbe?", max_tokens=2)
+        for tuned in (model, reference)
+    ]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_the_model_at_the_end_answers(whole):
     _, folder = whole
     model, processor = load(folder / "sft" / "model")
     assert model.config.untrained == ()
-    assert isinstance(generate(model, processor, "What color is it?", max_tokens=4), str)
+    assert generate(model, processor, "What color is it?", max_tokens=4).strip()
 
 
 @pytest.mark.slow
