@@ -13,7 +13,7 @@ from launching import LAUNCH, launch
 from mlx.utils import tree_flatten
 from sharded_runs import ALL, CASES
 from small_models import SMALL
-from tuned_models import SPARSE, logits_of, make
+from tuned_models import SPARSE, compute_logits, make
 
 from mm1_mlx import generate
 from mm1_mlx.errors import TrainingError
@@ -170,8 +170,8 @@ def test_an_adapter_can_be_loaded_where_nothing_is_cut(many, alone):
     model, reference, untuned = make(SMALL), make(SMALL), make(SMALL)
     load_adapters(model, folder / "lora")
     load_adapters(reference, expected)
-    np.testing.assert_allclose(logits_of(model), logits_of(reference), atol=1e-4)
-    assert np.abs(logits_of(model) - logits_of(untuned)).max() > 1e-2
+    np.testing.assert_allclose(compute_logits(model), compute_logits(reference), atol=1e-4)
+    assert np.abs(compute_logits(model) - compute_logits(untuned)).max() > 1e-2
     answers = [
         generate(tuned, sharded_runs.make_processor(SMALL), "Farbe?", max_tokens=2)
         for tuned in (model, reference)
