@@ -9,15 +9,9 @@ from hypothesis import strategies as st
 from mlx_lm.generate import generate_step
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 from mlx_lm.utils import quantize_model
+from small_models import SMALL
 
-from mm1_mlx.config import (
-    ConnectorConfig,
-    DecoderConfig,
-    ImageConfig,
-    ImageEncoderConfig,
-    MlxLmDecoderConfig,
-    MM1Config,
-)
+from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.model.mlx_lm_parts import token_embedding
 from mm1_mlx.model.mm1 import (
     MM1,
@@ -30,46 +24,18 @@ from mm1_mlx.model.mm1 import (
 IMAGE = 30  # the id that holds the place of a visual token
 T = 4  # visual tokens of a picture
 WIDTH = 32
-TINY = MM1Config(
-    vision_config=ImageEncoderConfig(
-        image_size=12,
-        patch_size=4,
-        hidden_dims=32,
-        feed_forward_dims=32,
-        num_layers=1,
-        num_heads=2,
-        activation="quick_gelu",
-        norm_eps=1e-5,
-        class_token=True,
-        pre_norm=True,
-        final_norm=False,
-        patch_bias=False,
+TINY = replace(
+    SMALL,
+    vision_config=replace(
+        SMALL.vision_config, image_size=12, class_token=True, pre_norm=True, patch_bias=False
     ),
-    connector_config=ConnectorConfig(
-        type="c_abstractor",
-        num_visual_tokens=T,
-        input_dims=32,
-        hidden_dims=32,
-        output_dims=WIDTH,
-        num_blocks=1,
-        num_readout_layers=2,
-        position_grid=3,
+    connector_config=replace(SMALL.connector_config, num_visual_tokens=T, output_dims=WIDTH, position_grid=3),
+    text_config=replace(
+        SMALL.text_config, vocab_size=40, hidden_dims=WIDTH, head_dims=8, max_positions=64, tied_head=True
     ),
-    text_config=DecoderConfig(
-        vocab_size=40,
-        hidden_dims=WIDTH,
-        feed_forward_dims=64,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dims=8,
-        max_positions=64,
-        rope_theta=1000.0,
-        norm_eps=1e-5,
-        tied_head=True,
-    ),
-    image_config=ImageConfig(image_size=12, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    image_config=replace(SMALL.image_config, image_size=12),
     image_token_id=IMAGE,
+    eos_token_id=None,
 )
 ANY_SIZE = replace(  # pictures keep their sides; each square of 2 x 2 patches is a visual token
     TINY,

@@ -11,7 +11,6 @@ from sharded_runs import CASES, make_trainer
 from mm1_mlx.command import exit_process, run_command
 from mm1_mlx.errors import DataError
 from mm1_mlx.training.distributed import lost_process
-from mm1_mlx.training.trainer import Trainer
 
 AT = 2  # updates done when it happens
 PATIENCE = 20  # seconds; a slow machine needs some for an update
@@ -30,19 +29,19 @@ def main(folder, what, shard):
     options = dataclasses.replace(case.options, save_every=1)
     case = dataclasses.replace(case, recipe=recipe, options=options)
     trainer, _ = make_trainer(case, Path(folder) / "run")
-    look, left = Trainer._look, []
+    look, left = trainer.task.look, []
 
-    def look_once(self, batch):
-        if self.progress.update == AT and self.processes.rank == 1 and not left:
+    def look_once(batch):
+        if trainer.progress.update == AT and trainer.processes.rank == 1 and not left:
             left.append(True)
             Path(folder, "pid").write_text(str(os.getpid()))
             let_happen(what)
-        return look(self, batch)
+        return look(batch)
 
     def run(args):
         trainer.train()
 
-    Trainer._look = look_once
+    trainer.task.look = look_once
     return run_command("", lambda parser: None, run, [])
 
 
