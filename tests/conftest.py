@@ -3,12 +3,17 @@
 import shutil
 from pathlib import Path
 
+import hypothesis
 import mlx.core as mx
 import pytest
 from published_layouts import write_all
 
 import mm1_mlx
 from mm1_mlx import tiny
+
+# The same examples on every machine, however slow it is.
+hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("seeded")
 
 TINY_FOLDER = Path(mm1_mlx.__file__).parent / "tiny" / "mm1-tiny"
 

@@ -570,13 +570,13 @@ def assert_read_or_refused(config_class, values):
 
 
 @pytest.mark.parametrize("config_class", SECTIONS, ids=lambda c: c.__name__)
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_any_json_is_read_or_refused_with_a_reason(config_class, data):
     assert_read_or_refused(config_class, data.draw(objects(SECTIONS[config_class])))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_json_as_a_whole_model_is_read_or_refused_with_a_reason(data):
     values = data.draw(objects(TINY))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import DataError
@@ -71,7 +71,6 @@ def test_there_are_as_many_contractions_as_lower_case_words_can_meet():
     assert len(CONTRACTIONS) == 114
 
 
-@settings(deadline=None)
 @given(
     ANSWERS, st.lists(ANSWERS, min_size=2, max_size=10), st.sampled_from(["official", "lmms"]), st.randoms()
 )

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import DataError
@@ -33,7 +33,6 @@ def test_golden_scores(golden):
     assert scores == pytest.approx(golden["scores"], abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), min_size=4, max_size=9, unique=True))
 def test_a_caption_equal_to_its_only_reference_and_unlike_all_others_scores_ten(numbers):
     caption = " ".join(f"word{number}" for number in numbers)
@@ -41,7 +40,6 @@ def test_a_caption_equal_to_its_only_reference_and_unlike_all_others_scores_ten(
     assert scores["it"] == pytest.approx(10)
 
 
-@settings(deadline=None)
 @given(REFERENCES, st.data())
 def test_the_order_of_keys_and_of_references_does_not_matter(references, data):
     candidates = {key: data.draw(CAPTIONS) for key in references}

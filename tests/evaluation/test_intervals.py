@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import DataError
@@ -13,7 +13,6 @@ from mm1_mlx.evaluation.intervals import Interval, bootstrap_interval
 SCORES = st.lists(st.floats(0, 10), min_size=1, max_size=30)
 
 
-@settings(deadline=None)
 @given(SCORES, st.integers(0, 2**32))
 def test_equal_seeds_give_equal_bounds_inside_the_scores(scores, seed):
     interval = bootstrap_interval(scores, num_resamples=50, seed=seed)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_mlx.evaluation.longest import Longest, Match
@@ -62,7 +62,6 @@ def test_a_bracket_too_many_is_named(rule, problem):
         Longest([rule], SETS)
 
 
-@settings(deadline=None)
 @given(RULES, st.text("abAB", max_size=8))
 def test_rules_mean_what_they_mean_to_re(rule, text):
     found = Longest([rule], SETS).match(text, 0)

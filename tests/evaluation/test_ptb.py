@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_mlx.evaluation.ptb import PUNCTUATION, ptb_tokens
@@ -58,13 +58,11 @@ def test_the_next_line_tells_whether_a_period_ends_a_sentence():
     assert ptb_tokens("number no.", "some dogs") == ["number", "no"]
 
 
-@settings(deadline=None)
 @given(PLAIN_WORDS, st.sampled_from([" ", "  ", "\n", "\t", "\u00a0", " . ", ", ", "! "]))
 def test_plain_words_stay_whole_whatever_is_between_them(words, between):
     assert ptb_tokens(between.join(words)) == words
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_gives_small_tokens_without_blanks_or_punctuation(text):
     tokens = ptb_tokens(text)

@@ -47,7 +47,7 @@ def same(one, other):
     return one.dtype == other.dtype and one.shape == other.shape and bytes(one) == bytes(other)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(TENSORS, st.integers(0, 2**32 - 1))
 def test_mlx_reads_what_was_written(kinds, seed):
     tensors = arrays(kinds, seed)
@@ -59,7 +59,7 @@ def test_mlx_reads_what_was_written(kinds, seed):
     assert all(same(read[name], tensors[name]) for name in tensors)
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(TENSORS, st.integers(1, 400))
 def test_whatever_the_limit_every_tensor_is_written_once(kinds, limit):
     tensors = arrays(kinds)

@@ -53,7 +53,7 @@ def test_each_continuation_is_as_likely_as_in_a_plain_pass(engine, mm1_tiny, pic
         assert found.is_greedy == is_greedy
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(texts=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=7), step=st.integers(1, 6))
 def test_any_texts_in_steps_of_any_size(mm1_tiny, pictures, texts, step):
     with closing(Engine(*mm1_tiny, Decoding(prefill_step_size=step), batch_size=2)) as engine:

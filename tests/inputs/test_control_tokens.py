@@ -95,14 +95,14 @@ def test_texts_joined_keep_their_places_and_their_words(pieces):
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
 @given(text=words)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_whatever_is_written_has_the_control_tokens_of_the_template_alone(ids_of, template, text):
     expected = controls_in(ids_of("x", 0, template=template))
     assert controls_in(ids_of("x" + escape(text), 0, template=template)) == expected
 
 
 @given(text=words)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_what_is_hidden_comes_back_as_it_was_written(text):
     controls = ControlTokens(CONTROLS)
     shown = []
@@ -111,7 +111,7 @@ def test_what_is_hidden_comes_back_as_it_was_written(text):
 
 
 @given(text=st.text(min_size=1).filter(lambda text: text.strip() and "<" not in text))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_ordinary_text_has_the_ids_it_always_had(mm1_tiny, text):
     tokenizer = mm1_tiny[1].tokenizer
     messages = [{"role": "user", "content": text}]

@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import PromptError
@@ -119,7 +119,6 @@ def shots_and_query(draw):
     return draw(st.lists(shot, max_size=8)), draw(shot)
 
 
-@settings(derandomize=True, deadline=None)
 @given(shots_and_query())
 def test_there_is_one_place_for_every_picture(given_shots):
     shots, query = given_shots
@@ -176,7 +175,6 @@ def test_the_choice_is_a_function_of_the_seed():
     assert [shot.caption for shot in choose_shots(MANY, 4, 0)] == ["10", "18", "16", "14"]
 
 
-@settings(derandomize=True, deadline=None)
 @given(seed=st.integers(0), few=st.integers(0, 20), more=st.integers(0, 20))
 def test_fewer_shots_are_the_first_of_more_and_none_comes_twice(seed, few, more):
     few, more = sorted((few, more))

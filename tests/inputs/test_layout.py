@@ -121,7 +121,7 @@ def whatever_the_picture(test):
     test = given(SIZES, CUTS, st.booleans())(test)
     for size, unpad in ((THREAD, True), (THREAD[::-1], True), (THREAD, False)):
         test = example(size, EVEN, unpad)(test)
-    return settings(derandomize=True, deadline=None)(test)
+    return settings(derandomize=True)(test)
 
 
 @whatever_the_picture
@@ -154,7 +154,6 @@ def test_rows_end_only_where_padding_is_dropped_and_are_equally_long(size, cut, 
     assert not ends or order[-1] == -1
 
 
-@settings(derandomize=True, deadline=None)
 @example(THREAD, EVEN)
 @given(SIZES, CUTS)
 def test_with_the_padding_every_visual_token_stands_once(size, cut):
@@ -162,7 +161,6 @@ def test_with_the_padding_every_visual_token_stands_once(size, cut):
     assert sorted(found.order) == list(range(found.num_made))
 
 
-@settings(derandomize=True, deadline=None)
 @example(THREAD, EVEN)
 @given(SIZES, CUTS)
 def test_without_the_padding_rows_are_at_most_those_of_the_canvas(size, cut):
@@ -204,7 +202,6 @@ def resized(size, config):
     return smart_resize_size(*size, multiple=image.size_multiple, **limits)
 
 
-@settings(derandomize=True, deadline=None)
 @given(SMART_SIZES, MERGES, LIMITS)
 def test_a_row_token_stands_before_each_row_of_visual_tokens(size, merge_size, limits):
     config = smart(merge_size, *limits)
@@ -212,7 +209,6 @@ def test_a_row_token_stands_before_each_row_of_visual_tokens(size, merge_size, l
     assert layout(size, config).ids == ([ROW] + [IMAGE] * columns) * rows
 
 
-@settings(derandomize=True, deadline=None)
 @given(SMART_SIZES, MERGES, LIMITS)
 def test_every_merged_square_of_patches_is_a_visual_token(size, merge_size, limits):
     config = smart(merge_size, *limits)

@@ -471,13 +471,13 @@ def opens_or_is_refused(data):
         assert open_picture(data, max_pixels=1_000_000).mode == "RGB"
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(cut=st.integers(0, len(PNG)), tail=st.binary(max_size=40))
 def test_a_png_cut_and_continued_with_anything_opens_or_is_refused(cut, tail):
     opens_or_is_refused(PNG[:cut] + tail)
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(tail=st.binary(max_size=400))
 def test_a_png_with_anything_after_its_end_opens(tail):
     np.testing.assert_array_equal(opened(PNG + tail), SCENE)
@@ -487,7 +487,7 @@ SMALL = {kind: encode(noise(1, 6, 9, 3), kind, exif=exif_of(6)) for kind in ("JP
 
 
 @pytest.mark.parametrize("kind", SMALL)
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_file_with_wrong_bytes_opens_or_is_refused(kind, data):
     wrong = bytearray(SMALL[kind])

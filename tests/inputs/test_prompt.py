@@ -2,7 +2,7 @@ import contextlib
 import copy
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mm1_mlx.errors import PromptError
@@ -148,7 +148,6 @@ def test_text_without_marks_is_one_piece():
 MARKS = st.lists(st.text("ab<", min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-@settings(derandomize=True, deadline=None)
 @given(text=st.text("ab<c"), marks=MARKS)
 def test_cutting_loses_nothing_and_leaves_no_empty_piece(text, marks):
     pieces = split_at(text, marks)
@@ -156,7 +155,6 @@ def test_cutting_loses_nothing_and_leaves_no_empty_piece(text, marks):
     assert "" not in pieces
 
 
-@settings(derandomize=True, deadline=None)
 @given(text=st.text("ab<c"), marks=MARKS)
 def test_no_mark_is_left_inside_a_piece(text, marks):
     assert all(piece in marks or not any(mark in piece for mark in marks) for piece in split_at(text, marks))
@@ -288,21 +286,18 @@ def places_of(prompt, num_images, system=None):
     return sum(m["content"].count(IMAGE) for m in messages_of(prompt, num_images, system=system))
 
 
-@settings(derandomize=True, deadline=None)
 @given(prompt=TEXTS | st.text() | TURNS, num_images=st.integers(0, 4), system=st.none() | TEXTS)
 def test_messages_have_one_place_a_picture_or_are_refused(prompt, num_images, system):
     with contextlib.suppress(PromptError):
         assert places_of(prompt, num_images, system) == num_images
 
 
-@settings(derandomize=True, deadline=None)
 @given(prompt=TEXTS | st.text(), num_images=st.integers(0, 4))
 def test_plain_text_has_one_place_a_picture_or_is_refused(prompt, num_images):
     with contextlib.suppress(PromptError):
         assert plain_text(prompt, num_images).count(IMAGE) == num_images
 
 
-@settings(derandomize=True, deadline=None)
 @given(prompt=TEXTS | st.text())
 def test_a_prompt_that_is_not_empty_takes_as_many_pictures_as_it_has_places(prompt):
     text = prompt + "."

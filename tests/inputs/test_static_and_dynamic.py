@@ -84,7 +84,6 @@ def padding_of(grid, picture_size, size):
     return grid[0] * grid[1] * size**2 - shown
 
 
-@settings(derandomize=True, deadline=None)
 @example((1, 1), (1, 9), 672)
 @example((20_000, 50), (4, 9), 672)
 @given(ANY_SIZE, LIMITS, st.sampled_from([SIZE, 378, 672]))
@@ -103,7 +102,6 @@ def test_no_other_grid_suits_the_picture_better(picture_size, limits, size):
         assert scale_of(chosen, picture_size, size) == max(scales)
 
 
-@settings(derandomize=True, deadline=None)
 @given(ANY_SIZE, LIMITS)
 def test_a_turned_picture_gets_as_many_crops(picture_size, limits):
     config = config_of("dynamic", *limits)
@@ -128,7 +126,7 @@ def rule_configs():
 
 @pytest.mark.parametrize("num_images", [1, 2, 3])
 @pytest.mark.parametrize("config", list(rule_configs()), ids=lambda c: f"{c.sub_images}-{c.resize}")
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(picture_size=SMALL_SIZE)
 def test_every_view_is_a_square_with_an_index(config, num_images, picture_size):
     squares = views(positions(*picture_size), config, num_images=num_images)
@@ -147,7 +145,7 @@ def test_static_views_are_the_whole_and_four_crops_row_by_row():
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(picture_size=SMALL_SIZE)
 def test_static_crops_are_the_square_of_twice_the_size(resize, picture_size):
     config, picture = config_of("static", resize=resize), positions(*picture_size)
@@ -157,7 +155,7 @@ def test_static_crops_are_the_square_of_twice_the_size(resize, picture_size):
     assert whole == large.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(max_examples=60)
 @example((900, 2), (4, 9))
 @given(picture_size=SMALL_SIZE, limits=LIMITS)
 def test_dynamic_crops_hold_every_pixel_of_the_resized_picture(picture_size, limits):
@@ -180,7 +178,6 @@ def test_a_picture_that_fits_a_grid_exactly_is_cut_as_it_is():
     assert whole == picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-@settings(derandomize=True, deadline=None)
 @given(picture_size=SMALL_SIZE, limits=LIMITS)
 def test_dynamic_splitting_keeps_the_aspect(picture_size, limits):
     config = config_of("dynamic", *limits)

@@ -82,7 +82,6 @@ SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 60)) | st.tuples(
 MAX_SUB_IMAGES = st.integers(1, 12)
 
 
-@settings(derandomize=True, deadline=None)
 @given(picture_size=SIZES, size=st.integers(1, 400), max_sub_images=MAX_SUB_IMAGES)
 def test_a_canvas_is_whole_squares_and_no_more_of_them_than_allowed(picture_size, size, max_sub_images):
     width, height = best_canvas(picture_size, config_of("anyres", max_sub_images, size))
@@ -90,7 +89,6 @@ def test_a_canvas_is_whole_squares_and_no_more_of_them_than_allowed(picture_size
     assert 1 <= (width // size) * (height // size) <= max_sub_images
 
 
-@settings(derandomize=True, deadline=None)
 @given(picture_size=SIZES, size=st.integers(1, 400), max_sub_images=MAX_SUB_IMAGES)
 def test_a_turned_picture_gets_a_canvas_with_as_many_squares(picture_size, size, max_sub_images):
     config = config_of("anyres", max_sub_images, size)
@@ -98,7 +96,6 @@ def test_a_turned_picture_gets_a_canvas_with_as_many_squares(picture_size, size,
     assert math.prod(best_canvas(picture_size, config)) == math.prod(turned)
 
 
-@settings(derandomize=True, deadline=None)
 @given(picture_size=SIZES, canvas_size=st.tuples(st.integers(1, 400), st.integers(1, 400)))
 def test_a_fitted_picture_fills_one_side_and_is_within_the_other(picture_size, canvas_size):
     width, height = fit_within(plain_picture(*picture_size), canvas_size).size
@@ -107,7 +104,7 @@ def test_a_fitted_picture_fills_one_side_and_is_within_the_other(picture_size, c
     assert width == canvas_size[0] or height == canvas_size[1]
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(picture_size=SIZES, max_sub_images=MAX_SUB_IMAGES)
 def test_anyres_views_are_rgb_squares_one_more_than_the_squares_of_the_canvas(picture_size, max_sub_images):
     config = config_of("anyres", max_sub_images)
@@ -116,7 +113,7 @@ def test_anyres_views_are_rgb_squares_one_more_than_the_squares_of_the_canvas(pi
     assert [(s.mode, s.size) for s in squares] == [("RGB", (SIZE, SIZE))] * (1 + rows * columns)
 
 
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(picture_size=SIZES)
 def test_quadrants_are_five_rgb_squares(picture_size):
     squares = views(plain_picture(*picture_size), config_of("quadrants"))
@@ -124,7 +121,7 @@ def test_quadrants_are_five_rgb_squares(picture_size):
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(picture_size=SIZES)
 def test_without_sub_images_there_is_one_rgb_square(resize, picture_size):
     squares = views(plain_picture(*picture_size), config_of("none", resize=resize))

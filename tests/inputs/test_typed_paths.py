@@ -58,7 +58,7 @@ words = st.text(
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(name=words, style=st.sampled_from(STYLES[1:]))
 def test_any_name_comes_back_from_any_terminal(name, style):
     with tempfile.TemporaryDirectory() as folder:

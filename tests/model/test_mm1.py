@@ -238,7 +238,7 @@ def batches_of(at_once, sides, as_list, most):
     return list(uniform_batches(pixels, at_once, most))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(views_in_order())
 def test_batches_hold_every_view_once_in_order_and_as_it_is(case):
     views = [view for batch in batches_of(*case) for view in batch]
@@ -246,13 +246,13 @@ def test_batches_hold_every_view_once_in_order_and_as_it_is(case):
     assert [view.shape for view in views] == [(side, side, 3) for side in case[1]]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(views_in_order())
 def test_batches_split_no_views_that_go_together(case):
     assert all(len(batch) and len(batch) % case[0] == 0 for batch in batches_of(*case))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(views_in_order())
 def test_batches_are_no_larger_than_asked_for(case):
     assert all(case[3] is None or len(batch) <= case[3] for batch in batches_of(*case))
@@ -303,7 +303,7 @@ def is_visual_grids():
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(is_visual_grids())
 def test_visual_tokens_are_placed_in_reading_order(grid):
     expected_places, expected, number = [], [], 0

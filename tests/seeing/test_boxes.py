@@ -64,7 +64,7 @@ def origins(view, axis):
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 160), st.integers(1, 160))
 @example(1, 1)
 @example(7, 160)

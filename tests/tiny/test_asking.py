@@ -30,7 +30,7 @@ def scene_for(kind, seed):
 
 
 @given(SEEDS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_caption_names_every_thing_and_no_other(seed):
     scene = make_scene(seed)
     shown = Counter(phrase(thing).lower() for thing in scene.things)

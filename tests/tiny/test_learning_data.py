@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 1 << 39)
 
 
 @given(SEEDS, st.integers(1, 8), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_names_are_new_words_that_differ_from_their_beginning(seed, number, held_out):
     names = invent_names(number, random.Random(seed), held_out=held_out)
     assert len({name[:2] for name in names}) == number
@@ -38,7 +38,7 @@ def test_documents_hardly_ever_share_a_name():
 
 
 @given(st.integers(2, 4), st.integers(0, 12), SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_class_is_shown_before_a_name_must_be_known(ways, more, seed):
     order = pick_name_order(ways, ways + more, random.Random(seed))
     assert set(order[:ways]) == set(range(ways)) and len(order) == ways + more

@@ -30,7 +30,7 @@ NAMES = st.sampled_from(sorted(set(LOOKS) - {"pictograms"}))
 
 
 @given(SEEDS, NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_scene_follows_from_its_seed(seed, look):
     scene = make_scene(seed, LOOKS[look])
     assert scene == make_scene(seed, LOOKS[look])
@@ -38,7 +38,7 @@ def test_a_scene_follows_from_its_seed(seed, look):
 
 
 @given(SEEDS, NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_everything_lies_within_the_picture(seed, look):
     scene = make_scene(seed, LOOKS[look])
     for thing in scene.things:
@@ -48,7 +48,7 @@ def test_everything_lies_within_the_picture(seed, look):
 
 
 @given(SEEDS, NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_things_overlap_by_a_third_at_most_and_stand_out_from_each_other_there(seed, look):
     for one, other in combinations(make_scene(seed, LOOKS[look]).things, 2):
         near = any(
@@ -62,7 +62,7 @@ def test_things_overlap_by_a_third_at_most_and_stand_out_from_each_other_there(s
 
 
 @given(SEEDS, NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_things_stand_out_against_the_background(seed, look):
     scene = make_scene(seed, LOOKS[look])
     assert all(
@@ -86,7 +86,7 @@ def test_each_thing_can_be_seen_in_the_picture(look):
 
 
 @given(st.sampled_from(COLORS), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_paint_is_called_by_its_colour(color, rng):
     assert name_color(mix_paint(color, rng)) == color
 
@@ -142,7 +142,7 @@ def test_an_empty_scene_has_nothing_in_it():
 
 
 @given(SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_dense_labels_tell_each_thing_at_its_centre(seed):
     scene = make_scene(seed, LOOKS["shapes"])
     labels = dense_labels(scene, 18).reshape(3, 18, 18)
