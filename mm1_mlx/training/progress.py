@@ -58,9 +58,13 @@ def describe_report(line: dict[str, Any]) -> str:
     """Return a report as a line for people to read."""
     if "val_loss" in line:
         return f"update {line['update']}: validation loss {line['val_loss']:.4f} on {line['val_rows']:,} rows"
-    return (
-        f"update {line['update']}: loss {line['loss']:.4f}, learning rate {line['learning_rate']:.2e}, "
-        f"{line['tokens_per_second']:,.0f} tokens/s, {line['pictures_per_second']:,.1f} pictures/s, "
-        f"{100 * line['padding']:.1f} % padding, {100 * line['data_wait']:.1f} % waiting for data, "
-        f"peak memory {line['peak_memory'] / 1e9:.2f} GB"
-    )
+    parts = [
+        f"loss {line['loss']:.4f}",
+        f"learning rate {line['learning_rate']:.2e}",
+        f"{line['tokens_per_second']:,.0f} tokens/s" * bool(line["tokens_per_second"]),
+        f"{line['pictures_per_second']:,.1f} pictures/s",
+        f"{100 * line['padding']:.1f} % padding" * bool(line["tokens_per_second"]),
+        f"{100 * line['data_wait']:.1f} % waiting for data",
+        f"peak memory {line['peak_memory'] / 1e9:.2f} GB",
+    ]
+    return f"update {line['update']}: {', '.join(filter(None, parts))}"
