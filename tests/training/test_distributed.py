@@ -43,7 +43,7 @@ def metrics(folder, name):
 
 
 @pytest.fixture(scope="module")
-def lock(data, tmp_path_factory):
+def alone(data, tmp_path_factory):
     """The folder of a run of one process."""
     folder = tmp_path_factory.mktemp("one")
     command = [sys.executable, "-m", "mm1_mlx.lora", "--data", data, *FLAGS, "--adapter-path", folder]
