@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -55,21 +54,6 @@ class Everything(nn.Module):
         self.heads = RegionHeads(self.model.config.vision_config.hidden_dims)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """This process's share of a step."""
-
-    arrays: tuple[mx.array, ...]  # pixels first
-    num_learned: int  # scenes
-    names: tuple[str, ...] = ()
-    num_tokens: int = 0
-    num_places: int = 0
-
-    @property
-    def num_pictures(self):
-        return len(self.arrays[0])
-
-
 class Stage(Task):
     """A task on scenes that are made at their step. A subclass defines ``batch`` and ``means``."""
 
@@ -95,7 +79,7 @@ class Stage(Task):
             start = self.first_scene + step * self.recipe.batch_size + WORLD.rank() * share
             start += tiny.TRAINING_SEEDS + self.recipe.seed * 100_000_000
             seeds = range(start, start + share)
-            yield [Batch(self.batch([tiny.make_scene(seed) for seed in seeds], seeds), share)]
+            yield [tiny.SceneBatch(self.batch([tiny.make_scene(seed) for seed in seeds], seeds), share)]
 
     def loss(self, model, batch, seen):
         """Return the measures summed over the batch, because the trainer divides by the scenes of all processes."""

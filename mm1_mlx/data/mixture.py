@@ -88,6 +88,10 @@ class Mixture:
         self._shares = dict(zip(weights, _shares(list(weights.values())), strict=True))
         self._arranged = lru_cache(maxsize=8)(self._arrange)
 
+    def identity(self) -> dict[str, Any]:
+        """Return what is read, as ``identify_sources`` does."""
+        return identify_sources(self._settings, self.weights)
+
     def count_anew(self) -> None:
         """Reset the counts of what this process reads."""
         self.counts = {name: Counts() for name in self.sources}
@@ -227,6 +231,11 @@ def weights_of(sources: Mapping[str, SourceSettings], mix: str) -> dict[str, flo
             "every source a weight."
         )
     return {name: shares[name] for name in given}
+
+
+def identify_sources(sources: Mapping[str, SourceSettings], weights: Mapping[str, float]) -> dict[str, Any]:
+    """Return the identity and share of each source; a run that read others cannot be resumed."""
+    return {"weights": weights, "sources": {name: source.identity() for name, source in sources.items()}}
 
 
 def _shares(weights: list[float]) -> list[int]:

@@ -16,7 +16,7 @@ from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.results import Line
 from mm1_mlx.evaluation.tasks.places import read_json
 from mm1_mlx.evaluation.writing import Cell, Writer
-from mm1_mlx.files.locking import locked
+from mm1_mlx.files.locking import lock_folder
 from mm1_mlx.files.writing import new_file
 
 PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
@@ -55,7 +55,7 @@ class Journal:
         """Make the folder and lock it against other evaluations."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(self._folder))
+            held.enter_context(lock_folder(self._folder))
         except BlockingIOError:
             raise DataError(
                 f"another evaluation is writing to {self._folder}; wait until it ends, or give another `output`."

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mm1_mlx.data.row_forms import shown
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.evaluation.answers import Rules
 from mm1_mlx.evaluation.results import Line, Result, compute_results
 from mm1_mlx.evaluation.tasks.task import LEAST_ANSWERS, Item, Metric, Task
 from mm1_mlx.files.json_lines import read_json_lines
+from mm1_mlx.strict import shown
 
 IDS = ("id", "question_id", "image_id", "image")  # the keys in files for evaluation servers
 ANSWERS = ("answer", "caption", "prediction")

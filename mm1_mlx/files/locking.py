@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keep a folder for whoever is in the block; the system frees it when a process ends, however that comes.
 
     Raises:

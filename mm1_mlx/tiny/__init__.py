@@ -3,6 +3,7 @@
 from mm1_mlx.tiny.conversations import Sequence, make_sequence
 from mm1_mlx.tiny.questions import KINDS, Question, caption, make_question
 from mm1_mlx.tiny.regions import COLOR_LABELS, KIND_LABELS, SIZE_LABELS, region_labels, region_words
+from mm1_mlx.tiny.scene_batch import SceneBatch
 from mm1_mlx.tiny.tasks import tiny_tasks
 from mm1_mlx.tiny.tokenizer import IMAGE_ID, PAD_ID, VOCAB_SIZE, train_tokenizer
 from mm1_mlx.tiny.world import PICTURE_SIZE, TESTING_SEEDS, TRAINING_SEEDS, Scene, Thing, make_scene, render
@@ -20,6 +21,7 @@ __all__ = [
     "VOCAB_SIZE",
     "Question",
     "Scene",
+    "SceneBatch",
     "Sequence",
     "Thing",
     "caption",

@@ -17,7 +17,7 @@ from mm1_mlx.tiny.making import Wish, make_scene
 from mm1_mlx.tiny.scene import Scene
 from mm1_mlx.tiny.shapes import SHAPES
 from mm1_mlx.tiny.stock import SHIPPED, Stock
-from mm1_mlx.tiny.world import TESTING_SEEDS
+from mm1_mlx.tiny.world import SEED_BITS, TESTING_SEEDS
 
 Family = Literal["pictogram", "colored shape", "shape", "color", "letter", "digit"]
 EXEMPLARS = (
@@ -105,7 +105,7 @@ def make_exemplar(concept: Concept, number: int, *, stock: Stock = SHIPPED, test
         test: make a scene that training never shows.
     """
     rng = random.Random(f"{concept.description} {number}")
-    seed = rng.randrange(1 << 39) + TESTING_SEEDS * test
+    seed = rng.randrange(1 << SEED_BITS) + TESTING_SEEDS * test
     for attempt in range(20):
         scene = make_scene(seed + attempt, ALONE, stock=stock, wishes=(concept.make_wish(rng),))
         if scene.things and concept.color in ("", scene.things[0].color):

@@ -14,11 +14,10 @@ from PIL import Image
 
 from mm1_mlx.inputs.prompt import IMAGE
 from mm1_mlx.tiny.asking import KINDS, ask, ask_caption
-from mm1_mlx.tiny.comparing import PAIR_KINDS as PAIR_KINDS
-from mm1_mlx.tiny.comparing import compare
+from mm1_mlx.tiny.comparing import PAIR_KINDS, compare
 from mm1_mlx.tiny.concepts import EXEMPLARS, draw_exemplar, pick_concepts
 from mm1_mlx.tiny.conversations import SYSTEM_PROMPTS, WITHOUT_PICTURE
-from mm1_mlx.tiny.documents import SEED_BITS, draw_new_scene, pick_name_order
+from mm1_mlx.tiny.documents import draw_new_scene, pick_name_order
 from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.inventing import invent_names
 from mm1_mlx.tiny.looks import ANY, LOOKS, Look
@@ -27,6 +26,7 @@ from mm1_mlx.tiny.outside import draw_outside_picture
 from mm1_mlx.tiny.scene import Scene
 from mm1_mlx.tiny.stock import Stock
 from mm1_mlx.tiny.telling import NO_PICTURE, OUTSIDE
+from mm1_mlx.tiny.world import SEED_BITS
 
 LARGER = (96, 160, 224, 300)  # pixels of the longer side: some pictures are not drawn at the encoder's 126
 SMALL_PRINT = replace(

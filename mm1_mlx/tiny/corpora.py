@@ -20,7 +20,7 @@ from typing import Any
 
 from mm1_mlx.tiny.captioning import ALT_TEXT, CLEAN, pick_style, write_in_style
 from mm1_mlx.tiny.conversing import LARGER, SMALL_PRINT, hold_conversation
-from mm1_mlx.tiny.documents import RULES, SEED_BITS, write_document, write_names
+from mm1_mlx.tiny.documents import RULES, write_document, write_names
 from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.looks import ANY, LOOKS
 from mm1_mlx.tiny.making import make_empty_scene, make_scene
@@ -29,6 +29,7 @@ from mm1_mlx.tiny.scene import Scene
 from mm1_mlx.tiny.stock import SHIPPED, Stock
 from mm1_mlx.tiny.telling import NOTHING, OUTSIDE, detailed_caption
 from mm1_mlx.tiny.texts import TEXTS, write_text
+from mm1_mlx.tiny.world import SEED_BITS
 
 Row = dict[str, Any]
 Corpus = Callable[[int, int], Row]

@@ -18,7 +18,7 @@ import argparse
 import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -35,6 +35,8 @@ from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.looks import LOOKS, Look
 from mm1_mlx.tiny.making import make_scene
 from mm1_mlx.tiny.scene import Scene
+from mm1_mlx.tiny.scene_batch import SceneBatch
+from mm1_mlx.tiny.world import SEED_BITS
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.pretraining.beginning import Beginning, begin
 from mm1_mlx.training.pretraining.recipe import read_recipe
@@ -45,7 +47,6 @@ from mm1_mlx.tuning.adapters import untrained_parts
 
 LABELS = (KIND_LABELS, COLOR_LABELS, SIZE_LABELS)
 SHOWN = {"any": 5.0, "pictograms": 3.0, "symbols": 1.0, "words": 0.5, "shapes": 1.0, "counting": 1.0}
-SEED_BITS = 39  # scenes of training have seeds below those of tests
 UNNAMED = 0.25  # share of the updates that show classes whose names no other stage uses
 ALONE_PIXELS = 56  # of the picture of one large thing
 EMPTY_WEIGHT = 0.25  # of a patch that nothing covers, beside one that something does
@@ -66,21 +67,6 @@ class Learner(nn.Module):
     def __init__(self, model: MM1):
         super().__init__()
         self.model, self.heads = model, RegionHeads(model.config.vision_config.hidden_dims)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The scenes of one update with their labels."""
-
-    arrays: tuple[mx.array, ...]  # pixels first
-    num_learned: int  # scenes
-    names: tuple[str, ...] = ()
-    num_tokens: int = 0
-    num_places: int = 0
-
-    @property
-    def num_pictures(self) -> int:
-        return self.num_learned
 
 
 class DenseTask(Task):
@@ -104,12 +90,12 @@ class DenseTask(Task):
         """The settings of the run besides its recipe."""
         return {"task": type(self).__name__, "alone": self._alone}
 
-    def updates(self, first: int, stop: int) -> Iterator[list[Batch]]:
+    def updates(self, first: int, stop: int) -> Iterator[list[SceneBatch]]:
         """Yield the scenes of each update."""
         for update in range(first, stop):
             yield [self.batch(update)]
 
-    def batch(self, update: int) -> Batch:
+    def batch(self, update: int) -> SceneBatch:
         """Make the scenes of an update with their labels."""
         rng = random.Random(f"{type(self).__name__} {self.recipe.seed} {update}")
         looks = rng.choices(tuple(SHOWN), tuple(SHOWN.values()), k=self.recipe.batch_size)
@@ -121,7 +107,7 @@ class DenseTask(Task):
             make_scene(rng.getrandbits(SEED_BITS), look_of(look), stock=self._stock, split=split)
             for look in looks
         ]
-        return Batch((self._pixels(scenes, config), *self.labels(scenes, config)), len(scenes))
+        return SceneBatch((self._pixels(scenes, config), *self.labels(scenes, config)), len(scenes))
 
     def _pixels(self, scenes: list[Scene], config: ImageConfig) -> mx.array:
         size = config.image_size
@@ -136,7 +122,7 @@ class DenseTask(Task):
         """Return the loss and the other measures, as means over the scenes."""
         raise NotImplementedError
 
-    def loss(self, model: Learner, batch: Batch, seen: None) -> tuple[mx.array, tuple[mx.array, ...]]:
+    def loss(self, model: Learner, batch: SceneBatch, seen: None) -> tuple[mx.array, tuple[mx.array, ...]]:
         """Return the measures summed over the scenes, because the trainer takes means."""
         sums = [batch.num_learned * mean for mean in self.means(model, *batch.arrays)]
         return sums[0], tuple(sums)

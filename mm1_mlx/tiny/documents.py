@@ -17,8 +17,7 @@ from mm1_mlx.inputs.few_shot import ANSWER, CAPTION, QUESTION, RATIONALE
 from mm1_mlx.tiny.asking import ask
 from mm1_mlx.tiny.captioning import CLEAN, pick_style, write_in_style
 from mm1_mlx.tiny.colors import COLORS
-from mm1_mlx.tiny.comparing import PAIR_KINDS as PAIR_KINDS
-from mm1_mlx.tiny.comparing import compare
+from mm1_mlx.tiny.comparing import PAIR_KINDS, compare
 from mm1_mlx.tiny.concepts import EXEMPLARS, draw_exemplar, pick_concepts
 from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.inventing import invent_names
@@ -30,9 +29,9 @@ from mm1_mlx.tiny.scene import Scene
 from mm1_mlx.tiny.shapes import SHAPES
 from mm1_mlx.tiny.stock import Stock
 from mm1_mlx.tiny.telling import list_things, phrase
+from mm1_mlx.tiny.world import SEED_BITS
 
 MOST = 16  # pictures in a document
-SEED_BITS = 39  # scenes of documents have seeds below those of tests
 FRAMES = (  # how a name stands after its picture; a document uses one of them throughout
     *(
         " {}\n",

@@ -23,7 +23,7 @@ from mm1_mlx.tiny.looks import ANY
 from mm1_mlx.tiny.making import make_scene
 from mm1_mlx.tiny.stock import Stock
 from mm1_mlx.tiny.trials import Trial
-from mm1_mlx.tiny.world import TESTING_SEEDS
+from mm1_mlx.tiny.world import SEED_BITS, TESTING_SEEDS
 
 Control = Literal["none", "no shots", "shuffled"]
 FRAME = " {}\n"  # how a name stands after its picture in a document
@@ -77,7 +77,7 @@ def make_styling_trial(row: str, number: int, stock: Stock, *, shots: int) -> Tr
     """Make an item that asks for a caption after ``shots`` captions in a style that training never uses."""
     rng = random.Random(f"styled {number}")  # the same style and query whatever the shots
     style = pick_style(rng, held_out=True)
-    seeds = [TESTING_SEEDS + rng.getrandbits(39) for _ in range(9)]
+    seeds = [TESTING_SEEDS + rng.getrandbits(SEED_BITS) for _ in range(9)]
     scenes = [make_scene(seed, ANY, stock=stock) for seed in (*seeds[: min(shots, 8)], seeds[-1])]
     captions = [write_in_style(scene, style) for scene in scenes]
     pictures = tuple(draw_scene(scene, stock=stock) for scene in scenes)

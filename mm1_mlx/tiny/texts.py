@@ -21,8 +21,8 @@ from mm1_mlx.tiny.scene import Scene
 from mm1_mlx.tiny.stock import Stock, pictogram_classes
 from mm1_mlx.tiny.telling import caption, detailed_caption, list_things
 from mm1_mlx.tiny.words import TRAINING_WORDS
+from mm1_mlx.tiny.world import SEED_BITS
 
-SEED_BITS = 39
 KNOWN_FROM_CAPTION = ("color", "shape", "existence", "count_all", "count_some", "check", "colors", "symbol")
 
 

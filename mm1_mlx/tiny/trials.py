@@ -15,8 +15,7 @@ from PIL import Image
 from mm1_mlx.inputs.few_shot import ANSWER, QUESTION, RATIONALE
 from mm1_mlx.inputs.prompt import IMAGE
 from mm1_mlx.tiny.asking import Question, ask, ask_caption
-from mm1_mlx.tiny.comparing import PAIR_KINDS as PAIR_KINDS
-from mm1_mlx.tiny.comparing import compare
+from mm1_mlx.tiny.comparing import PAIR_KINDS, compare
 from mm1_mlx.tiny.drawing import draw_scene
 from mm1_mlx.tiny.judging import is_right
 from mm1_mlx.tiny.looks import ANY, LOOKS, Look
@@ -25,7 +24,7 @@ from mm1_mlx.tiny.outside import draw_outside_picture
 from mm1_mlx.tiny.scene import Scene
 from mm1_mlx.tiny.stock import THIRD_STYLE, Stock
 from mm1_mlx.tiny.telling import OUTSIDE, phrase
-from mm1_mlx.tiny.world import TESTING_SEEDS
+from mm1_mlx.tiny.world import SEED_BITS, TESTING_SEEDS
 
 SEEDS_A_NUMBER = 1 << 16  # how many scenes are tried for an item until one fits the question
 
@@ -148,7 +147,7 @@ def make_aloud_trial(row: str, number: int, stock: Stock, *, rationale: bool, sh
     asked = "How many things are there?"
     pictures, document, answer = [], "", ""
     for place in range(shots + 1):
-        scene = make_scene(TESTING_SEEDS + rng.getrandbits(39), look, stock=stock)
+        scene = make_scene(TESTING_SEEDS + rng.getrandbits(SEED_BITS), look, stock=stock)
         pictures.append(draw_scene(scene, stock=stock))
         answer = str(len(scene.things))
         steps = ", ".join(f"{n} {phrase(thing)}" for n, thing in enumerate(scene.things, 1))

@@ -38,6 +38,7 @@ TRAINING_SEEDS, TESTING_SEEDS = (
     0,
     1 << 40,
 )  # first seed of each kind; training never reaches the seeds of tests
+SEED_BITS = 39  # of a seed that is drawn: below all seeds of tests, or above the first of them
 
 
 @dataclass(frozen=True)

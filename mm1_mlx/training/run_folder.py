@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from mlx.utils import tree_unflatten
 
 from mm1_mlx.arrays import flatten, load_tensors
 from mm1_mlx.errors import CheckpointError, MM1Error, TrainingError
+from mm1_mlx.files.locking import lock_folder
 from mm1_mlx.files.tensor_files import write_tensors
 from mm1_mlx.files.writing import new_file, new_folder
 from mm1_mlx.training.distributed.adafactor import COLUMNS
@@ -56,21 +55,16 @@ class RunFolder:
             TrainingError: another run is writing there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        held = os.open(self.path, os.O_RDONLY)
-        try:
+        with ExitStack() as held:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(lock_folder(self.path))
             except BlockingIOError:
                 raise TrainingError(
                     f"another run is writing to {self.path}; let it end, or give another `folder`."
                 ) from None
-            except OSError:  # a network disk without locks
-                pass
             for torn in (self.path / "checkpoints").glob(".[0-9]*-*"):  # left by a process that was killed
                 shutil.rmtree(torn, ignore_errors=True)
             yield
-        finally:
-            os.close(held)
 
     @contextmanager
     def explain_failure(self, what: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from mm1_mlx import EvaluationSettings, evaluate, tiny
 from mm1_mlx.errors import DataError, MM1Error
 from mm1_mlx.evaluation.journal import PREDICTIONS
 from mm1_mlx.evaluation.tasks.table import PUBLISHED, TASKS
-from mm1_mlx.files.locking import locked
+from mm1_mlx.files.locking import lock_folder
 from mm1_mlx.generation import Request
 from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.vision.cache import VisionCache
@@ -224,7 +224,7 @@ def test_answers_whose_settings_are_not_known_do_not_go_on(mm1_tiny, tmp_path, f
 def test_two_evaluations_do_not_write_to_one_folder(mm1_tiny, tmp_path):
     (tmp_path / "out").mkdir()
     with (
-        locked(tmp_path / "out"),
+        lock_folder(tmp_path / "out"),
         pytest.raises(DataError, match=r"another evaluation is writing to .*out; wait"),
     ):
         evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path / "out", resume=True)

@@ -28,11 +28,10 @@ class Rows:
     train: Mixture
     valid: Mixture | None
     num_rows: dict[str, int | None] = field(default_factory=dict)  # by source; None for an endless one
-    sources: dict[str, Any] = field(default_factory=dict)  # identity of each source, by name
 
     def identity(self) -> dict[str, Any]:
-        """Return the identity of the rows, as ``PretrainingRecipe.identify_sources`` returns it, and their numbers."""
-        return {"weights": self.train.weights, "sources": self.sources, "rows": self.num_rows}
+        """Return the identity of the sources, and their numbers of rows."""
+        return self.train.identity() | {"rows": self.num_rows}
 
     def lines(self, iters: int) -> Iterator[str]:
         """Yield a line for each source: its share of the rows, and how often ``iters`` updates read all of it."""
@@ -82,7 +81,7 @@ def open_rows(
     apart = replace(recipe, grad_accumulation_steps=1, seed=recipe.seed + OTHER_SEED)
     held_out = None if valid is None else open_mix(valid, apart)
     num_rows = {name: source.num_rows for name, source in train.sources.items()}
-    return Rows(train, held_out, num_rows, {name: source.identity() for name, source in sources.items()})
+    return Rows(train, held_out, num_rows)
 
 
 class StageBatches:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mm1_mlx.config import DecoderConfig
-from mm1_mlx.data.mixture import weights_of
+from mm1_mlx.data.mixture import identify_sources, weights_of
 from mm1_mlx.data.sources import SourceSettings
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.files.yaml_files import read_mapping, use_underscores
@@ -283,8 +283,7 @@ class PretrainingRecipe(Config):
 
     def identify_sources(self, stage: Stage) -> Values:
         """Return the identity and share of each source that a stage reads; with others it cannot be resumed."""
-        sources = {name: source.identity() for name, source in self.sources_of(stage).items()}
-        return {"weights": self.weights(stage), "sources": sources}
+        return identify_sources(self.sources_of(stage), self.weights(stage))
 
     def seed_of(self, stage: Stage) -> int:
         """Return the stage's own seed, so that no two stages draw the same rows in the same order."""

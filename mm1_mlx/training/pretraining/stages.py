@@ -7,7 +7,7 @@ resumed at the right stage and update.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Stages:
     folder: Path
     generators: Mapping[str, Generator]  # the generators that sources can name
     say: Callable[[str], Any] = lambda line: None  # called with a line for every shard that is left out
+    _compared: set[Path] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def prepare(self, stage: Stage, *, force: bool = False) -> Ready:
         """Check a stage, load its model and rows, and return its task.
@@ -167,12 +168,15 @@ class Stages:
                 f"stage {stage.name} is done, but its model is gone from {self.result(stage)}; put it back, or delete "
                 f"{self.folder_of(stage)} to run the stage again."
             )
+        if there in self._compared:  # weights are read for it, and neither recipe nor checkpoint changes
+            return True
         others = self._changes(stage, read_run(there))
         if others:
             raise TrainingError(
                 f"stage {stage.name} is done by another recipe: {'; '.join(others)}. Put that back, delete "
                 f"{self.folder_of(stage)} to run the stage again, or give another `folder`."
             )
+        self._compared.add(there)
         return True
 
     def _changes(self, stage: Stage, was: Run) -> list[str]:
