@@ -296,7 +296,11 @@ class Trainer:
 
     @contextmanager
     def _end_on_signals(self) -> Iterator[None]:
-        """Have SIGINT or SIGTERM end the run after the current update, or at once if a stop was already asked for."""
+        """Have SIGINT or SIGTERM end the run after the current update, or at once if a stop was already asked for.
+
+        Once another process is lost, SIGTERM is ignored for good: a launcher then sends it to those that are left, which
+        end in any case, and have yet to say why.
+        """
 
         def leave(number: int, _: Any) -> None:
             if self._stop_reason:
@@ -307,5 +311,7 @@ class Trainer:
         try:
             yield
         finally:
+            if self._watch.lost:
+                before[signal.SIGTERM] = signal.SIG_IGN
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -99,6 +100,20 @@ def losses(trainer):
 
 def weights(trainer):
     return {name: np.array(value) for name, value in tree_flatten(trainer.model.trainable_parameters())}
+
+
+def test_after_a_lost_process_no_launcher_ends_this_one_before_it_says_why(make, request):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
+    before = signal.getsignal(signal.SIGINT)
+
+    def lose(trainer, line):
+        raise RuntimeError("[ring] Too many send/recv errors.")
+
+    with pytest.raises(TrainingError, match="has left"):
+        make(at=lose).train()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("tuning", [LORA, FULL, CONNECTOR], ids=["lora", "full", "connector"])

@@ -30,6 +30,9 @@ class Watch:
         processes: all processes of the run.
         where: function that returns how far the run is and how to resume it, for the message.
 
+    Attributes:
+        lost: whether the connection to another process was lost.
+
     Raises:
         TrainingError: when the context ends, if the connection to another process was lost.
     """
@@ -38,6 +41,7 @@ class Watch:
         self._processes, self._where = processes, where
         self._quiet = self._longest = 0  # seconds
         self._left = threading.Event()
+        self.lost = False
 
     def __enter__(self) -> Watch:
         self._quiet, self._left = 0, threading.Event()
@@ -50,6 +54,7 @@ class Watch:
     ) -> None:
         self._left.set()
         if isinstance(error, RuntimeError) and CONNECTION.search(str(error)):
+            self.lost = True
             raise TrainingError(self._words("has left; if it could say why, that stands above")) from None
 
     def progress(self) -> None:
