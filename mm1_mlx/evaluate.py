@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mm1_mlx.evaluation.writing import Cell
 
 SCORE = "score a file of predictions by itself"
+TINY = "measure mm1-tiny, or a model like it, on the table of its card"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_scoring(parser)
     flags.add_large_pictures(parser)
     flags.add_reading(parser)
-    add_subcommands(parser, Subcommand("score", SCORE, add_score, run_score), required=False)
+    add_subcommands(
+        parser,
+        Subcommand("score", SCORE, add_score, run_score),
+        Subcommand("tiny", TINY, add_tiny, run_tiny),
+        required=False,
+    )
 
 
 def _add_examples(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +213,38 @@ def run_score(args: argparse.Namespace) -> None:
     scored = [score_file(path, task, data=args.data, rules=args.vqa_rules) for task in tasks]
     results = [result for of_task in scored for result in of_task]
     print(json.dumps(results, indent=2, ensure_ascii=False) if args.json else write_measured(results))
+
+
+def add_tiny(parser: argparse.ArgumentParser) -> None:
+    flags.add_model(parser)
+    parser.add_argument(
+        "--rows", nargs="+", default=[], metavar="NAME", help="of the table; by default all that can be made"
+    )
+    parser.add_argument("--items", type=int, default=1000, metavar="N", help="of each row")
+    parser.add_argument(
+        "--fetched", action="store_true", help="show all pictograms, which mm1_mlx.tiny.fetching has fetched"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=EvaluationSettings().batch_size, help="answers written together"
+    )
+    parser.add_argument("--output", metavar="FILE", help="for the scores as JSON")
+
+
+def run_tiny(args: argparse.Namespace) -> None:
+    from mm1_mlx.files.json_files import write_json
+    from mm1_mlx.tiny.corpora import open_full_stock
+    from mm1_mlx.tiny.measuring import find_rows, measure, write_score
+    from mm1_mlx.tiny.stock import SHIPPED
+
+    stock = open_full_stock() if args.fetched else SHIPPED
+    rows = find_rows(_names(args.rows), stock)
+    model, processor = flags.load_model(args)
+    lines = []
+    for score in measure(model, processor, rows, stock=stock, num=args.items, batch_size=args.batch_size):
+        print(write_score(score), flush=True)
+        lines.append(score.line())
+        if args.output:
+            write_json(Path(args.output).expanduser(), lines)
 
 
 def _known_tasks() -> Mapping[str, Task]:

@@ -25,7 +25,7 @@ def score_lines(lines: Sequence[Line], metric: Metric, rules: Rules, *, key: str
 
     Args:
         lines: the lines of one pass, each with ``references`` and the answer; ids are all different.
-        metric: how an answer is score_all.
+        metric: how an answer is scored.
         rules: the rules of VQA accuracy.
         key: which answer to score: the written one, or the likeliest choice, ``ranked``.
 
@@ -34,7 +34,7 @@ def score_lines(lines: Sequence[Line], metric: Metric, rules: Rules, *, key: str
     """
     for line in lines:
         if not line.get("references"):
-            raise DataError(f"query {line['id']} has no `references`, so it cannot be score_all.")
+            raise DataError(f"query {line['id']} has no `references`, so it cannot be scored.")
     if metric == "cider":
         if not lines:
             return []
@@ -54,7 +54,7 @@ def compute_results(
 
     Args:
         lines: the lines of all passes of the task.
-        metric: how an answer is score_all.
+        metric: how an answer is scored.
         rules: the rules of VQA accuracy.
         examples: what each worked example answers, by id, for the balance of the shots.
 
