@@ -1,4 +1,4 @@
-"""Convert public image encoders: transformers' CLIP and SigLIP, open_clip's CLIP, and Qwen2-VL's ViT.
+"""Convert public image encoders: transformers' CLIP, SigLIP and AIMv2, open_clip's CLIP, and Qwen2-VL's ViT.
 
 For each there are the sizes, from its own configuration, and the key table.
 """
@@ -10,7 +10,16 @@ from typing import Any
 from mm1_mlx.config import Activation, ImageEncoderConfig
 from mm1_mlx.errors import CheckpointError
 
-from .key_table import SAME, KeyTable, Move, flatten_patches, keep_layer, split_rows, split_thirds
+from .key_table import (
+    BATCH_OF_ONE,
+    SAME,
+    KeyTable,
+    Move,
+    flatten_patches,
+    keep_layer,
+    split_rows,
+    split_thirds,
+)
 from .source_config import SourceConfig
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -18,6 +27,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "silu": "silu",
 }
 
 
@@ -90,6 +100,46 @@ def siglip_config(
         patch_bias=True,
         final_norm=final_norm,
         feature_layer=feature_layer,
+    )
+
+
+def aimv2_config(config: SourceConfig, *, feature_layer: int = -1) -> ImageEncoderConfig:
+    """Return the sizes of AIMv2's vision encoder, in transformers' words or in those of its publisher's files.
+
+    Raises:
+        CheckpointError: the encoder takes pictures of any size ("native"), or its linear maps differ in their biases.
+    """
+    native = config.get("is_native", bool, False) or config.get("pos_embed_type", str, "") == "sincos"
+    if native:
+        raise CheckpointError(
+            f"{config.where}: this AIMv2 takes pictures of any size, which is not known here; give one for a fixed size, "
+            "such as aimv2-large-patch14-336."
+        )
+    biases = [
+        config.get(name, bool, config.get("use_bias", bool, False)) for name in ("qkv_bias", "mlp_bias")
+    ]
+    if biases[0] != biases[1]:
+        raise CheckpointError(
+            f"{config.where}: qkv_bias is {biases[0]} and mlp_bias {biases[1]}, expected both alike."
+        )
+    return ImageEncoderConfig(
+        image_size=config.need("image_size", int),
+        patch_size=config.need("patch_size", int),
+        hidden_dims=config.need("hidden_size", int),
+        feed_forward_dims=config.need("intermediate_size", int),
+        num_layers=config.need("num_hidden_layers", int),
+        num_heads=config.need("num_attention_heads", int),
+        activation=_activation(config, "silu"),
+        norm_eps=config.get("rms_norm_eps", float, 1e-5),
+        class_token=False,
+        pre_norm=False,
+        patch_bias=True,
+        final_norm=feature_layer == -1,
+        feature_layer=feature_layer,
+        norm="rms",
+        patch_norm=True,
+        gated=True,
+        bias=biases[0],
     )
 
 
@@ -190,6 +240,55 @@ def open_clip_keys(config: ImageEncoderConfig) -> KeyTable:
         for number in (1, 2):
             moves |= keep_layer(f"{source}.ln_{number}", f"{target}.norm{number}")
     return KeyTable(moves, ("proj",))
+
+
+def aimv2_keys(config: ImageEncoderConfig) -> KeyTable:
+    """Return the table of transformers' AIMv2 vision model, whose pooling head is dropped."""
+    moves = _aimv2_patches(config, "embeddings.patch_embed", "embeddings.rms_norm")
+    moves["embeddings.position_embedding.weight"] = _positions(config)
+    moves["rms_norm.weight"] = Move(("post_norm.weight",), SAME)
+    names = {"gate_proj": "fc1", "down_proj": "fc2", "up_proj": "fc3"}
+    for i in range(config.num_layers):
+        source, target = f"encoder.layers.{i}", f"layers.{i}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            moves |= _keep_map(config, f"{source}.attention.{name}", f"{target}.attention.{name}")
+        for theirs, ours in names.items():
+            moves |= _keep_map(config, f"{source}.ffn.{theirs}", f"{target}.feed_forward.{ours}")
+        for number in (1, 2):
+            moves[f"{source}.rms_norm{number}.weight"] = Move((f"{target}.norm{number}.weight",), SAME)
+    return KeyTable(moves, ("embeddings.position_ids", "head.*"))
+
+
+def aimv2_publisher_keys(config: ImageEncoderConfig) -> KeyTable:
+    """Return the table of AIMv2 as Apple publishes it."""
+    moves = _aimv2_patches(config, "preprocessor.patchifier.proj", "preprocessor.patchifier.norm")
+    moves["preprocessor.pos_embed"] = Move(("position_embedding",), BATCH_OF_ONE)
+    moves["trunk.post_trunk_norm.weight"] = Move(("post_norm.weight",), SAME)
+    for i in range(config.num_layers):
+        source, target = f"trunk.blocks.{i}", f"layers.{i}"
+        for kind in ("weight", "bias") if config.bias else ("weight",):
+            targets = tuple(f"{target}.attention.{x}_proj.{kind}" for x in "qkv")
+            moves[f"{source}.attn.qkv.{kind}"] = Move(targets, split_thirds(config.hidden_dims))
+        moves |= _keep_map(config, f"{source}.attn.proj", f"{target}.attention.out_proj")
+        for name in ("fc1", "fc2", "fc3"):
+            moves |= _keep_map(config, f"{source}.mlp.{name}", f"{target}.feed_forward.{name}")
+        for number in (1, 2):
+            moves[f"{source}.norm_{number}.weight"] = Move((f"{target}.norm{number}.weight",), SAME)
+    return KeyTable(moves, ("head.*",))
+
+
+def _aimv2_patches(config: ImageEncoderConfig, patches: str, norm: str) -> dict[str, Move]:
+    return {
+        f"{patches}.weight": Move(("patch_embedding.weight",), flatten_patches(config.patch_size)),
+        f"{patches}.bias": Move(("patch_embedding.bias",), SAME),
+        f"{norm}.weight": Move(("patch_norm.weight",), SAME),
+    }
+
+
+def _keep_map(config: ImageEncoderConfig, source: str, target: str) -> dict[str, Move]:
+    """Return the moves of a linear map, with its bias where it has one."""
+    kinds = ("weight", "bias") if config.bias else ("weight",)
+    return {f"{source}.{kind}": Move((f"{target}.{kind}",), SAME) for kind in kinds}
 
 
 def qwen2_vl_keys(config: ImageEncoderConfig) -> KeyTable:

@@ -10,7 +10,7 @@ from mm1_mlx.errors import ConfigError
 from mm1_mlx.image_config import ImageConfig
 from mm1_mlx.strict import LARGEST, Config, typed
 
-Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
 ConnectorType = Literal["c_abstractor", "c_abstractor_pair", "average_pool", "attention_pool"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -19,7 +19,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ImageEncoderConfig(Config):
-    """The sizes of an image encoder, a ViT, with switches for the variants of CLIP, SigLIP and Qwen2-VL.
+    """The sizes of an image encoder, a ViT, with switches for the variants of CLIP, SigLIP, AIMv2 and Qwen2-VL.
 
     Source: MM1, "Model Architecture Ablations" (image encoder pre-training).
     """
@@ -40,6 +40,10 @@ class ImageEncoderConfig(Config):
     positions: Literal["learned", "rotary"] = "learned"  # rotary ones have two axes, for pictures of any size
     temporal_patch_size: int = 1  # frames embedded together; a still picture is repeated
     patch_block: int = 1  # side of the blocks of patches that follow one another; 1 means row by row
+    norm: Literal["layer", "rms"] = "layer"  # AIMv2 has RMSNorm
+    patch_norm: bool = False  # normalise the embedded patches before positions are added, as AIMv2 does
+    gated: bool = False  # AIMv2's SwiGLU in the feed-forward layers
+    bias: bool = True  # of the layers' linear maps; AIMv2 has none
 
     def __post_init__(self) -> None:
         self._require_positive(

@@ -27,6 +27,9 @@ from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
 from ..hub import find_source, hub_ids
 from ..image_encoders import (
+    aimv2_config,
+    aimv2_keys,
+    aimv2_publisher_keys,
     clip_config,
     open_clip_config,
     open_clip_keys,
@@ -176,7 +179,7 @@ def _connector_config(
 
 
 def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageConfig, Tensors, KeyTable]:
-    """Return a CLIP or SigLIP encoder's sizes, its preprocessing, tensors and key table."""
+    """Return an encoder's sizes, its preprocessing, tensors and key table."""
     tensors = open_tensors(folder)
     layer = -1 if options.feature_layer is None else options.feature_layer
     if any(name.startswith("visual.") for name in tensors.infos):
@@ -201,18 +204,24 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
     values = read_json(folder / "config.json")
     vision = values.section("vision_config") if "vision_config" in values else values
     kind = str(vision.get("model_type", str, values.get("model_type", str, "")))
-    if "siglip" in kind and "siglip2" not in kind:
+    mean, std, prefix = CLIP_MEAN, CLIP_STD, _prefix(tensors)
+    if "aimv2" in kind:
+        encoder = aimv2_config(vision, feature_layer=layer)
+        publisher = any(name.startswith("trunk.") for name in tensors.infos)
+        table = aimv2_publisher_keys(encoder) if publisher else aimv2_keys(encoder)
+    elif "siglip" in kind and "siglip2" not in kind:  # fixed sizes of SigLIP 2 say "siglip" too
         encoder = siglip_config(vision, feature_layer=layer, final_norm=layer == -1)
-        mean = std = HALF
+        table, mean, std = transformers_keys(encoder), HALF, HALF
     elif "clip" in kind and "siglip" not in kind:
         encoder = clip_config(vision, feature_layer=layer)
-        mean, std = CLIP_MEAN, CLIP_STD
+        table = transformers_keys(encoder)
     else:
         raise CheckpointError(
-            f"{values.where}: the image encoder is {kind!r}; CLIP (transformers or open_clip) and SigLIP are known."
+            f"{values.where}: the image encoder is {kind!r}; CLIP (transformers or open_clip), SigLIP, SigLIP 2 for "
+            "pictures of a fixed size, and AIMv2 are known."
         )
     image = _image_config(encoder, mean=mean, std=std, squash="siglip" in kind, folder=folder)
-    table = transformers_keys(encoder).add_prefixes("vision_model.", "image_encoder.")
+    table = table.add_prefixes(prefix, "image_encoder.")
     dropped = (
         "text_model.*",
         "logit_scale",
@@ -221,6 +230,11 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
         "visual_projection.weight",
     )
     return encoder, image, tensors, table + KeyTable({}, dropped)
+
+
+def _prefix(tensors: Tensors) -> str:
+    """Return what stands before the vision tensors' names: nothing where transformers 5 saved the vision model alone."""
+    return "vision_model." if any(name.startswith("vision_model.") for name in tensors.infos) else ""
 
 
 def _image_config(

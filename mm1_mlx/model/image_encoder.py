@@ -1,4 +1,4 @@
-"""The image encoder: a ViT in CLIP's, SigLIP's or Qwen2-VL's flavour, pixels to patch features."""
+"""The image encoder: a ViT in CLIP's, SigLIP's, AIMv2's or Qwen2-VL's flavour, pixels to patch features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ def quick_gelu(x: mx.array) -> mx.array:
     return x * mx.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": nn.gelu, "gelu_tanh": nn.gelu_approx}
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": nn.gelu, "gelu_tanh": nn.gelu_approx, "silu": nn.silu}
+NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+def make_norm(config: ImageEncoderConfig) -> nn.LayerNorm | nn.RMSNorm:
+    """Make a norm of the encoder's kind and width."""
+    return NORMS[config.norm](config.hidden_dims, eps=config.norm_eps)
 
 
 def flatten_blocks(grid: Float[mx.array, "N h w C"], side: int) -> Float[mx.array, "N P C"]:
@@ -31,14 +37,14 @@ def flatten_blocks(grid: Float[mx.array, "N h w C"], side: int) -> Float[mx.arra
 class Attention(nn.Module):
     """Attention of every patch to every patch."""
 
-    def __init__(self, dims: int, num_heads: int):
+    def __init__(self, dims: int, num_heads: int, bias: bool):
         super().__init__()
         self.num_heads = num_heads
         self.scale = (dims // num_heads) ** -0.5
-        self.q_proj = nn.Linear(dims, dims)
-        self.k_proj = nn.Linear(dims, dims)
-        self.v_proj = nn.Linear(dims, dims)
-        self.out_proj = nn.Linear(dims, dims)
+        self.q_proj = nn.Linear(dims, dims, bias=bias)
+        self.k_proj = nn.Linear(dims, dims, bias=bias)
+        self.v_proj = nn.Linear(dims, dims, bias=bias)
+        self.out_proj = nn.Linear(dims, dims, bias=bias)
 
     def __call__(
         self, x: Float[mx.array, "N P E"], rotation: Rotation | None = None
@@ -54,23 +60,29 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, dims: int, hidden_dims: int, activation: str):
+    """Two linear maps with an activation between them, which a third map multiplies where the layer is gated."""
+
+    def __init__(self, config: ImageEncoderConfig):
         super().__init__()
-        self.fc1 = nn.Linear(dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, dims)
-        self._activation = ACTIVATIONS[activation]
+        dims, hidden_dims = config.hidden_dims, config.feed_forward_dims
+        self.fc1 = nn.Linear(dims, hidden_dims, bias=config.bias)
+        self.fc2 = nn.Linear(hidden_dims, dims, bias=config.bias)
+        if config.gated:
+            self.fc3 = nn.Linear(dims, hidden_dims, bias=config.bias)
+        self._activation, self._gated = ACTIVATIONS[config.activation], config.gated
 
     def __call__(self, x: Float[mx.array, "N P E"]) -> Float[mx.array, "N P E"]:
-        return self.fc2(self._activation(self.fc1(x)))
+        inside = self._activation(self.fc1(x))
+        return self.fc2(inside * self.fc3(x) if self._gated else inside)
 
 
 class EncoderLayer(nn.Module):
     def __init__(self, config: ImageEncoderConfig):
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.hidden_dims, eps=config.norm_eps)
-        self.attention = Attention(config.hidden_dims, config.num_heads)
-        self.norm2 = nn.LayerNorm(config.hidden_dims, eps=config.norm_eps)
-        self.feed_forward = FeedForward(config.hidden_dims, config.feed_forward_dims, config.activation)
+        self.norm1 = make_norm(config)
+        self.attention = Attention(config.hidden_dims, config.num_heads, config.bias)
+        self.norm2 = make_norm(config)
+        self.feed_forward = FeedForward(config)
 
     def __call__(
         self, x: Float[mx.array, "N P E"], rotation: Rotation | None = None
@@ -88,7 +100,7 @@ class ImageEncoder(nn.Module):
     picture; they are applied in every attention, and features come block by block of patches.
 
     Source: MM1, "Model Architecture Ablations" and "Supervised Fine-Tuning" (position interpolation);
-    Qwen2-VL (arXiv:2409.12191) for rotary positions.
+    AIMv2 (arXiv:2411.14402) for RMSNorm and SwiGLU; Qwen2-VL (arXiv:2409.12191) for rotary positions.
     """
 
     def __init__(self, config: ImageEncoderConfig):
@@ -103,11 +115,13 @@ class ImageEncoder(nn.Module):
         if config.class_token:
             self.class_embedding = mx.random.normal((width,), scale=0.02)
             self.class_position = mx.random.normal((width,), scale=0.02)
+        if config.patch_norm:
+            self.patch_norm = make_norm(config)
         if config.pre_norm:
-            self.pre_norm = nn.LayerNorm(width, eps=config.norm_eps)
+            self.pre_norm = make_norm(config)
         self.layers = [EncoderLayer(config) for _ in range(config.num_layers)]
         if learned:
-            self.post_norm = nn.LayerNorm(width, eps=config.norm_eps)
+            self.post_norm = make_norm(config)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -133,6 +147,8 @@ class ImageEncoder(nn.Module):
     def tokens(self, pixels: Float[mx.array, "N H W 3"]) -> Float[mx.array, "N S E"]:
         """Embed the patches with their learned positions, after the class token where there is one."""
         x = self.patch_embedding(self.patches(pixels.astype(self.dtype)))
+        if self.config.patch_norm:
+            x = self.patch_norm(x)
         if self.config.positions == "learned":
             x = x + resize_positions(self.position_embedding, *self.grid(pixels))
         if self.config.class_token:

@@ -34,7 +34,7 @@ def _encoder(config: MM1Config) -> list[str]:
     layers = f"{vision.num_layers} layers" + (f" ({used} used)" if used < vision.num_layers else "")
     lines = [
         f"{layers}, width {vision.hidden_dims}, {vision.num_heads} heads, {vision.feed_forward_dims} inside, "
-        f"{vision.activation}"
+        f"{'gated ' if vision.gated else ''}{vision.activation}"
     ]
     if vision.positions == "rotary":
         return [*lines, f"patches of {vision.patch_size} x {vision.patch_size} pixels, pictures of any size"]

@@ -253,11 +253,9 @@ def view_bytes(model: MM1) -> int:
     image = model.config.image_config
     largest = max(image.max_pixels, image.image_size**2)
     patches = largest // vision.patch_size**2
-    widest = (
-        max(  # arrays that are alive together: six of the layer's width and two of its feed-forward, or so
-            6 * vision.hidden_dims + 2 * vision.feed_forward_dims,
-            2 * vision.hidden_dims + 6 * connector.hidden_dims,
-        )
+    widest = max(  # arrays that are alive together: six of the layer's width and two of its feed-forward (3 if gated), or so
+        6 * vision.hidden_dims + (3 if vision.gated else 2) * vision.feed_forward_dims,
+        2 * vision.hidden_dims + 6 * connector.hidden_dims,
     )
     on_cpu = mx.default_device().type == mx.cpu
     scores = vision.num_heads * patches if on_cpu else 0  # of attention; a GPU's kernels do not store them
