@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
 from mlx_lm.utils import _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.model.mlx_lm_kinds import KINDS, REASONS
 
 __all__ = [
     "AdapterLayer",
@@ -52,13 +52,6 @@ __all__ = [
 
 AdapterLayer = LoRALinear | LoRASwitchLinear | LoRAEmbedding | DoRALinear | DoRAEmbedding
 
-# Well-known architectures that work; so does any other whose ``Model`` takes input_embeddings as rows of its table.
-FAMILIES = ("gemma3_text", "llama", "mixtral", "qwen2", "qwen3", "qwen3_moe", "smollm3")
-
-# These change the rows of their table after looking ids up, but leave input_embeddings unchanged, so they would
-# read text beside a picture wrongly.
-PREPARE_THEIR_EMBEDDINGS = frozenset({"gear", "gemma3n", "muse_spark"})
-
 # These are built with a head, and ``sanitize`` removes it where the weights have none.
 HEAD_GOES_BY_WEIGHTS = frozenset({"gemma3_text", "recurrent_gemma"})
 
@@ -67,19 +60,16 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     """Build the mlx-lm decoder that ``values["model_type"]`` names, with random weights.
 
     Raises:
-        ConfigError: mlx-lm has no such model, it takes no ``input_embeddings``, or ``values`` do not fit it.
+        ConfigError: mlx-lm has no such model, it is none of ``KINDS``, or ``values`` do not fit it.
     """
     name = values["model_type"]
     try:
         model_class, args_class = _get_classes(values)
     except (ValueError, AttributeError):  # no such file, or one that holds no model, such as "base"
         raise ConfigError(_describe_refusal(name, "is not an architecture of mlx-lm")) from None
-    if "input_embeddings" not in inspect.signature(model_class.__call__).parameters:
-        raise ConfigError(_describe_refusal(name, "takes no input_embeddings in mlx-lm, so no pictures"))
-    if model_class.__module__.rpartition(".")[2] in PREPARE_THEIR_EMBEDDINGS:
-        raise ConfigError(
-            _describe_refusal(name, "scales or normalises token embeddings before it takes pictures")
-        )
+    kind = model_class.__module__.rpartition(".")[2]
+    if kind not in KINDS:
+        raise ConfigError(_describe_refusal(name, REASONS.get(kind, "was not tried with this package")))
     try:
         model = model_class(args_class.from_dict(values))
         if name in HEAD_GOES_BY_WEIGHTS and values.get("tie_word_embeddings"):
@@ -118,10 +108,7 @@ def _language_model(model: Any) -> tuple[nn.Module, dict[str, Any]]:
 
 def _describe_refusal(name: str, reason: str) -> str:
     """Return the message that an architecture cannot be used, with those that can."""
-    return (
-        f"text_config.model_type {name!r} {reason}; "
-        f"these work, among others: mm1_decoder, {', '.join(FAMILIES)}."
-    )
+    return f"text_config.model_type {name!r} {reason}; these work: mm1_decoder, {', '.join(KINDS)}."
 
 
 def token_embedding(decoder: nn.Module, vocab_size: int) -> nn.Module:

@@ -13,6 +13,7 @@ from mm1_mlx.arrays import flatten
 from mm1_mlx.config import MM1Config
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.decoder import Decoder, make_decoder
+from mm1_mlx.model.given_embeddings import measure_scale, read_embeddings
 from mm1_mlx.model.image_encoder import ImageEncoder
 from mm1_mlx.model.mixture_of_experts import Routing
 from mm1_mlx.model.mlx_lm_parts import make_prompt_cache, token_embedding
@@ -71,6 +72,7 @@ class MM1(nn.Module):
         self.image_encoder = ImageEncoder(config.vision_config)
         self.connector = make_connector(config.connector_config)
         self.decoder = make_decoder(config.text_config)
+        self._scale = self._measure_scale()
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -111,7 +113,30 @@ class MM1(nn.Module):
         """Return the decoder's embeddings of ids; a place for a visual token gets that of the image token."""
         if isinstance(self.decoder, Decoder):
             return self.decoder.embed(input_ids)
-        return token_embedding(self.decoder, self.config.text_config.vocab_size)(input_ids)
+        return self._table(input_ids)
+
+    @property
+    def _table(self) -> nn.Module:
+        return token_embedding(self.decoder, self.config.text_config.vocab_size)
+
+    def _measure_scale(self) -> float:
+        if isinstance(self.decoder, Decoder):
+            return 1.0
+        return measure_scale(self.decoder, self._table, self.config.text_config.hidden_dims)
+
+    def place(
+        self,
+        text: Float[mx.array, "*L D"],
+        visual_tokens: Float[mx.array, "K D"],
+        places: Integer[mx.array, "*L"],
+    ) -> Float[mx.array, "*L D"]:
+        """Put visual tokens at their ``places`` and ``text`` elsewhere.
+
+        A decoder that multiplies its embeddings, such as Gemma, gets visual tokens that are divided before, so that they
+        enter its first layer as the connector made them.
+        """
+        visual_tokens = visual_tokens if self._scale == 1 else visual_tokens / self._scale
+        return place_visual_tokens(text, visual_tokens, places)
 
     def embed_inputs(
         self,
@@ -139,9 +164,7 @@ class MM1(nn.Module):
         text = self.embed_text(input_ids)
         if visual_tokens is None:
             return text
-        return place_visual_tokens(
-            text, visual_tokens, visual_token_places(input_ids, self.config.image_token_id)
-        )
+        return self.place(text, visual_tokens, visual_token_places(input_ids, self.config.image_token_id))
 
     def __call__(
         self,
@@ -161,8 +184,11 @@ class MM1(nn.Module):
             input_embeddings = self.embed_inputs(
                 input_ids, pixel_values=pixel_values, token_order=token_order
             )
-        collected = {"routings": routings} if isinstance(self.decoder, Decoder) else {}
-        return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings, **collected)
+        if isinstance(self.decoder, Decoder):
+            return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings, routings=routings)
+        if input_embeddings is None:
+            return self.decoder(input_ids, cache=cache)
+        return read_embeddings(self.decoder, self._table, input_embeddings, cache)
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
         """Say whether and how a quantized folder packs a module by default: the decoder's layers, but not its routers.

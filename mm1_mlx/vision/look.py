@@ -12,7 +12,7 @@ import mlx.core as mx
 from jaxtyping import Float, Integer
 
 from mm1_mlx.inputs.inputs import PreparedPicture
-from mm1_mlx.model.mm1 import MM1, place_visual_tokens, visual_token_places
+from mm1_mlx.model.mm1 import MM1, visual_token_places
 from mm1_mlx.vision.cache import VisionCache
 from mm1_mlx.vision.encode import (
     LARGEST_BATCH,
@@ -100,7 +100,7 @@ def embed_pictures(
     if not visual_tokens:
         return text
     places = visual_token_places(ids, model.config.image_token_id)
-    return place_visual_tokens(text, mx.concatenate(visual_tokens), places)
+    return model.place(text, mx.concatenate(visual_tokens), places)
 
 
 def _run_trained_parts(

@@ -1,24 +1,19 @@
 import dataclasses
-import importlib
 import inspect
 import sys
 from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 import pytest
 from mlx_lm.generate import GenerationResponse, generate_step, stream_generate
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import _get_classes, quantize_model
 
-from mm1_mlx.config import MlxLmDecoderConfig
 from mm1_mlx.errors import ConfigError
-from mm1_mlx.model.decoder import make_decoder
+from mm1_mlx.model.mlx_lm_kinds import KINDS
 from mm1_mlx.model.mlx_lm_parts import (
-    FAMILIES,
-    PREPARE_THEIR_EMBEDDINGS,
     SwitchGLU,
     SwitchLinear,
     build_decoder,
@@ -130,68 +125,11 @@ def test_the_cache_of_a_decoder_has_one_entry_per_layer():
     assert [type(c) for c in make_prompt_cache(decoder, max_kv_size=8)] == [RotatingKVCache] * 3
 
 
-def test_some_decoders_take_input_embeddings_and_some_do_not():
-    assert {"llama", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma3_text"} <= set(FAMILIES)
-    assert not {"gemma", "phi3", "phi", "base", "cache"} & set(FAMILIES)
-    assert list(FAMILIES) == sorted(FAMILIES)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["llama", "qwen2", "qwen3", "mixtral", "gemma3_text", "gemma", "gemma2", "phi3", "olmo2", "starcoder2"],
-)
-def test_a_decoder_is_built_where_its_class_takes_input_embeddings(name):
-    model_class = importlib.import_module(f"mlx_lm.models.{name}").Model
-    takes = "input_embeddings" in inspect.signature(model_class.__call__).parameters
-    refusal = None
-    try:
-        assert isinstance(build_decoder(VALUES | {"model_type": name}), model_class)
-    except ConfigError as error:
-        refusal = str(error)
-    assert takes == (refusal is None or "takes no input_embeddings" not in refusal)
-    assert takes or name not in FAMILIES
-
-
 def test_naming_those_that_work_imports_none():
     before = {name for name in sys.modules if name.startswith("mlx_lm.models.")}
     with pytest.raises(ConfigError):
         build_decoder(VALUES | {"model_type": "llama9"})
     assert {name for name in sys.modules if name.startswith("mlx_lm.models.")} == before
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_rows_of_the_embedding_table_stand_for_ids(name):
-    mx.random.seed(0)
-    decoder = make_decoder(MlxLmDecoderConfig(VALUES | {"model_type": name}))
-    ids = mx.array([[1, 2, 3, 4, 5]])
-    from_ids = decoder(ids)
-    from_embeddings = decoder(ids, input_embeddings=token_embedding(decoder, 40)(ids))
-    np.testing.assert_allclose(np.array(from_embeddings), np.array(from_ids), rtol=0, atol=1e-5)
-
-
-def test_gear_is_refused_because_rows_of_its_table_do_not_stand_for_ids():
-    with pytest.raises(ConfigError, match="'gear' scales or normalises token embeddings"):
-        build_decoder(VALUES | {"model_type": "gear"})
-    model_class, args_class = _get_classes({"model_type": "gear"})
-    decoder, ids = model_class(args_class.from_dict(VALUES | {"model_type": "gear"})), mx.array([[1, 2, 3]])
-    assert not mx.allclose(
-        decoder(ids), decoder(ids, input_embeddings=token_embedding(decoder, 40)(ids)), atol=0.1
-    )
-
-
-@pytest.mark.parametrize("name", sorted(PREPARE_THEIR_EMBEDDINGS))
-def test_decoders_that_prepare_their_embeddings_are_not_offered(name):
-    assert importlib.util.find_spec(f"mlx_lm.models.{name}") is not None
-    assert name not in FAMILIES
-
-
-@pytest.mark.parametrize("name", ["phi3", "gemma", "qwen"])
-def test_a_decoder_without_input_embeddings_is_refused_with_those_that_work(name):
-    with pytest.raises(ConfigError) as refusal:
-        build_decoder(VALUES | {"model_type": name})
-    start, end = str(refusal.value).split("; ")
-    assert start == f"text_config.model_type {name!r} takes no input_embeddings in mlx-lm, so no pictures"
-    assert end == f"these work, among others: mm1_decoder, {', '.join(FAMILIES)}."
 
 
 @pytest.mark.parametrize("name", ["llama9", "", "base", "switch_layers", "../llama"])
@@ -200,7 +138,7 @@ def test_an_unknown_architecture_is_refused_with_those_that_work(name):
         build_decoder(VALUES | {"model_type": name})
     start, end = str(refusal.value).split("; ")
     assert start == f"text_config.model_type {name!r} is not an architecture of mlx-lm"
-    assert end == f"these work, among others: mm1_decoder, {', '.join(FAMILIES)}."
+    assert end == f"these work: mm1_decoder, {', '.join(KINDS)}."
 
 
 @pytest.mark.parametrize(
