@@ -25,7 +25,7 @@ READ = (  # how files begin that Pillow reads
     (rb"II[*+]\0|MM\0[*+]", "TIFF"),
     (rb"BM", "BMP"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
-    (rb"\0\0\1\0", "ICO"),
+    (rb"\0\0\x01\0", "ICO"),
     (rb"....ftyp(?:avi[fs]|mif1|msf1|he[iv][cmsx])", "HEIC or AVIF"),
 )
 NOT_READ = (  # how other files begin that people take for pictures, or that look like them
@@ -45,7 +45,7 @@ NOT_READ = (  # how other files begin that people take for pictures, or that loo
         "an SVG drawing",
     ),
     (rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|body)", "a web page"),
-    (rb"PK\3\4", "a ZIP archive"),
+    (rb"PK\x03\x04", "a ZIP archive"),
     (rb"\x1f\x8b", "a gzip archive"),
 )
 TIFF_FORMATS = {1: "whole numbers", 2: "signed numbers", 3: "floating point", 5: "complex", 6: "complex"}
@@ -91,7 +91,7 @@ def open_file(data: bytes, name: str) -> Opened:
     if data.startswith(SIGNATURE):
         _spread_key(picture)
     if picture.format == "TIFF":
-        _set_16_bit_planes(picture, data, name)
+        _correct_tiff(picture, data, name)
     return Opened(
         picture, data, has_orientation, _count_frames(picture) if num_frames is None else num_frames
     )
@@ -118,7 +118,7 @@ def _heic_or_avif(data: bytes, name: str) -> list[str]:
     """Return the format of a file of boxes: brands that stand for both kinds leave it to the compatible ones."""
     size = int.from_bytes(data[:4])
     brands = {data[8:12], *(data[at : at + 4] for at in range(16, min(size, 4096), 4))}
-    if brands & AVIF_BRANDS or (b"av01" in data[:65536] and not brands & (HEIC_BRANDS - {b"mif1", b"msf1"})):
+    if brands & AVIF_BRANDS:
         if "AVIF" not in Image.OPEN:
             raise PictureError(
                 f"{name} is an AVIF picture, which this Pillow cannot read; export it as JPEG."
@@ -181,18 +181,28 @@ def _describe_tiff(data: bytes) -> str | None:
     return ", ".join(parts) + ")"
 
 
-def _set_16_bit_planes(picture: ImageFile.ImageFile, data: bytes, name: str) -> None:
-    """Have uncompressed planes of 16 bits read as such, since Pillow takes them for planes of 8 bits."""
+def _correct_tiff(picture: ImageFile.ImageFile, data: bytes, name: str) -> None:
+    """Have Pillow read what it would take for something else.
+
+    It takes uncompressed planes of 16 bits for planes of 8, and what libtiff has unpacked for numbers in the file's
+    order of bytes, though libtiff has put them into that of the machine.
+    """
     tags = _tiff_tags(data)
-    deep = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0] == 16 and len(picture.getbands()) > 1
-    if not deep or tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) != 2:
-        return
-    if picture.mode != "RGB":
-        raise PictureError(f"{name} is a TIFF of {_describe_tiff(data)}, which is not read; {ADVICE}.")
-    order = "L" if data[:2] == b"II" else "B"
+    in_planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
+    if in_planes and tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0] == 16 and len(picture.getbands()) > 1:
+        if picture.mode != "RGB":
+            raise PictureError(f"{name} is a TIFF of {_describe_tiff(data)}, which is not read; {ADVICE}.")
+        modes = {plane: f"{plane};16{'L' if data[:2] == b'II' else 'B'}" for plane in "RGB"}
+        _change_raw_modes(picture, "raw", modes)
+    native = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
+    _change_raw_modes(picture, "libtiff", native)
+
+
+def _change_raw_modes(picture: ImageFile.ImageFile, codec: str, modes: dict[str, str]) -> None:
+    """Replace the names of the layouts that a codec is told to read."""
     picture.tile = [
-        tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
-        if tile.codec_name == "raw" and isinstance(tile.args, tuple)
+        tile._replace(args=(modes.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+        if tile.codec_name == codec and isinstance(tile.args, tuple)
         else tile
         for tile in picture.tile
     ]

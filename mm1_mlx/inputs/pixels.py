@@ -113,7 +113,7 @@ def _find_white(picture: Image.Image, depth: tuple[str, int, str]) -> float:
     """Return the value that is white."""
     ranges = RANGES[depth]
     if len(ranges) == 1:
-        return ranges[0].white
+        return float(ranges[0].white)
     above, within, largest = 0, [0] * len(ranges), 0.0
     for box in _strips(picture.size):
         values = _values(picture.crop(box), depth)
@@ -121,7 +121,7 @@ def _find_white(picture: Image.Image, depth: tuple[str, int, str]) -> float:
         above += values.size
         within = [n + np.count_nonzero(values <= r.white) for n, r in zip(within, ranges, strict=True)]
         largest = max(largest, float(values.max(initial=0)))
-    fits = (r.white for n, r in zip(within, ranges, strict=True) if n >= r.share * above)
+    fits = (float(r.white) for n, r in zip(within, ranges, strict=True) if n >= r.share * above)
     return next(fits, largest)
 
 

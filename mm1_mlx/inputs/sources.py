@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 from mm1_mlx.errors import PictureError
@@ -111,7 +111,7 @@ def _read_file(path: Path) -> bytes:
         raise PictureError(f"{path} cannot be read: {reason}.") from None
 
 
-def _read_bounded(file: IO[bytes], name: str) -> bytes:
+def _read_bounded(file: Any, name: str) -> bytes:
     data = file.read(MAX_PICTURE_BYTES + 1)
     if len(data) > MAX_PICTURE_BYTES:
         raise PictureError(
