@@ -9,7 +9,7 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from mm1_mlx.errors import PictureError
+from mm1_mlx.errors import PictureError, printable
 from mm1_mlx.image_config import Alpha
 from mm1_mlx.inputs.file_kinds import Opened, open_file, say_why
 from mm1_mlx.inputs.pixels import to_rgb
@@ -102,6 +102,16 @@ def find_picture(
     return Picture(data, name, size, hashlib.sha256(data).hexdigest())
 
 
+def require_list(images: Any) -> None:
+    """Refuse what is no list of pictures, such as the path of one.
+
+    Raises:
+        PictureError: the message says what was given.
+    """
+    if isinstance(images, str | bytes) or not isinstance(images, Sequence):
+        raise PictureError(f"`images` is {shown(images)}, expected a list of pictures, such as [picture].")
+
+
 def open_picture(
     source: Source,
     *,
@@ -146,7 +156,9 @@ def _say_that_the_first_frame_is_read(name: str) -> None:
     """Say of the first such picture of the process, for all of them, that its other frames count for nothing."""
     if not _several_frames_said.is_set():
         _several_frames_said.set()
-        LOG.warning("%s has several frames or pages; of such pictures, only the first is read.", name)
+        LOG.warning(
+            "%s has several frames or pages; of such pictures, only the first is read.", printable(name)
+        )
 
 
 @contextmanager
@@ -175,7 +187,7 @@ def _orientation(picture: Image.Image) -> int | None:
 
 
 def _has_deep_key(opened: Opened) -> bool:
-    """Whether one colour of 16 bits a sample is transparent, of which Pillow keeps 8."""
+    """Tell whether one colour of 16 bits a sample is transparent, of which Pillow keeps 8."""
     picture = opened.picture
     deep = bool(picture.tile) and picture.tile[0].args == "RGB;16B"
     return deep and isinstance(picture.info.get("transparency"), tuple)

@@ -98,7 +98,7 @@ def _depth_of(picture: Image.Image) -> tuple[str, int, str] | None:
 
 
 def _is_inverted(picture: Image.Image) -> bool:
-    """Whether 0 is white; Pillow itself sees to it where samples are bytes."""
+    """Tell whether 0 is white; Pillow itself sees to it where samples are bytes."""
     return picture.format == "TIFF" and getattr(picture, "tag_v2", {}).get(PHOTOMETRIC, 0) == 0
 
 
@@ -150,7 +150,7 @@ def _whiten_key(strip: Image.Image, key: tuple[int, int, int], low: Image.Image 
 
 
 def _has_blank_alpha(picture: Image.Image) -> bool:
-    """Whether all pixels would be transparent only because the writer left the alpha out."""
+    """Tell whether all pixels would be transparent only because the writer left the alpha out."""
     if picture.format not in OFTEN_BLANK or picture.mode != "RGBA":
         return False
     return picture.getchannel("A").getextrema() == (0, 0)

@@ -88,7 +88,7 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def _tells_orientation(chunk: Chunk) -> bool:
-    """Whether a chunk holds EXIF or XMP that Pillow reads."""
+    """Tell whether a chunk holds EXIF or XMP that Pillow reads."""
     if chunk.kind == b"eXIf":
         return chunk.body.removeprefix(b"Exif\0\0").startswith(TIFF_STARTS)
     if chunk.kind not in (b"tEXt", b"zTXt", b"iTXt") or not chunk.body.startswith(ORIENTATION_KEYS):

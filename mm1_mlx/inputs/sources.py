@@ -40,19 +40,9 @@ def refuse_to_fetch(url: str) -> bytes:
 
 
 def to_path(source: str | os.PathLike[str]) -> Path:
-    """Return the path that a person wrote, which may be a ``file://`` URL or begin with ``~``.
-
-    Raises:
-        PictureError: the URL names another computer.
-    """
-    text = os.fspath(source)
-    if isinstance(source, str) and (path := path_of_file_url(text)) is not None:
-        return Path(path)
-    if re.match("file:", text, re.I) and isinstance(source, str) and not os.path.exists(text):
-        raise PictureError(
-            f"{text} is no path on this computer; a file URL looks like file:///home/me/cat.png."
-        )
-    return Path(os.path.expanduser(text))  # Path.expanduser refuses "~$draft.png"
+    """Return the path that a person wrote, which may be a ``file://`` URL or begin with ``~``."""
+    path = path_of_file_url(source) if isinstance(source, str) else None
+    return Path(os.path.expanduser(source) if path is None else path)  # Path.expanduser refuses "~$draft.png"
 
 
 def path_of_file_url(text: str) -> str | None:
@@ -62,11 +52,7 @@ def path_of_file_url(text: str) -> str | None:
 
 
 def locate(source: str, folder: Path) -> str | Path:
-    """Return where the picture of a row is: its path from the row's folder, or its URL as it is.
-
-    Raises:
-        PictureError: a ``file:`` URL names another computer.
-    """
+    """Return where the picture of a row is: its path from the row's folder, or its URL as it is."""
     return folder / to_path(source) if is_path(source) else source
 
 
