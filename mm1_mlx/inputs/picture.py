@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from mm1_mlx.errors import PictureError, printable
 from mm1_mlx.image_config import Alpha
 from mm1_mlx.inputs.file_kinds import Opened, open_file, say_why
-from mm1_mlx.inputs.pixels import to_rgb
+from mm1_mlx.inputs.pixels import to_8_bits
 from mm1_mlx.inputs.png import SIGNATURE, low_bytes
 from mm1_mlx.inputs.sources import Fetch, read_source, refuse_to_fetch
 from mm1_mlx.settings import MAX_PICTURE_PIXELS, MAX_PICTURE_SIDE
@@ -57,9 +57,9 @@ class Picture:
             low = low_bytes(opened.data) if alpha == "white" and _has_deep_key(opened) else None
             turn = TURNS.get(_orientation(opened.picture) if opened.has_orientation else None)
             opened.picture.load()
-            picture = to_rgb(opened.picture, alpha, low=low)
-            del opened, low
-            return picture if turn is None else picture.transpose(turn)
+            picture = to_8_bits(opened.picture, alpha, low=low)
+            del opened, low  # they take more memory than the result
+            return _finish(picture, turn)
 
 
 Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Picture
@@ -86,8 +86,7 @@ def find_picture(
             _check_size(source.size, name, max_pixels)
             turn = TURNS.get(_orientation(source))
             source.load()
-            picture = to_rgb(source, alpha)
-            picture = picture if turn is None else picture.transpose(turn)
+            picture = _finish(to_8_bits(source, alpha), turn)
         pixels = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
         return Picture(picture, name, picture.size, pixels)
     if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
@@ -184,6 +183,12 @@ def _orientation(picture: Image.Image) -> int | None:
         return picture.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a picture is no worse for broken EXIF
         return None
+
+
+def _finish(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    """Return a picture of 8 bits upright and in RGB."""
+    picture = picture if turn is None else picture.transpose(turn)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _has_deep_key(opened: Opened) -> bool:

@@ -42,13 +42,14 @@ RANGES: dict[tuple[str, int, str], tuple[Range, ...]] = {
 }
 
 
-def to_rgb(picture: Image.Image, alpha: Alpha, *, low: Image.Image | None = None) -> Image.Image:
-    """Return the picture in 8-bit RGB.
+def to_8_bits(picture: Image.Image, alpha: Alpha, *, low: Image.Image | None = None) -> Image.Image:
+    """Return the picture in 8-bit grey if its grey was deeper, or else in RGB.
 
     Args:
         picture: a picture of any mode, decoded.
         alpha: what transparent pixels become: "white", or with "drop" the colours stored under them.
-        low: the second bytes of RGB samples of 16 bits, whose transparent colour has as many.
+        low: the second bytes of RGB samples of 16 bits, whose transparent colour has as many; then the picture
+            itself is changed.
 
     Raises:
         ValueError: there is no way from this mode to RGB.
@@ -58,17 +59,17 @@ def to_rgb(picture: Image.Image, alpha: Alpha, *, low: Image.Image | None = None
     if depth is None and not whiten:
         return picture if picture.mode == "RGB" else picture.convert("RGB")  # RGB to RGB would copy it
     white = None if depth is None else _find_white(picture, depth)
-    made = Image.new("RGB", picture.size)
+    made = picture if low is not None else Image.new("RGB" if depth is None else "L", picture.size)
     for box in _strips(picture.size):
         strip = picture.crop(box)
         if depth is not None and white is not None:
-            strip = _to_8_bits(strip, depth, white, inverted=_is_inverted(picture), whiten=whiten)
+            strip = _scale(strip, depth, white, inverted=_is_inverted(picture), whiten=whiten)
         elif picture.mode == "RGB":
             _whiten_key(strip, picture.info["transparency"], None if low is None else low.crop(box))
         else:
             strip = strip.convert("RGBA")
-            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
-        made.paste(strip.convert("RGB"), box)
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB")
+        made.paste(strip, box)
     return made
 
 
@@ -125,7 +126,7 @@ def _find_white(picture: Image.Image, depth: tuple[str, int, str]) -> float:
     return next(fits, largest)
 
 
-def _to_8_bits(
+def _scale(
     strip: Image.Image, depth: tuple[str, int, str], white: float, *, inverted: bool, whiten: bool
 ) -> Image.Image:
     """Return a strip in 8-bit grey; with ``whiten`` its transparent shade becomes white."""

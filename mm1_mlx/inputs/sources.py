@@ -73,6 +73,8 @@ def read_source(
         return _decode_data_url(source), "the data: URL"
     if isinstance(source, str) and is_web_address(source):
         return fetch(source), source
+    if source == "":
+        raise PictureError("the path of the picture is empty; give a picture file.")
     path = to_path(source)
     return _read_file(path), str(path)
 

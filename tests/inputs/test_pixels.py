@@ -3,6 +3,8 @@
 import io
 import itertools
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -232,3 +234,30 @@ def test_a_file_of_a_brand_that_avif_and_heic_share_is_opened_as_avif():
     assert data[8:12] == b"avif" and b"avif" in data[16:32]
     data = data[:8] + b"mif1" + data[12:]
     np.testing.assert_allclose(opened(data)[0, 0].astype(int), [0, 128, 0], atol=4)
+
+
+@pytest.mark.slow
+def test_decoding_takes_less_than_12_bytes_a_pixel(tmp_path):
+    side = 3000
+    grey = np.zeros((side, side), np.uint16)
+    grey[::7] = 40000
+    row = b"\0" + bytes(6 * side)
+    header = struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0)
+    key = [(b"IHDR", header), (b"tRNS", bytes(6)), (b"IDAT", zlib.compress(row * side, 1)), (b"IEND", b"")]
+    files = {
+        "16 bits": encode(grey, compress_level=1),
+        "floats": tiff((grey / 65535).astype(np.float32), **BLACK_IS_0),
+        "RGBA": encode(np.zeros((side, side, 4), np.uint8), compress_level=1),
+        "RGB of 16 bits with a key": b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in key),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        code = (
+            "import resource, sys; from mm1_mlx.inputs.picture import open_picture\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "before = peak(); open_picture(sys.argv[1]); print(peak() - before)"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        used = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        used *= 1 if sys.platform == "darwin" else 1024
+        assert used < 12 * side**2 + 30_000_000, name
