@@ -36,6 +36,7 @@ TURNS: dict[Any, Image.Transpose] = {  # by EXIF orientation; 1 is upright
     8: Image.Transpose.ROTATE_90,
 }
 ON_ITS_SIDE = (5, 6, 7, 8)
+ICO = b"\0\0\1\0"
 LOG = logging.getLogger("mm1_mlx")  # prints to stderr, unless an application sets it up otherwise
 
 
@@ -136,11 +137,11 @@ def open_picture(
 
 def _measure(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
     """Return the upright size of a picture file, after checking it."""
+    if data.startswith(ICO):  # Pillow decodes its largest picture at once, and its directory may say less
+        for found in re.finditer(re.escape(SIGNATURE) + rb"....IHDR(.{8})", data, re.S):
+            _check_size(struct.unpack(">II", found[1]), name, max_pixels)
     opened = open_file(data, name)
     _check_size(opened.picture.size, name, max_pixels)
-    if opened.picture.format == "ICO":
-        for found in re.finditer(re.escape(SIGNATURE) + rb"....IHDR(.{8})", data, re.S):
-            _check_size(struct.unpack(">II", found[1]), name, max_pixels)  # its own directory may say less
     if opened.num_frames > 1:
         _say_that_the_first_frame_is_read(name)
     orientation = _orientation(opened.picture) if opened.has_orientation else None
