@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image", nargs="+", action="extend", default=[], metavar="PICTURE",
         help="pictures that the first question is about; may be repeated",
     )  # fmt: skip
+    flags.add_fetch(parser)
     parser.add_argument("--system", help="system message")
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save wrote")
     flags.add_sampling(parser)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mm1_mlx.errors import MM1Error, PromptError, UsageError
+from mm1_mlx.errors import MM1Error, PromptError, UsageError, printable
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # exit codes: 128 + the signal's number, as in shells
 OTHER_NAMES = {  # parameters whose flags have other names; a command has one of these
@@ -86,7 +86,7 @@ def run_command(
     except OSError as error:  # such as a full disk behind stdout
         _abandon_stdout()
         where = f"{error.filename}: " if error.filename else ""
-        print(f"mm1: {where}{error.strerror or error}.", file=sys.stderr)
+        say(f"mm1: {where}{error.strerror or error}.")
         return 1
     return 0
 
@@ -184,8 +184,8 @@ def read_stdin() -> str:
 
 
 def say(text: str) -> None:
-    """Print to stderr, since stdout is for answers, and flush."""
-    print(text, file=sys.stderr, flush=True)
+    """Print to stderr, since stdout is for answers, and flush; names in the text may hold any character."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def number_of(count: int, thing: str) -> str:

@@ -3,9 +3,23 @@
 A message names a parameter in backticks, as in `max_tokens` is 0; a command prints its flag, ``--max-tokens``, instead.
 """
 
+from __future__ import annotations
+
+import re
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return text with escapes, such as \\x1b, for the characters that would command a terminal or turn it around."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class MM1Error(Exception):
     """Something in the user's input is wrong; the message says what was found and what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class UsageError(MM1Error):

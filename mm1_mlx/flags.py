@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mm1_mlx.errors import PromptError, SamplingError, UsageError
+from mm1_mlx.errors import PictureError, PromptError, SamplingError, UsageError
 from mm1_mlx.image_config import SubImages
 from mm1_mlx.settings import (
     DTYPES,
@@ -21,6 +21,7 @@ from mm1_mlx.settings import (
 if TYPE_CHECKING:
     from mm1_mlx.inputs.few_shot import Shot
     from mm1_mlx.inputs.processor import Processor
+    from mm1_mlx.inputs.sources import Fetch
     from mm1_mlx.model.mm1 import MM1
     from mm1_mlx.vision.cache import VisionCache
 
@@ -59,6 +60,29 @@ def add_large_pictures(parser: argparse.ArgumentParser) -> None:
     large.add_argument(
         "--max-image-pixels", type=int, default=MAX_PICTURE_PIXELS, help="refuse larger pictures"
     )
+
+
+def add_fetch(parser: argparse.ArgumentParser) -> None:
+    """Add the flag without which no picture is downloaded."""
+    parser.add_argument(
+        "--allow-fetch", action="store_true",
+        help="download pictures given as http:// or https:// addresses, from the public internet alone",
+    )  # fmt: skip
+
+
+def fetch_of(args: argparse.Namespace) -> Fetch:
+    """Return the function that downloads pictures, or one that refuses to and names the flag."""
+    if args.allow_fetch:
+        from mm1_mlx.inputs.fetching import Fetcher
+
+        return Fetcher()
+
+    def refuse(url: str) -> bytes:
+        raise PictureError(
+            f"{url} is a web address; add --allow-fetch, or download the picture and give its path."
+        )
+
+    return refuse
 
 
 def add_shots(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +196,8 @@ def load_model(args: argparse.Namespace, *, sizes_alone: bool = False) -> tuple[
     else:
         model, processor = load(args.model, adapter_path=adapters_of(args), dtype=args.dtype)
     processor.max_pixels = args.max_image_pixels
+    if hasattr(args, "allow_fetch"):
+        processor.fetch = fetch_of(args)
     changes = image_changes(args)
     return model, processor.with_image_config(**changes) if changes else processor
 

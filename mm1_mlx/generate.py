@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from mm1_mlx import flags
-from mm1_mlx.command import entry_points, number_of, peak_resident_memory, put_in_words, read_stdin
+from mm1_mlx.command import entry_points, number_of, peak_resident_memory, put_in_words, read_stdin, say
 from mm1_mlx.errors import PromptError, UsageError
 from mm1_mlx.settings import BATCH_SIZE, EMBEDDED_MODEL, Template
 
@@ -67,8 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     parser.add_argument(
         "--image", nargs="+", action="extend", default=[], metavar="PICTURE",
-        help="pictures in reading order: paths, data: URLs, or - for stdin; may be repeated",
+        help="pictures in reading order: paths, data: or file: URLs, or - for stdin; may be repeated",
     )  # fmt: skip
+    flags.add_fetch(parser)
     parser.add_argument(
         "--prompt", help="text, <image> where a picture goes, \\<image> for the word; - reads stdin"
     )
@@ -278,7 +279,7 @@ def _print_totals(
         found = {"answers": answered, "errors": totals["failed"], "seconds": seconds}
         print(json.dumps(found | counts))
     details = ", ".join(f"{COUNTS[name]} {count:,}" for name, count in counts.items())
-    print(f"{number_of(answered, 'answer')} in {seconds:.1f} s to {file.path}: {details}", file=sys.stderr)
+    say(f"{number_of(answered, 'answer')} in {seconds:.1f} s to {file.path}: {details}")
 
 
 def _short_answer(text: str, shots: list[Shot]) -> dict[str, str]:

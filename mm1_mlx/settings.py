@@ -23,6 +23,8 @@ PREFILL_STEP_SIZE = 2048  # prompt tokens processed at once
 VISION_CACHE_MB = 256  # MB of visual tokens to keep, in memory and as much again on disk
 ADAPTER_RANK, ADAPTER_SCALE = 8, 20.0  # of LoRA and DoRA
 MAX_PICTURE_PIXELS = 150_000_000  # three times a phone's largest picture; more may be a decompression bomb
+MAX_PICTURE_SIDE = 65_535  # pixels, as of a JPEG; the work of a longer line is out of all proportion
+MAX_PICTURE_BYTES = 2_000_000_000  # of a file; as much as the largest picture takes uncompressed
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,9 @@ def _open(args: argparse.Namespace, config: MM1Config) -> Image.Image:
 
 
 def _name(args: argparse.Namespace) -> str:
-    return Path(args.picture).name if args.picture[:5] not in ("-", "data:") else "the picture"
+    from mm1_mlx.inputs.sources import is_path, to_path
+
+    return to_path(args.picture).name if args.picture != "-" and is_path(args.picture) else "the picture"
 
 
 main, script = entry_points(__doc__, add_arguments, run)

@@ -32,6 +32,7 @@ from PIL import Image
 from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.prompt import IMAGE, Message, Role, join_texts, num_places, remove_places
+from mm1_mlx.inputs.sources import is_data_url, is_web_address, to_path
 from mm1_mlx.strict import shown
 
 Form = Literal["chat", "LLaVA", "question", "interleaved", "caption", "text"]
@@ -322,16 +323,16 @@ def _find_picture(value: Any, field: str, folder: Path | None) -> Source:
         return found
     if not isinstance(found, str) or not found.strip():
         raise DataError(f"{field} is {shown(value)}, expected the path of a picture or a data: URL.")
-    if found.startswith("data:"):
+    if is_data_url(found):
         return found
-    if found.startswith(("http://", "https://")):
+    if is_web_address(found):
         raise DataError(f"{field} is the web address {shown(found)}; download the picture and give its path.")
     if folder is None:
         raise DataError(
             f"{field} is the path {shown(found)}, but this data set brings no files; download its pictures and "
             "write a folder with train.jsonl beside them."
         )
-    return folder / os.path.expanduser(found)
+    return folder / to_path(found)
 
 
 def _require_files(images: Iterable[Source], pictures: Values, folder: Path | None) -> None:

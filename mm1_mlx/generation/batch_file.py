@@ -18,6 +18,7 @@ from typing import Any
 from mm1_mlx.errors import PromptError
 from mm1_mlx.files.json_lines import read_json_lines, require_known
 from mm1_mlx.files.writing import new_file
+from mm1_mlx.inputs.sources import locate
 
 KEYS = ("prompt", "image", "images", "system", "id")
 
@@ -28,7 +29,7 @@ class Row:
 
     line: int  # from 1
     prompt: str
-    images: Sequence[str]  # paths, already joined to the file's folder, or URLs
+    images: Sequence[str]  # paths, already joined to the file's folder, or data: URLs and web addresses
     system: str | None
     id: Any  # the user's own identifier, copied to the answer
     values: dict[str, Any]  # all values as they are in the file
@@ -68,9 +69,7 @@ def _make_row(line: int, values: dict[str, Any], folder: Path, prompt: str | Non
     for name, text in (("prompt", prompt), ("system", values.get("system"))):
         if not isinstance(text, str | None):
             raise PromptError(f"{name} is {text!r}, expected text.")
-    found = [
-        image if "://" in image or image.startswith("data:") else str(folder / image) for image in images
-    ]
+    found = [str(locate(image, folder)) for image in images]
     return Row(line, prompt, found, values.get("system", system), values.get("id"), values)
 
 

@@ -20,10 +20,10 @@ from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.picture import Picture, Source, find_picture
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.inputs.prompt import IMAGE, Message, escape, num_places, remove_places
+from mm1_mlx.inputs.sources import is_path, to_path
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.vision.cache import VisionCache
 
-NO_PATH = ("data:", "http:", "https:")  # beginnings of sources that are no paths
 CAPTION_QUESTION = "Describe the picture."  # the question for a worked example that is a caption
 
 
@@ -252,10 +252,10 @@ class Conversation:
     def _open(self, source: Source) -> Attached:
         """Open a picture, and refuse one that cannot be decoded or does not fit the model's way of resizing."""
         path = None
-        if isinstance(source, Path) or (isinstance(source, str) and not source.startswith(NO_PATH)):
-            source = Path(os.path.expanduser(source))
+        if isinstance(source, Path) or (isinstance(source, str) and is_path(source)):
+            source = to_path(source)
             path = Path(os.path.abspath(source))
-        picture = find_picture(source, max_pixels=self._processor.max_pixels)
+        picture = find_picture(source, max_pixels=self._processor.max_pixels, fetch=self._processor.fetch)
         picture.decode()
         self._processor.num_visual_tokens(*picture.size)
         return Attached(picture, path)

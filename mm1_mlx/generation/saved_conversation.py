@@ -14,6 +14,7 @@ from mm1_mlx.errors import CheckpointError, ConfigError, PictureError, PromptErr
 from mm1_mlx.files.json_files import parse_json
 from mm1_mlx.files.writing import new_file
 from mm1_mlx.inputs.picture import Picture
+from mm1_mlx.inputs.sources import is_data_url
 from mm1_mlx.strict import Config
 
 VERSION = 1
@@ -37,7 +38,7 @@ class SavedPicture(Config):
 
     def __post_init__(self) -> None:
         has_file = os.path.isabs(self.path or "") and self.sha256 is not None and self.data is None
-        has_data = (self.path, self.sha256) == (None, None) and (self.data or "").startswith("data:")
+        has_data = (self.path, self.sha256) == (None, None) and is_data_url(self.data or "")
         self._require(has_file or has_data, "expected an absolute path and sha256, or a data: URL as data.")
 
     @classmethod

@@ -21,6 +21,7 @@ from mm1_mlx.errors import PictureError, PromptError
 from mm1_mlx.files.json_lines import read_json_lines, require_known
 from mm1_mlx.inputs.picture import Source, open_picture
 from mm1_mlx.inputs.prompt import IMAGE, num_places
+from mm1_mlx.inputs.sources import is_data_url, is_web_address, to_path
 
 Kind = Literal["caption", "question", "rationale"]
 
@@ -198,16 +199,17 @@ def _find_image(source: Any, folder: Path) -> str | Path | None:
     """Return where a picture is; a file is opened later, but a ``data:`` URL is checked here, because it has no name."""
     if source is None:
         return None
-    if source.startswith("data:"):
+    if is_data_url(source):
         try:
             open_picture(source)
         except PictureError as error:
             raise PromptError(f"image: {error}") from None
         return source
-    if source.startswith(("http://", "https://")):
+    if is_web_address(source):
         raise PromptError(f"image is the web address {source}; download the picture and give its path.")
-    if not source.strip() or not os.path.isfile(folder / source):
+    path = folder / to_path(source)
+    if not source.strip() or not os.path.isfile(path):
         raise PromptError(
             f"image is {source!r}, but there is no such file in {folder}; give a path from there."
         )
-    return folder / source
+    return path

@@ -17,8 +17,9 @@ from mm1_mlx.inputs.control_tokens import ControlTokens
 from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.layout import Layout, layout
-from mm1_mlx.inputs.picture import Source, find_picture
+from mm1_mlx.inputs.picture import Source, find_picture, require_list
 from mm1_mlx.inputs.prompt import IMAGE, Prompt, escape, insert_image_parts, messages_of, plain_text, split_at
+from mm1_mlx.inputs.sources import Fetch, refuse_to_fetch
 from mm1_mlx.inputs.sub_images import view_indices
 from mm1_mlx.settings import MAX_PICTURE_PIXELS, Template
 
@@ -32,12 +33,22 @@ class Processor:
         tokenizer: mlx-lm's wrapper of the folder's tokenizer.
         config: the model's configuration.
         max_pixels: larger pictures are refused before they are decoded.
+        fetch: function that returns the picture at a web address, such as ``fetching.fetch``; by default none is
+            downloaded.
     """
 
-    def __init__(self, tokenizer: Any, config: MM1Config, *, max_pixels: int = MAX_PICTURE_PIXELS):
+    def __init__(
+        self,
+        tokenizer: Any,
+        config: MM1Config,
+        *,
+        max_pixels: int = MAX_PICTURE_PIXELS,
+        fetch: Fetch = refuse_to_fetch,
+    ):
         self.tokenizer = tokenizer
         self.config = config
         self.max_pixels = max_pixels
+        self.fetch = fetch
 
     @property
     def image_token(self) -> str:
@@ -55,9 +66,8 @@ class Processor:
             ConfigError: the settings do not fit each other, or the model cannot read such views.
         """
         image_config = self.config.image_config.changed(**changes)
-        return Processor(
-            self.tokenizer, replace(self.config, image_config=image_config), max_pixels=self.max_pixels
-        )
+        config = replace(self.config, image_config=image_config)
+        return Processor(self.tokenizer, config, max_pixels=self.max_pixels, fetch=self.fetch)
 
     def num_visual_tokens(self, width: int, height: int, *, num_images: int = 1) -> int:
         """Return the number of visual tokens of an upright picture, in a prompt of ``num_images`` pictures.
@@ -104,6 +114,7 @@ class Processor:
                 ``num_low_resolution`` is not possible.
             PictureError: a picture cannot be opened.
         """
+        require_list(images)
         ids = self.prompt_ids(prompt, len(images), system=system, template=template)
 
         def messages() -> list[tuple[str, int]]:
@@ -231,7 +242,7 @@ class Processor:
     ) -> PreparedPicture:
         """Find one picture's place in the sequence, from its size alone."""
         image_config = config.image_config
-        picture = find_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels)
+        picture = find_picture(source, alpha=image_config.alpha, max_pixels=self.max_pixels, fetch=self.fetch)
         found = layout(
             picture.size, config, num_images=num_images, picture_number=picture_number, encode=self._encode
         )

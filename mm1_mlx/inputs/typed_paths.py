@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from urllib.parse import unquote
+
+from mm1_mlx.inputs.sources import path_of_file_url
 
 LONGEST = 4096  # characters of a path as it was typed
 DRAGGED = re.compile(r"""['"]?(/|~|file://)""")  # terminals write whole paths, some as URLs, some in quotes
@@ -56,8 +57,7 @@ def _readings(text: str) -> Iterator[str]:
     for reading in (text, _unquote(text)):
         if reading is None:
             continue
-        url = re.match(r"file://(?:localhost)?(/.*)", reading, re.S | re.I)
-        path = unquote(url[1], errors="surrogateescape") if url else reading
+        path = path_of_file_url(reading) or reading
         yield os.path.expanduser(path.replace("\0", ""))  # no path can hold that character
 
 

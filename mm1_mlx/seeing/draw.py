@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mm1_mlx.errors import PictureError
 from mm1_mlx.files.writing import new_file
+from mm1_mlx.inputs.sources import is_path, to_path
 from mm1_mlx.seeing.boxes import Box, whole_box
 
 INK, FAINT, PAPER = "#1b1b1f", "#62626c", "#ffffff"
@@ -211,7 +212,8 @@ def output_path(given: str | None, source: str, what: str) -> Path:
     Raises:
         PictureError: the path does not end in .png, its folder does not exist, or it is the picture itself.
     """
-    stem = "picture" if source == "-" or source.startswith("data:") else Path(source).stem
+    named = source != "-" and is_path(source)
+    stem = to_path(source).stem if named else "picture"
     path = Path(f"{stem}-{what}.png" if given is None else os.path.expanduser(given))
     if path.suffix.lower() != ".png":
         raise PictureError(f"--output is {path}, expected a name that ends in .png.")
@@ -219,7 +221,7 @@ def output_path(given: str | None, source: str, what: str) -> Path:
         raise PictureError(f"--output {path} is a folder; give a file in it.")
     if not path.parent.is_dir():
         raise PictureError(f"--output {path}: there is no folder {path.parent}; make it first.")
-    if path.exists() and os.path.exists(source) and path.samefile(source):
+    if named and path.exists() and to_path(source).exists() and path.samefile(to_path(source)):
         raise PictureError(f"--output {path} is the picture itself; give another name.")
     return path
 
