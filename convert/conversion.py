@@ -10,6 +10,7 @@ from types import ModuleType
 
 import mlx.core as mx
 
+from mm1_mlx.checkpoint.chat_template import FILE, PLACES, find_chat_template
 from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
 from mm1_mlx.checkpoint.save import COMPANIONS
@@ -142,7 +143,7 @@ def write(
     """
     for folder in {*recipe.origins, *recipe.companions}:
         require_other_folder(folder, output)
-    recipe = replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))  # which checks types
+    recipe = _find_template(replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict())))  # checks types
     try:
         plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
     except ConfigError as error:
@@ -159,6 +160,15 @@ def write(
         write_weights(plan, folder, progress_bar)
         (folder / "README.md").write_text(_card(recipe, plan, facts), encoding="utf-8")
     return Converted(output, plan)
+
+
+def _find_template(recipe: Recipe) -> Recipe:
+    """Return the recipe with the chat template that its folders have, or with a note that there is none."""
+    template = recipe.chat_template or find_chat_template(*recipe.companions)
+    if template is not None:
+        return replace(recipe, chat_template=template)
+    note = f"No chat template was found (in {', '.join(PLACES)}): prompts will be read as plain text."
+    return replace(recipe, notes=(*recipe.notes, note))
 
 
 def require_other_folder(source: Path, output: Path) -> None:
@@ -241,7 +251,7 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
     if not (folder / TOKENIZER_FILES[0]).exists():
         load_tokenizer(first).save_pretrained(folder)  # so that reading it needs no SentencePiece
     if recipe.chat_template is not None:
-        (folder / "chat_template.jinja").write_text(recipe.chat_template, encoding="utf-8")
+        (folder / FILE).write_text(recipe.chat_template, encoding="utf-8")
     for number, origin in enumerate(recipe.origins):
         for path in origin.glob("LICENSE*"):
             if path.is_file():

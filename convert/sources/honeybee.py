@@ -162,7 +162,7 @@ def describe(config: MM1Config, tensors: Tensors) -> tuple[dict[str, Any], KeyTa
             "num_eos_tokens": connector.num_extra_tokens,
             "feature_layer_index": encoder.feature_layer,
         },
-        "text_config": decoder.values,
+        "text_config": decoder.values | {"eos_token_id": config.to_dict()["eos_token_id"]},
     }
     return values, tables(config, [shapes])[0]
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mm1_mlx.checkpoint.chat_template import find_chat_template
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError
 
@@ -44,7 +45,8 @@ def load_tokenizer_of(folder: Path, config: MM1Config) -> Any:
     generation_config = folder / "generation_config.json"
     with explain_tokenizer_errors(folder):  # transformers warns that it does not know the model type mm1
         if generation_config.exists():
-            eos = json.loads(generation_config.read_text()).get("eos_token_id", eos)
+            stated = json.loads(generation_config.read_text()).get("eos_token_id")
+            eos = eos if stated is None else stated
         tokenizer = load_tokenizer(
             folder,
             {
@@ -52,6 +54,7 @@ def load_tokenizer_of(folder: Path, config: MM1Config) -> Any:
             },  # otherwise transformers asks on stdin whether to run the folder's code
             eos_token_ids=list(eos) if isinstance(eos, tuple) else eos,
         )
+    tokenizer.chat_template = find_chat_template(folder)
     if tokenizer.vocab_size > config.text_config.vocab_size:
         raise CheckpointError(
             f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, but the model's vocabulary is "

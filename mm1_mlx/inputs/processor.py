@@ -240,8 +240,6 @@ class Processor:
 
     def _chat_text(self, prompt: Prompt, num_images: int, system: str | None, answer_next: bool) -> str:
         """Return the conversation as the folder's chat template writes it."""
-        from jinja2 import TemplateError
-
         rules = self.config.prompt_config
         messages = messages_of(
             prompt, num_images, system=system, after_image=rules.after_image, hide=self._controls.hide
@@ -250,12 +248,16 @@ class Processor:
             messages.insert(0, {"role": "system", "content": rules.system})
         if rules.image_part is not None:
             messages = [insert_image_parts(message, rules.image_part) for message in messages]
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer_next
-            )
-        except TemplateError as error:
-            raise PromptError(f"the model's chat template refuses these messages: {error}") from None
+        from mm1_mlx.inputs.sandbox import render_template
+
+        return render_template(
+            self.tokenizer.chat_template,
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=answer_next,
+            **self.tokenizer.special_tokens_map | {"enable_thinking": self.tokenizer.has_thinking},  # as in mlx-lm
+        )
 
     @cached_property
     def _controls(self) -> ControlTokens:

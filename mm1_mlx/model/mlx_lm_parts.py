@@ -27,6 +27,7 @@ from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
 from mlx_lm.utils import _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.files.weight_files import find_weights
 
 __all__ = [
     "AdapterLayer",
@@ -99,8 +100,9 @@ def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.arr
             taken, with the sizes that mlx-lm fills in.
 
     Raises:
-        CheckpointError: the weights are absent, damaged, or do not fit.
+        CheckpointError: the weights are absent, damaged, or do not fit, or their index does not list every file.
     """
+    find_weights(folder)  # mlx-lm reads every file that looks like weights, whatever the index says
     try:
         model, _ = load_model(folder, lazy=True, model_config=values)
     except Exception as error:  # each architecture fails in its own way on unexpected weights

@@ -28,6 +28,7 @@ from convert.export import export
 from convert.recipe import Options
 from convert.source_config import read_json
 from convert.sources.assemble import IMAGE_TOKENS
+from mm1_mlx.errors import CheckpointError
 
 LAYOUTS = [
     ("clip_gelu", "alone", "model.safetensors"),
@@ -419,3 +420,13 @@ def test_parts_that_no_public_layout_has_are_not_exported(options, message, tmp_
     folder = trained(new_model(tmp_path / "new", make_decoder(options.pop("decoder")), **options))
     assert main(["export", str(folder), "--output", str(tmp_path / "out")]) == 1
     assert message in capfd.readouterr().err
+
+
+def test_a_decoder_with_weights_that_its_index_does_not_list_is_refused(llama, tmp_path):
+    decoder = copy_folder(llama, tmp_path / "decoder")
+    weights = load_weights(decoder)
+    index = {"weight_map": dict.fromkeys(weights, "model.safetensors")}
+    (decoder / "model.safetensors.index.json").write_text(json.dumps(index))
+    mx.save_safetensors(str(decoder / "model_old.safetensors"), {k: mx.zeros_like(v) for k, v in weights.items()})
+    with pytest.raises(CheckpointError, match="holds model_old.safetensors, which"):
+        new_model(tmp_path / "new", decoder)
