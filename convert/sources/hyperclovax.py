@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_mlx.checkpoint.chat_template import find_chat_template
+from mm1_mlx.checkpoint.sizes import require_sizes
 from mm1_mlx.config import ImageConfig, ImageEncoderConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
 
@@ -76,6 +77,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
             image_part=IMAGE_PART if template is not None and "image" in template else None
         ),
     )
+    require_sizes(model, shapes, config.where)
     return Recipe(
         source="hyperclovax",
         config=model,

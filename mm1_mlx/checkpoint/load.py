@@ -12,6 +12,7 @@ import mlx.nn as nn
 
 from mm1_mlx.arrays import flatten
 from mm1_mlx.checkpoint.hub import find_folder
+from mm1_mlx.checkpoint.sizes import build_model
 from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError
@@ -74,7 +75,8 @@ def read_model(
     folder = find_folder(path_or_hub_id)
     config = read_config(folder)
     weights = read_weights(folder)
-    model = MM1(config)
+    shapes = {key: value.shape for key, value in weights.items()}
+    model = build_model(config, shapes, folder / "config.json")
     if config.quantization is not None:
         _quantize_layers(model, config.quantization, weights)
     check_weights(flatten(model.parameters()), weights, folder, again="convert it again.")

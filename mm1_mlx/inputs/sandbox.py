@@ -32,7 +32,7 @@ PART = 10  # characters that an entry counts for, where all parts of a value are
 MAX_WIDTH = 1000  # of padding, indents and precisions
 MAX_BITS = 100_000  # of a number
 MAX_SECONDS = 20.0
-WIDE = {"center", "indent", "ljust", "rjust", "round", "wordwrap", "zfill"}
+WIDE = {"center", "indent", "ljust", "rjust", "round", "tojson", "wordwrap", "zfill"}
 UNSAFE = {"expandtabs", "format_map", "maketrans", "translate"}  # methods of text that no chat template needs
 LEFT_OUT = {"batch", "pprint", "slice", "urlize", "xmlattr"}  # filters that none needs
 PLAIN = str | int | float | None | Undefined
@@ -111,7 +111,7 @@ def _count_steps(items: Any) -> Iterator[Any]:
 def _weigh_made(value: Any) -> Any:
     """Return a list or mapping that a template made, once all of its parts are counted."""
     if isinstance(value, Mapping | COLLECTIONS):
-        _BUDGET.get().weigh(value)
+        _BUDGET.get().made += _BUDGET.get().weigh(value)
     return _BUDGET.get().charge(value)
 
 
@@ -168,6 +168,7 @@ def _bound(name: str, function: Callable[..., Any], owner: tuple[Any, ...] = ())
         if name == "join":  # counted once, because a generator can be gone through once
             place = len(args) - 1 if owner else 0
             args = (*args[:place], list(_count_steps(args[place])), *args[place + 1 :])
+        _BUDGET.get().step()
         _require_small(name, [*owner, *args, *options.values()])
         return _BUDGET.get().charge(function(*first, *args, **options))
 
@@ -242,7 +243,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=_write)
         kept = {name: made for name, made in self.filters.items() if name not in LEFT_OUT}
         self.filters = {name: _bound(name, made) for name, made in kept.items()}
-        self.filters |= {"tojson": _to_json, "string": _write, "count steps": _count_steps}
+        self.filters |= {"tojson": _bound("tojson", _to_json), "string": _write, "count steps": _count_steps}
         self.filters |= {"charge": lambda made: _BUDGET.get().charge(made), "weigh": _weigh_made}
         self.filters["concat"] = lambda parts: _concat(map(_write, parts))
         del self.globals["lipsum"]
@@ -277,7 +278,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         _BUDGET.get().step()
         if isinstance(obj, LoopContext):  # a loop that calls itself
             args = (_count_steps(args[0]), *args[1:])
-        owner = getattr(obj, "__self__", None)
+        owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)  # jinja wraps a text's format method
         if isinstance(owner, str):
             obj = _bound(obj.__name__, obj, (owner,))
         return _weigh_made(super().call(context, obj, *args, **options))

@@ -28,6 +28,7 @@ from mlx_lm.utils import _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.weight_files import find_weights
+from mm1_mlx.model.mlx_lm_settings import require_honoured
 
 __all__ = [
     "AdapterLayer",
@@ -38,6 +39,7 @@ __all__ = [
     "SwitchLinear",
     "build_decoder",
     "build_schedule",
+    "check_settings",
     "can_trim_prompt_cache",
     "create_attention_mask",
     "get_reporting_callbacks",
@@ -73,7 +75,7 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     name = values["model_type"]
     try:
         model_class, args_class = _get_classes(values)
-    except (ValueError, AttributeError):  # no such file, or one that holds no model, such as "base"
+    except (ValueError, AttributeError, SystemExit):  # no such file, one without a model, or one that ends the process
         raise ConfigError(_describe_refusal(name, "is not an architecture of mlx-lm")) from None
     if "input_embeddings" not in inspect.signature(model_class.__call__).parameters:
         raise ConfigError(_describe_refusal(name, "takes no input_embeddings in mlx-lm, so no pictures"))
@@ -81,6 +83,7 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
         raise ConfigError(
             _describe_refusal(name, "scales or normalises token embeddings before it takes pictures")
         )
+    require_honoured(values, args_class)
     try:
         model = model_class(args_class.from_dict(values))
         if name in HEAD_GOES_BY_WEIGHTS and values.get("tie_word_embeddings"):
@@ -89,6 +92,15 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     except Exception as error:  # each architecture fails in its own way on unexpected values
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
+
+
+def check_settings(values: dict[str, Any], where: str) -> None:
+    """Refuse settings of a decoder that mlx-lm does not compute with; ``where`` begins the message.
+
+    Raises:
+        ConfigError: there is such a setting.
+    """
+    require_honoured(values, _get_classes(values)[1], where)
 
 
 def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.array], dict[str, Any]]:
@@ -101,6 +113,7 @@ def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.arr
 
     Raises:
         CheckpointError: the weights are absent, damaged, or do not fit, or their index does not list every file.
+        ConfigError: the configuration has settings that mlx-lm does not compute with.
     """
     find_weights(folder)  # mlx-lm reads every file that looks like weights, whatever the index says
     try:
@@ -109,7 +122,9 @@ def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.arr
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"mlx-lm cannot load the decoder of {folder}: {reason}") from None
     if "text_config" in values:
-        model, values = _language_model(model)
+        model, inner = _language_model(model)
+        require_honoured(values["text_config"], type(model.args))
+        values = inner
     return dict(tree_flatten(model.parameters())), dict(values)
 
 
