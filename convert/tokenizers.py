@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1_mlx.checkpoint.tokenizer import explain_tokenizer_errors
+from mm1_mlx.checkpoint.tokenizer import explain_tokenizer_errors, probe_tokenizer
 from mm1_mlx.errors import CheckpointError
 
 from .hub import find_source
@@ -53,7 +53,9 @@ def load_tokenizer(folder: Path) -> Any:
         explain_tokenizer_errors(folder),
         warnings.catch_warnings(action="ignore"),  # transformers warns about the config.json beside it
     ):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        probe_tokenizer(tokenizer)
+        return tokenizer
 
 
 def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], vocab_size: int) -> int:
@@ -104,7 +106,9 @@ def _where_ends_stand(folder: Path) -> Iterator[SourceConfig]:
     if (folder / "config.json").exists():
         config = read_json(folder / "config.json")
         yield config
-        yield from (config.section(name) for name in DECODER_SECTIONS if isinstance(config.values.get(name), dict))
+        yield from (
+            config.section(name) for name in DECODER_SECTIONS if isinstance(config.values.get(name), dict)
+        )
 
 
 def _read_ends(config: SourceConfig) -> list[int]:

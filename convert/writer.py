@@ -53,7 +53,9 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
         ConfigError: nothing can be packed as asked.
     """
     shapes = {name: info.shape for part in recipe.parts for name, info in part.tensors.infos.items()}
-    model = build_model(recipe.config, shapes, "config.json")  # only its shapes are used; no number is computed
+    model = build_model(
+        recipe.config, shapes, "config.json"
+    )  # only its shapes are used; no number is computed
     expected = {key: value.shape for key, value in flatten(model.parameters()).items()}
     plan = packing_plan(model, packing) if packing else {}
     stored = [info.dtype for part in recipe.parts for info in part.tensors.infos.values()]

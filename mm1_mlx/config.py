@@ -151,8 +151,11 @@ class ConnectorConfig(Config):
         )
         if self.type in convolutions and self.num_blocks:
             narrow = min(self.input_dims, self.hidden_dims)
-            self._require(narrow > 2, f"input_dims and hidden_dims are {self.input_dims} and {self.hidden_dims}, "
-                "expected at least 3: squeeze-excite takes a quarter.")
+            self._require(
+                narrow > 2,
+                f"input_dims and hidden_dims are {self.input_dims} and {self.hidden_dims}, "
+                "expected at least 3: squeeze-excite takes a quarter.",
+            )
         needs_width = self.type == "attention_pool" or (self.type in convolutions and self.num_blocks)
         if needs_width:
             self._require_positive("hidden_dims")
@@ -279,6 +282,10 @@ class MlxLmDecoderConfig:
             value = typed("text_config", key, self.values[key], kind)
             if kind is int and not 0 < value < LARGEST:
                 raise ConfigError(f"text_config.{key} is {value}, expected more than 0 and less than 2^31.")
+        for key in ("rope_theta", "rms_norm_eps"):
+            value = self.values.get(key)
+            if value is not None and typed("text_config", key, value, float) <= 0:
+                raise ConfigError(f"text_config.{key} is {value}, expected more than 0.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as they are in config.json."""

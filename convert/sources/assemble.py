@@ -22,7 +22,7 @@ from mm1_mlx.config import (
     MlxLmDecoderConfig,
     MM1Config,
 )
-from mm1_mlx.errors import CheckpointError
+from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
@@ -71,7 +71,10 @@ def assemble(options: Options) -> Recipe:
         raise CheckpointError("nothing to convert: give SOURCE, or `encoder` and `decoder` for a new model.")
     encoder_folder, folder = find_source(options.encoder), find_source(options.decoder)
     encoder, image, tensors, encoder_table = _encoder(encoder_folder, options)
-    decoder, arrays = _decoder(folder)
+    try:
+        decoder, arrays = _decoder(folder)
+    except ConfigError as error:
+        raise ConfigError(error if str(folder) in str(error) else f"{folder}: {error}") from None
     require_proportion(encoder.to_dict(), shapes_of(tensors), encoder_folder)
     connector = _connector_config(options, encoder, decoder)
     fresh = _initialize_connector(connector, options.seed, encoder_dtype(tensors))

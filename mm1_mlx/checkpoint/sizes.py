@@ -72,7 +72,9 @@ def require_proportion(values: Mapping[str, Any], shapes: Shapes, where: object)
         if type(value) is not int:
             continue
         if COUNT.search(key) and value > len(shapes):
-            raise ConfigError(f"{where}: {key} is {value}, but the checkpoint has only {len(shapes)} tensors.")
+            raise ConfigError(
+                f"{where}: {key} is {value}, but the checkpoint has only {len(shapes)} tensors."
+            )
         if WIDTH.search(key) and not NO_WIDTH.search(key) and value > PACKED * longest:
             raise ConfigError(f"{where}: {key} is {value}, but the longest axis of its tensors is {longest}.")
 

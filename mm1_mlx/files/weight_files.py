@@ -101,7 +101,9 @@ def list_shards(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
     stem, _, ending = index.name.removesuffix(".index.json").rpartition(".")
     with report_unreadable(index.parent):
         names = [path.name for path in index.parent.iterdir()]
-    stray = [name for name in names if fnmatchcase(name, f"{stem}*.{ending}") and name not in weight_map.values()]
+    stray = [
+        name for name in names if fnmatchcase(name, f"{stem}*.{ending}") and name not in weight_map.values()
+    ]
     if stray:
         raise CheckpointError(
             f"{index.parent} holds {list_some(stray)}, which {index.name} does not list; remove what belongs to "

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.config import MM1Config
-from mm1_mlx.errors import PromptError
+from mm1_mlx.errors import PromptError, is_panic
 from mm1_mlx.inputs.context import PictureCost, require_context
 from mm1_mlx.inputs.control_tokens import ControlTokens
 from mm1_mlx.inputs.few_shot import Shot, few_shot
@@ -256,7 +256,8 @@ class Processor:
             tools=None,
             documents=None,
             add_generation_prompt=answer_next,
-            **self.tokenizer.special_tokens_map | {"enable_thinking": self.tokenizer.has_thinking},  # as in mlx-lm
+            **self.tokenizer.special_tokens_map
+            | {"enable_thinking": self.tokenizer.has_thinking},  # as in mlx-lm
         )
 
     @cached_property
@@ -267,10 +268,15 @@ class Processor:
 
     def _encode(self, text: str, as_text: bool = False) -> list[int]:
         """Return the ids of ``text`` alone, without special tokens around it, and with ``as_text`` without any in it."""
-        with TOKENIZING:
-            return self.tokenizer.encode(
-                text, add_special_tokens=False, verbose=False, split_special_tokens=as_text
-            )
+        try:
+            with TOKENIZING:
+                return self.tokenizer.encode(
+                    text, add_special_tokens=False, verbose=False, split_special_tokens=as_text
+                )
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise PromptError(f"the model's tokenizer fails on this text ({error}).") from None
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of a rendered text, in which control tokens that people wrote stay text."""

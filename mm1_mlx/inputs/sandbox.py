@@ -240,7 +240,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     concat = staticmethod(_concat)
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=_write)
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=_write
+        )
         kept = {name: made for name, made in self.filters.items() if name not in LEFT_OUT}
         self.filters = {name: _bound(name, made) for name, made in kept.items()}
         self.filters |= {"tojson": _bound("tojson", _to_json), "string": _write, "count steps": _count_steps}
@@ -253,7 +255,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return _Counted().visit(super()._parse(source, name, filename))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and attr in UNSAFE or isinstance(obj, int | float | bytes):
+        if (isinstance(obj, str) and attr in UNSAFE) or isinstance(obj, int | float | bytes):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
@@ -278,7 +280,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         _BUDGET.get().step()
         if isinstance(obj, LoopContext):  # a loop that calls itself
             args = (_count_steps(args[0]), *args[1:])
-        owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)  # jinja wraps a text's format method
+        owner = getattr(
+            getattr(obj, "__wrapped__", obj), "__self__", None
+        )  # jinja wraps a text's format method
         if isinstance(owner, str):
             obj = _bound(obj.__name__, obj, (owner,))
         return _weigh_made(super().call(context, obj, *args, **options))

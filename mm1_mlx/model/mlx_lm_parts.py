@@ -39,8 +39,8 @@ __all__ = [
     "SwitchLinear",
     "build_decoder",
     "build_schedule",
-    "check_settings",
     "can_trim_prompt_cache",
+    "check_settings",
     "create_attention_mask",
     "get_reporting_callbacks",
     "linear_to_lora_layers",
@@ -75,7 +75,11 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     name = values["model_type"]
     try:
         model_class, args_class = _get_classes(values)
-    except (ValueError, AttributeError, SystemExit):  # no such file, one without a model, or one that ends the process
+    except (
+        ValueError,
+        AttributeError,
+        SystemExit,
+    ):  # no such file, one without a model, or one that ends the process
         raise ConfigError(_describe_refusal(name, "is not an architecture of mlx-lm")) from None
     if "input_embeddings" not in inspect.signature(model_class.__call__).parameters:
         raise ConfigError(_describe_refusal(name, "takes no input_embeddings in mlx-lm, so no pictures"))

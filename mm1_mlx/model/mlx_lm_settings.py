@@ -44,7 +44,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # By the names of mlx-lm's modules, in which other kinds live too.
 GELU = {"gemma3_text", "gemma4_text"}  # their activation is gelu, and is called so elsewhere
 NO_ROPE_SCALING = {"lfm2", "lfm2_moe", "mixtral", "qwen3_moe"}  # some have a field for it and do not read it
-WHOLE_HEADS = {"gemma3_text", "llama", "mixtral", "ministral3", "qwen2", "qwen3", "qwen3_moe", "smollm3", *NO_ROPE_SCALING}
+WHOLE_HEADS = {
+    "gemma3_text",
+    "llama",
+    "mixtral",
+    "ministral3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    *NO_ROPE_SCALING,
+}
 
 WINDOW_IN_ALL_LAYERS = {"mistral", "mixtral"}  # by kind: these have windows wherever sliding_window is set
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -67,10 +77,14 @@ def require_honoured(values: Mapping[str, Any], args_class: type, where: str = "
         if key not in values or key in fields or (key == "hidden_act" and module in GELU):
             continue
         if values[key] not in neutral:
-            raise ConfigError(f"{where}.{key} is {values[key]!r}, which mlx-lm's {module} does not compute with.")
+            raise ConfigError(
+                f"{where}.{key} is {values[key]!r}, which mlx-lm's {module} does not compute with."
+            )
     if "sliding_window_pattern" in fields and "layer_types" not in fields:
         _check_pattern(values, module, where)
-    elif _has_window(values) and not ("layer_types" in fields and isinstance(values.get("layer_types"), list)):
+    elif _has_window(values) and not (
+        "layer_types" in fields and isinstance(values.get("layer_types"), list)
+    ):
         window = values.get("sliding_window")
         raise ConfigError(
             f"{where}.sliding_window is {window}, but mlx-lm's {module} attends to all tokens before: answers past "
@@ -84,7 +98,9 @@ def require_honoured(values: Mapping[str, Any], args_class: type, where: str = "
 
 def _has_window(values: Mapping[str, Any]) -> bool:
     """Tell whether some layers attend only to a window that is shorter than the context."""
-    window, context, layers = (values.get(k) for k in ("sliding_window", "max_position_embeddings", "layer_types"))
+    window, context, layers = (
+        values.get(k) for k in ("sliding_window", "max_position_embeddings", "layer_types")
+    )
     if isinstance(window, int) and isinstance(context, int) and window >= context:
         return False
     if isinstance(layers, list):
@@ -100,7 +116,9 @@ def _has_window(values: Mapping[str, Any]) -> bool:
 def _check_pattern(values: Mapping[str, Any], module: str, where: str) -> None:
     """Refuse windows in other layers than those that the decoder finds by counting."""
     layers, every = values.get("layer_types"), values.get("sliding_window_pattern") or 6
-    if isinstance(layers, list) and layers != [SLIDING if (n + 1) % every else FULL for n in range(len(layers))]:
+    if isinstance(layers, list) and layers != [
+        SLIDING if (n + 1) % every else FULL for n in range(len(layers))
+    ]:
         raise ConfigError(
             f"{where}.layer_types has windows in other layers than mlx-lm's {module}, where the last of every {every} "
             "has none."
@@ -115,8 +133,12 @@ def _check_rope(rope: Mapping[str, Any], module: str, where: str) -> None:
     if rope.get("partial_rotary_factor") not in (None, 1) and module in WHOLE_HEADS:
         raise ConfigError(f"{where}.partial_rotary_factor is not 1, but mlx-lm's {module} turns whole heads.")
     if name == "longrope" and rope.get("short_factor") != rope.get("long_factor"):
-        raise ConfigError(f"{where} has a short_factor of its own, but mlx-lm takes long_factor at every length.")
+        raise ConfigError(
+            f"{where} has a short_factor of its own, but mlx-lm takes long_factor at every length."
+        )
     if name == "yarn" and (rope.get("truncate") is False or rope.get("attention_factor") is not None):
         raise ConfigError(f"{where} sets truncate or attention_factor of yarn, which mlx-lm does not read.")
     if name == "yarn" and rope.get("original_max_position_embeddings") is None:
-        raise ConfigError(f"{where} is yarn without original_max_position_embeddings; mlx-lm would take 4096.")
+        raise ConfigError(
+            f"{where} is yarn without original_max_position_embeddings; mlx-lm would take 4096."
+        )

@@ -39,7 +39,9 @@ def zeros_like(folder, name, *keys):
     mx.save_safetensors(str(folder / name), {key: mx.zeros_like(weights[key]) for key in keys or weights})
 
 
-@pytest.mark.parametrize("name", ["model-00003-of-00003.safetensors", "model.safetensors", "model_old.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["model-00003-of-00003.safetensors", "model.safetensors", "model_old.safetensors"]
+)
 def test_a_file_that_the_index_does_not_list_is_refused_by_name(name, sharded):
     zeros_like(sharded, name)
     assert f"holds {name}, which {INDEX} does not list" in refusal(sharded)

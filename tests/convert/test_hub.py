@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hub_stand_in import READING_TOKEN, TOKEN, Hub, Repo
 
-from convert.card import CardFacts, model_card
 from convert.hub import find_source
+from mm1_mlx.checkpoint.card import CardFacts, model_card
 from mm1_mlx.checkpoint.upload import check_repo_id
 from mm1_mlx.errors import CheckpointError
 

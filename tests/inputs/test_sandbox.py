@@ -110,20 +110,27 @@ def test_a_template_that_fails_says_so_in_one_line(subtests):
             with pytest.raises(PromptError) as caught:
                 render(template)
             assert "chat template refuses these messages" in str(caught.value)
-            assert told in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+            assert (
+                told in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+            )
 
 
 def test_a_template_that_would_not_end_or_fill_the_memory_is_stopped(subtests, monkeypatch):
     monkeypatch.setattr(sandbox, "MAX_STEPS", 10_000)
     monkeypatch.setattr(sandbox, "MAX_SIZE", 100_000)
     for template in ENDLESS:
-        with subtests.test(template[:80]), pytest.raises(PromptError, match="chat template refuses these mess"):
+        with (
+            subtests.test(template[:80]),
+            pytest.raises(PromptError, match="chat template refuses these mess"),
+        ):
             render(template)
 
 
 def test_a_long_conversation_is_within_the_limits():
     long = [{"role": "user", "content": "word " * 400_000}] * 3
-    text = render_template("{% for m in messages %}{{ '<s>' ~ m.content | trim + '</s>' }}{% endfor %}", messages=long)
+    text = render_template(
+        "{% for m in messages %}{{ '<s>' ~ m.content | trim + '</s>' }}{% endfor %}", messages=long
+    )
     assert len(text) == 3 * (5 * 400_000 - 1 + len("<s></s>"))
 
 

@@ -20,7 +20,11 @@ from mm1_mlx.model.mlx_lm_settings import NEUTRAL, require_honoured
 HARMLESS = {
     *("initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout"),
     *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "pretraining_tp"),
-    *("num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types"),  # heads that guess further tokens
+    *(
+        "num_nextn_predict_layers",
+        "mtp_layer_types",
+        "mtp_mlp_layer_types",
+    ),  # heads that guess further tokens
     *("tie_word_embeddings", "num_local_experts", "head_dim"),  # found by the weights
     *("rope_parameters", "sliding_window", "use_sliding_window", "layer_types", "max_window_layers"),
     "_sliding_window_pattern",
@@ -85,14 +89,15 @@ def test_every_setting_that_transformers_has_and_mlx_lm_lacks_is_known(subtests)
     everywhere = set(PretrainedConfig().to_dict())
     for kind, args_class in accepted():
         fields = {field.name for field in dataclasses.fields(args_class)}
-        if kind not in CONFIG_MAPPING or "text_config" in fields:  # the decoder inside is checked by its own kind
+        if (
+            kind not in CONFIG_MAPPING or "text_config" in fields
+        ):  # the decoder inside is checked by its own kind
             continue
         with subtests.test(kind):
             values = CONFIG_MAPPING[kind]().to_dict()
             unknown = set(values) - fields - everywhere - HARMLESS - set(NEUTRAL)
             assert not unknown
             require_honoured(values, args_class)
-
 
 
 def test_a_setting_that_mlx_lm_would_leave_out_is_refused(subtests):
@@ -109,7 +114,7 @@ def test_settings_that_change_nothing_or_are_read_are_taken(subtests):
 
 
 def test_the_section_is_named():
-    with pytest.raises(ConfigError, match="a/config.json: text_config.hidden_act is 'relu'"):
+    with pytest.raises(ConfigError, match=r"a/config\.json: text_config\.hidden_act is 'relu'"):
         check_settings({"model_type": "llama", "hidden_act": "relu"}, "a/config.json: text_config")
 
 
