@@ -264,19 +264,39 @@ class Processor:
     def _controls(self) -> ControlTokens:
         added = self.tokenizer.added_tokens_decoder.values()
         special = [str(token) for token in added if token.special]
-        return ControlTokens([*special, *self.tokenizer.all_special_tokens, self.image_token])
+        tokens = {*special, *self.tokenizer.all_special_tokens, self.image_token}
+        return ControlTokens(tokens, {*self._spelled} - {self.tokenizer.unk_token_id})
+
+    @cached_property
+    def _spelled(self) -> dict[int, list[int]]:
+        """The ids of the characters of each control token, by its id; a tokenizer may hold the token as a word too."""
+        added, vocabulary = self.tokenizer.added_tokens_decoder.items(), self.tokenizer.get_vocab()
+        texts = {id: str(token) for id, token in added if token.special}
+        texts[self.config.image_token_id] = self.image_token
+        return {
+            id: [vocabulary[letter] for letter in text if letter in vocabulary] for id, text in texts.items()
+        }
 
     def _encode(self, text: str, as_text: bool = False) -> list[int]:
         """Return the ids of ``text`` alone, without special tokens around it, and with ``as_text`` without any in it."""
         try:
             with TOKENIZING:
-                return self.tokenizer.encode(
+                ids = self.tokenizer.encode(
                     text, add_special_tokens=False, verbose=False, split_special_tokens=as_text
                 )
+            if as_text and not self._spelled.keys().isdisjoint(ids):
+                ids = self._spell(ids, text)
+            return ids
         except BaseException as error:
             if not is_panic(error):
                 raise
             raise PromptError(f"the model's tokenizer fails on this text ({error}).") from None
+
+    def _spell(self, ids: list[int], text: str) -> list[int]:
+        """Return ids with the letters of control tokens in their place; an unknown letter of ``text`` stays unknown."""
+        unknown = self.tokenizer.unk_token
+        kept = self.tokenizer.unk_token_id if unknown is not None and unknown not in text else None
+        return [n for id in ids for n in ([id] if id == kept else self._spelled.get(id, [id]))]
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of a rendered text, in which control tokens that people wrote stay text."""

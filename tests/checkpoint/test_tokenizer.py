@@ -19,7 +19,7 @@ def change_pattern(folder, pattern):
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(x+x+)+y", "(?:(1|11)+)+$", "(", r"\p{Foo}", r"\g<0>x"])
 def test_a_pattern_that_its_library_fails_on_is_refused(pattern, tiny_folder, capfd):
     change_pattern(tiny_folder, pattern)
-    with pytest.raises(CheckpointError, match="the tokenizer of .* cannot be loaded: Onig") as caught:
+    with pytest.raises(CheckpointError, match=r"the tokenizer of .* cannot be loaded: Onig") as caught:
         load(tiny_folder)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
