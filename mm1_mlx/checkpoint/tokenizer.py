@@ -53,7 +53,7 @@ def probe_tokenizer(tokenizer: Any) -> None:
 
 @contextmanager
 def _hold_stderr() -> Iterator[None]:
-    """Hold back what reaches the process's stderr inside the block, and drop it if a library of Rust's panics.
+    """Keep back what reaches the process's stderr inside the block, and drop it if a library of Rust's panics.
 
     Such a library prints where it panicked before Python hears of it.
     """

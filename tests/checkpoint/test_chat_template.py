@@ -53,6 +53,8 @@ def test_a_template_is_read_in_every_place_and_kept_by_saving(place, template, b
     assert (tmp_path / "copy" / "chat_template.jinja").read_text() == "{{ 1 }}"
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # transformers leaves files open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_order_is_that_of_transformers(bare):
     assert find_chat_template(bare) is None
     places = [
