@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mm1_mlx.arrays import to_number
+from mm1_mlx.checkpoint.card import replace_parity
 from mm1_mlx.checkpoint.load import load
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.inputs.layout import layout
@@ -23,7 +24,6 @@ from mm1_mlx.inputs.sub_images import views
 from mm1_mlx.model.mlx_lm_parts import create_attention_mask
 from mm1_mlx.model.mm1 import MM1
 
-from .card import replace_parity
 from .divergence import divergence, kl_divergence
 from .hub import find_source, public_name
 from .reference import Reference, place_pictures, read_reference

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import mlx.core as mx
 
+from mm1_mlx.checkpoint.card import CardFacts, describe_parts, model_card, source_license
+from mm1_mlx.checkpoint.chat_template import FILE, PLACES, find_chat_template
 from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
 from mm1_mlx.checkpoint.save import COMPANIONS
@@ -18,7 +20,6 @@ from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error
 from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.writing import new_folder
 
-from .card import CardFacts, model_card, source_license
 from .hub import find_source, public_name
 from .recipe import ORIGIN, PREPROCESSOR, Options, Recipe, shapes_of
 from .source_config import SourceConfig, read_json
@@ -142,7 +143,9 @@ def write(
     """
     for folder in {*recipe.origins, *recipe.companions}:
         require_other_folder(folder, output)
-    recipe = replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))  # which checks types
+    recipe = _find_template(
+        replace(recipe, config=MM1Config.from_dict(recipe.config.to_dict()))
+    )  # checks types
     try:
         plan = make_plan(recipe, dtype=getattr(mx, dtype) if dtype else None, packing=packing)
     except ConfigError as error:
@@ -159,6 +162,15 @@ def write(
         write_weights(plan, folder, progress_bar)
         (folder / "README.md").write_text(_card(recipe, plan, facts), encoding="utf-8")
     return Converted(output, plan)
+
+
+def _find_template(recipe: Recipe) -> Recipe:
+    """Return the recipe with the chat template that its folders have, or with a note that there is none."""
+    template = recipe.chat_template or find_chat_template(*recipe.companions)
+    if template is not None:
+        return replace(recipe, chat_template=template)
+    note = f"No chat template was found (in {', '.join(PLACES)}): prompts will be read as plain text."
+    return replace(recipe, notes=(*recipe.notes, note))
 
 
 def require_other_folder(source: Path, output: Path) -> None:
@@ -191,9 +203,6 @@ def _write_origin(recipe: Recipe, folder: Path) -> None:
 
 def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
     """Return the model card of a recipe's folder."""
-    config = recipe.config
-    vision, connector, text = config.vision_config, config.connector_config, config.text_config
-    tokens = connector.num_visual_tokens
     return model_card(
         CardFacts(
             name=facts["name"],
@@ -201,13 +210,10 @@ def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
             checked_with=facts["checked_with"],
             base_models=list(recipe.base_models),
             license=_license(recipe),
-            encoder=f"ViT, {vision.num_layers} layers of {vision.hidden_dims}, patches of {vision.patch_size} pixels",
-            connector=connector.type,
-            decoder=f"{text.model_type}, {text.hidden_dims} wide, {text.vocab_size:,} tokens",
-            num_visual_tokens=f"{tokens} for a view" if tokens else "as many as the picture's size asks for",
+            parts=describe_parts(recipe.config),
             dtype=str(plan.dtype or _stored_dtype(plan)).removeprefix("mlx.core."),
             bits_per_weight=plan.bits_per_weight if plan.packing else None,
-            untrained=config.untrained,
+            untrained=recipe.config.untrained,
             parity=None,
         )
     )
@@ -241,7 +247,7 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
     if not (folder / TOKENIZER_FILES[0]).exists():
         load_tokenizer(first).save_pretrained(folder)  # so that reading it needs no SentencePiece
     if recipe.chat_template is not None:
-        (folder / "chat_template.jinja").write_text(recipe.chat_template, encoding="utf-8")
+        (folder / FILE).write_text(recipe.chat_template, encoding="utf-8")
     for number, origin in enumerate(recipe.origins):
         for path in origin.glob("LICENSE*"):
             if path.is_file():

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mm1_mlx.checkpoint.chat_template import FILE, find_chat_template
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.checkpoint.load import read_config
 from mm1_mlx.checkpoint.save import COMPANIONS
@@ -58,6 +59,8 @@ def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -
             for path in folder.iterdir():
                 if path.name in TAKEN_ALONG or path.name.startswith("LICENSE"):
                     shutil.copyfile(path, temporary / path.name)
+            if (template := find_chat_template(folder)) is not None:
+                (temporary / FILE).write_text(template, encoding="utf-8")
     return f"{output}: {name}; {len(parts)} {'folder' if len(parts) == 1 else 'folders'}"
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mm1_mlx.checkpoint.chat_template import MORE
 from mm1_mlx.checkpoint.upload import LOG_IN, explain_hub_errors, is_hub_id
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.weights import list_some
@@ -17,6 +18,7 @@ from mm1_mlx.files.weights import list_some
 from .tensors import NOT_WEIGHTS, PATTERNS
 
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
+TEMPLATES = f"{MORE}/"
 INNER = "vision_tower/"  # where an exported 360VL keeps its image encoder
 INDEX = ".index.json"  # ends the name of a file that names the shard of each tensor
 
@@ -25,8 +27,8 @@ def find_source(name: str, *, weights: bool = True) -> Path:
     """Return the folder or file called ``name``, or the hub's copy of it, downloaded once, then cached.
 
     Only configurations, tokenizer, card, licence and the weights that ``tensors.py`` would read are downloaded, in
-    one format, never two. Folders inside a repository are not downloaded, except for the image encoder of an
-    exported 360VL.
+    one format, never two. Folders inside a repository are not downloaded, except for chat templates and the image
+    encoder of an exported 360VL.
 
     Args:
         name: a path, or a hub id, ``owner/name`` or ``owner/name@revision``.
@@ -78,13 +80,14 @@ def _download(repo_id: str, revision: str | None, with_weights: bool) -> Path:
                 weights += _read_shards(repo_id, Path(index), own)
             companions = [file for file in own if _matches(file, COMPANIONS) and not file.endswith(INDEX)]
             files += [folder + file for file in companions + weights]
+        files += [file for file in missing if file.startswith(TEMPLATES) and file.endswith(".jinja")]
         _check_disk(repo_id, sum(missing[file] for file in files))
         patterns = [glob.escape(file) for file in files]
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
 
 
 def _list_files(repo_id: str, revision: str | None) -> dict[str, int]:
-    """Return the files at the top of a repository and in ``INNER``, each with its number of bytes that are not cached."""
+    """Return the files at the top of a repository, in ``INNER`` and in ``MORE``, each with its number of bytes that are not cached."""
     from huggingface_hub import HfApi, get_cached_repo_tree, try_to_load_from_cache
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -103,7 +106,7 @@ def _list_files(repo_id: str, revision: str | None) -> dict[str, int]:
 
 
 def _is_near(file: str) -> bool:
-    return os.path.dirname(file) in ("", INNER.rstrip("/"))
+    return os.path.dirname(file) in ("", INNER.rstrip("/"), MORE)
 
 
 def _choose_weights(repo_id: str, files: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mm1_mlx.config import DecoderConfig, MlxLmDecoderConfig
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.model.mlx_lm_parts import check_settings
 
 from .key_table import SAME, KeyTable, Move, keep_first_rows
 from .source_config import SourceConfig
@@ -22,6 +23,7 @@ def llama_config(config: SourceConfig, shapes: Shapes) -> MlxLmDecoderConfig:
 
     Raises:
         CheckpointError: the decoder is not a Llama, or a size is absent.
+        ConfigError: a setting is one that mlx-lm's Llama does not compute with.
     """
     kind = config.get("model_type", str, "llama")
     if kind not in ("llama", "vicuna"):
@@ -40,6 +42,7 @@ def llama_config(config: SourceConfig, shapes: Shapes) -> MlxLmDecoderConfig:
         raise CheckpointError(
             f"{config.where}: the checkpoint has no {HEAD}, and the head is not tied; a shard is missing."
         )
+    check_settings({**config.values, "model_type": "llama"}, config.where)
     rope = config.values.get("rope_parameters") or {}  # transformers 5 keeps the angles together
     heads = config.need("num_attention_heads", int)
     values = {

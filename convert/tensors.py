@@ -13,7 +13,6 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.json_files import parse_json
 from mm1_mlx.files.tensor_files import (
     DTYPES,
     Form,
@@ -23,13 +22,14 @@ from mm1_mlx.files.tensor_files import (
     report_unreadable,
     unsupported_dtype_error,
 )
+from mm1_mlx.files.weight_files import WEIGHTS, list_shards, read_index, require_whole_set
 from mm1_mlx.files.weights import list_some
 
 # Safetensors come before pickles, and Hugging Face's names before open_clip's. A pattern that starts with * is a guess,
 # so it comes last and may match only one file.
 PATTERNS = (
     "model.safetensors.index.json",
-    "model*.safetensors",
+    WEIGHTS,
     "open_clip_model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model*.bin",
@@ -129,7 +129,8 @@ class Tensors:
 def open_tensors(folder: str | Path, *, names: Sequence[str] = PATTERNS) -> Tensors:
     """Find the weights of a checkpoint and list their tensors, without reading these.
 
-    An index decides which shards are read and which tensors of each; other files are ignored.
+    An index decides which shards are read and which tensors of each. A folder may hold no other weights of the kind
+    that its index names; beside an index that is itself given, other files are ignored.
 
     Args:
         folder: where to look; or one file, which may be an index.
@@ -140,23 +141,12 @@ def open_tensors(folder: str | Path, *, names: Sequence[str] = PATTERNS) -> Tens
     """
     shards = _find(Path(folder), names)
     if shards[0].suffix != ".json":
-        _require_all(shards)
+        require_whole_set(shards)
         return Tensors(shards)
-    weight_map = _read_index(shards[0])
-    return Tensors([shards[0].with_name(name) for name in sorted(set(weight_map.values()))], weight_map)
-
-
-def _require_all(shards: list[Path]) -> None:
-    """Refuse numbered shards without an index if their own names show that one is missing."""
-    for path in shards:
-        numbers = re.fullmatch(r"(.*-)(\d+)-of-(\d+)(\.\w+)", path.name)
-        if numbers is None:
-            continue
-        stem, number, total, end = numbers.groups()
-        for other in range(1, int(total) + 1):
-            name = f"{stem}{other:0{len(number)}d}-of-{total}{end}"
-            if path.with_name(name) not in shards:
-                raise CheckpointError(f"{path} is one of {int(total)} shards, but {name} is missing; {AGAIN}")
+    index, weight_map = shards[0], read_index(shards[0])
+    if Path(folder).is_file():
+        return Tensors([index.with_name(name) for name in sorted(set(weight_map.values()))], weight_map)
+    return Tensors(list_shards(index, weight_map), weight_map)
 
 
 def _find(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -177,26 +167,6 @@ def _find(folder: Path, names: Sequence[str]) -> list[Path]:
         if found:
             return found
     raise CheckpointError(f"{folder} holds no weights; looked for {', '.join(names)}.")
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    """Return the shard of each tensor; every shard must exist."""
-    index = parse_json(path, f"{path} is not there.")
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not (isinstance(weight_map, dict) and weight_map):
-        raise CheckpointError(f"{path} has no weight_map that names the shard of each tensor; {AGAIN}")
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path("folder", shard).name != shard:
-            raise CheckpointError(f"{path} places {name} in {shard!r}, expected a file beside the index.")
-    shards = sorted(set(weight_map.values()))
-    with report_unreadable(path.parent):
-        absent = [shard for shard in shards if not path.with_name(shard).is_file()]
-    if absent:
-        raise CheckpointError(
-            f"{path} names {path.with_name(absent[0])}, which is missing"
-            f"{f', and {len(absent) - 1} more' if len(absent) > 1 else ''}; download what is missing."
-        )
-    return weight_map
 
 
 def _open_shard(path: Path) -> TensorFile | _Pickle:

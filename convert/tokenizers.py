@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mm1_mlx.checkpoint.tokenizer import explain_tokenizer_errors
+from mm1_mlx.checkpoint.tokenizer import explain_tokenizer_errors, probe_tokenizer
 from mm1_mlx.errors import CheckpointError
 
 from .hub import find_source
 from .recipe import Options
-from .source_config import read_json
+from .source_config import SourceConfig, read_json
 
+DECODER_SECTIONS = ("text_config", "language_config", "lm_config", "llm_config")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -52,7 +53,9 @@ def load_tokenizer(folder: Path) -> Any:
         explain_tokenizer_errors(folder),
         warnings.catch_warnings(action="ignore"),  # transformers warns about the config.json beside it
     ):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        probe_tokenizer(tokenizer)
+        return tokenizer
 
 
 def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], vocab_size: int) -> int:
@@ -82,17 +85,37 @@ def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], 
 def end_token_ids(
     folder: Path, tokenizer: Any, candidates: Sequence[str] = ()
 ) -> int | tuple[int, ...] | None:
-    """Return the tokens that end an answer: those of the folder's generation_config.json, and ``candidates``."""
-    ends: list[Any] = []
-    path = folder / "generation_config.json"
-    if path.exists():
-        value = read_json(path).values.get("eos_token_id")
-        ends += value if isinstance(value, list) else [value]
-        if any(end is not None and type(end) is not int for end in ends):
-            raise CheckpointError(
-                f"{path}: eos_token_id is {value!r}, expected a token id or a list of them."
-            )
+    """Return the tokens that end an answer: those that the folder states, ``candidates``, and the tokenizer's own.
+
+    generation_config.json states them, or else config.json, at its top or in its section about the decoder.
+
+    Raises:
+        CheckpointError: what a file states are not token ids.
+    """
+    ends: list[Any] = next(filter(None, map(_read_ends, _where_ends_stand(folder))), [])
     ends += [tokenizer.get_vocab().get(token) for token in candidates]
     ends.append(tokenizer.eos_token_id)
     known = tuple(dict.fromkeys(end for end in ends if end is not None))
     return known[0] if len(known) == 1 else known or None
+
+
+def _where_ends_stand(folder: Path) -> Iterator[SourceConfig]:
+    """Yield the parts of a source's configuration that may say which tokens end an answer, the most decisive first."""
+    if (folder / "generation_config.json").exists():
+        yield read_json(folder / "generation_config.json")
+    if (folder / "config.json").exists():
+        config = read_json(folder / "config.json")
+        yield config
+        yield from (
+            config.section(name) for name in DECODER_SECTIONS if isinstance(config.values.get(name), dict)
+        )
+
+
+def _read_ends(config: SourceConfig) -> list[int]:
+    value = config.values.get("eos_token_id")
+    ends = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(end) is not int for end in ends):
+        raise CheckpointError(
+            f"{config.where}: eos_token_id is {value!r}, expected a token id or a list of them."
+        )
+    return list(ends)

@@ -11,11 +11,12 @@ import mlx.core as mx
 
 from mm1_mlx.arrays import flatten
 from mm1_mlx.checkpoint.quantize import Packing, packing_plan
+from mm1_mlx.checkpoint.sizes import build_model
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.shards import write_shards
 from mm1_mlx.files.tensor_files import Form
 from mm1_mlx.files.weights import list_some
-from mm1_mlx.model.mm1 import MM1, count_parameters
+from mm1_mlx.model.mm1 import count_parameters
 
 from .recipe import Part, Recipe
 
@@ -51,7 +52,10 @@ def make_plan(recipe: Recipe, *, dtype: mx.Dtype | None = None, packing: Packing
         CheckpointError: a key is unknown or missing, or a tensor does not fit the configuration.
         ConfigError: nothing can be packed as asked.
     """
-    model = MM1(recipe.config)  # only its shapes are used, so MLX computes none of its numbers
+    shapes = {name: info.shape for part in recipe.parts for name, info in part.tensors.infos.items()}
+    model = build_model(
+        recipe.config, shapes, "config.json"
+    )  # only its shapes are used; no number is computed
     expected = {key: value.shape for key, value in flatten(model.parameters()).items()}
     plan = packing_plan(model, packing) if packing else {}
     stored = [info.dtype for part in recipe.parts for info in part.tensors.infos.values()]

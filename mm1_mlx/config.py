@@ -13,6 +13,7 @@ from mm1_mlx.strict import LARGEST, Config, typed
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
 ConnectorType = Literal["c_abstractor", "c_abstractor_pair", "average_pool", "attention_pool"]
 
+MOST_LAYERS = 10_000
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -66,6 +67,7 @@ class ImageEncoderConfig(Config):
             f"hidden_dims is {self.hidden_dims}, not a multiple of num_heads {self.num_heads}.",
         )
         n = self.num_layers
+        self._require(n <= MOST_LAYERS, f"num_layers is {n}, expected at most {MOST_LAYERS}.")
         self._require(
             -n - 1 <= self.feature_layer <= n,
             f"feature_layer is {self.feature_layer}, expected {-n - 1} to {n} for {n} layers.",
@@ -128,7 +130,10 @@ class ConnectorConfig(Config):
         self._require_positive("input_dims", "output_dims", "num_heads")
         self._check_num_visual_tokens()
         convolutions = ("c_abstractor", "c_abstractor_pair")
-        self._require(self.num_blocks >= 0, f"num_blocks is {self.num_blocks}, expected 0 or more.")
+        self._require(
+            0 <= self.num_blocks <= MOST_LAYERS,
+            f"num_blocks is {self.num_blocks}, expected 0 to {MOST_LAYERS}.",
+        )
         self._require(
             self.num_extra_tokens >= 0, f"num_extra_tokens is {self.num_extra_tokens}, expected 0 or more."
         )
@@ -144,6 +149,13 @@ class ConnectorConfig(Config):
             self.position_grid is None or self.position_grid > 0,
             f"position_grid is {self.position_grid}, expected more than 0 or null.",
         )
+        if self.type in convolutions and self.num_blocks:
+            narrow = min(self.input_dims, self.hidden_dims)
+            self._require(
+                narrow > 2,
+                f"input_dims and hidden_dims are {self.input_dims} and {self.hidden_dims}, "
+                "expected at least 3: squeeze-excite takes a quarter.",
+            )
         needs_width = self.type == "attention_pool" or (self.type in convolutions and self.num_blocks)
         if needs_width:
             self._require_positive("hidden_dims")
@@ -234,6 +246,10 @@ class DecoderConfig(Config):
             self.num_heads % self.num_kv_heads == 0,
             f"num_heads is {self.num_heads}, not a multiple of num_kv_heads {self.num_kv_heads}.",
         )
+        self._require(
+            self.num_layers <= MOST_LAYERS,
+            f"num_layers is {self.num_layers}, expected at most {MOST_LAYERS}.",
+        )
         self._require(self.head_dims % 2 == 0, f"head_dims is {self.head_dims}, RoPE needs an even number.")
         self._require(
             self.num_experts == 0 or self.num_experts >= 2,
@@ -266,6 +282,10 @@ class MlxLmDecoderConfig:
             value = typed("text_config", key, self.values[key], kind)
             if kind is int and not 0 < value < LARGEST:
                 raise ConfigError(f"text_config.{key} is {value}, expected more than 0 and less than 2^31.")
+        for key in ("rope_theta", "rms_norm_eps"):
+            value = self.values.get(key)
+            if value is not None and typed("text_config", key, value, float) <= 0:
+                raise ConfigError(f"text_config.{key} is {value}, expected more than 0.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as they are in config.json."""

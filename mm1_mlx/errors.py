@@ -52,3 +52,8 @@ class TrainingError(MM1Error):
 
 class DataError(MM1Error):
     """A training row or a data set is wrong."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Tell whether a library written in Rust failed inside; such an error is no Exception, so nothing catches it."""
+    return type(error).__name__ == "PanicException"

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mm1_mlx import flags
 from mm1_mlx.command import entry_points
 from mm1_mlx.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from mm1_mlx.model.mm1 import MM1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,22 +46,42 @@ def run(args: argparse.Namespace) -> None:
     model, _ = load(folder, adapter_path=found, dtype=args.dtype)
     fuse_adapters(model, dequantize=args.dequantize)
     dtype = None if args.dtype else stored_dtype(folder)  # a CPU computes in another type
-    save(model, made, companions=folder, dtype=dtype, overwrite=args.overwrite)
-    _note_in_card(made / "README.md", args.model)
+    card = _card(model, dtype or model.image_encoder.dtype, folder, args)
+    save(model, made, companions=folder, dtype=dtype, overwrite=args.overwrite, card=card)
     print(made)
     if args.upload_repo is not None:
         print(upload(made, args.upload_repo))
 
 
-def _note_in_card(card: Path, model: str) -> None:
-    """Add a note to the card, which is a copy of the card of the model before tuning, to say so."""
-    if not card.exists():
-        return
-    name = Path(model).resolve().name if Path(model).exists() else model
-    note = f"> These weights are those of {name} with adapters fused into them; what follows is its card.\n"
-    text = card.read_text(encoding="utf-8")
-    end = text.find("\n---\n", 3) + len("\n---\n") if text.startswith("---\n") else 0
-    card.write_text(f"{text[:end]}\n{note}\n{text[end:].lstrip()}", encoding="utf-8")
+def _card(model: MM1, dtype: mx.Dtype, folder: Path, args: argparse.Namespace) -> str:
+    """Return the card of the fused model, which is another than the one it was made of."""
+    from mm1_mlx.checkpoint.card import (
+        CardFacts,
+        describe_parts,
+        model_card,
+        source_base_models,
+        source_license,
+    )
+    from mm1_mlx.checkpoint.quantize import stored_bits
+    from mm1_mlx.checkpoint.upload import is_hub_id
+
+    local = Path(args.model).exists()
+    name = Path(args.model).resolve().name if local else args.model
+    packed = model.config.quantization
+    return model_card(
+        CardFacts(
+            name=args.upload_repo or Path(args.save_path).name,
+            source=f"{name} with adapters fused into its weights",
+            checked_with=None,
+            base_models=[name] if not local and is_hub_id(name) else source_base_models(folder),
+            license=source_license(folder),
+            parts=describe_parts(model.config),
+            dtype=str(dtype).removeprefix("mlx.core."),
+            bits_per_weight=stored_bits(model, dtype) if packed else None,
+            untrained=model.config.untrained,
+            parity=None,
+        )
+    )
 
 
 main, script = entry_points(__doc__, add_arguments, run)

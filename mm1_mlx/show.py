@@ -173,8 +173,8 @@ def show_attention(args: argparse.Namespace) -> None:
     if args.word is not None:
         require_number("--word", args.word, len(words), "words in the answer")
         words = words[args.word - 1 : args.word]
-    write_png(attention_figure(args.prompt, picture, seen, words), path)
-    print(words_table(words, seen))
+    write_png(attention_figure(args.prompt, picture, seen, words, args.layer), path)
+    print(words_table(words, seen, args.layer))
     print(path)
 
 

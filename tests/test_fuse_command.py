@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from tuned_models import compute_logits, make, save_adapter, tuning
 
 from mm1_mlx import load, quantize, save
 from mm1_mlx.checkpoint.hub import find_folder
+from mm1_mlx.model.mm1 import count_parameters
 from mm1_mlx.tuning.settings import PartTuning
 
 command = importlib.import_module("mm1_mlx.fuse")
@@ -94,13 +96,32 @@ def test_a_packed_model_stays_packed_or_not(dequantize, run, room, tmp_path):
     assert difference < 0.05 * compute_logits(unfused).std()
 
 
-def test_the_card_says_that_it_is_of_the_model_before(run, room, tmp_path):
+def test_the_card_is_that_of_the_fused_model(run, room, tmp_path):
+    for model, adapter, weights in (
+        ("model", "one", "| weights | float16 |"),
+        ("packed", "packed one", "| weights | float16, quantized to "),
+    ):
+        made = tmp_path / f"fused {model}"
+        run("--model", room / model, "--adapter-path", room / adapter, "--save-path", made)
+        card = (made / "README.md").read_text()
+        assert f"# fused {model}\n\n`{model} with adapters fused into its weights` as a model folder" in card
+        assert weights in card and f"--model 'fused {model}' --image" in card
+        assert "no other model has the same" in card and "untrained" not in card
+    bits = float(card.partition("quantized to ")[2].split()[0])
+    count = count_parameters(load(room / "model", lazy=True)[0])
+    assert bits == pytest.approx(8 * (made / "model.safetensors").stat().st_size / count, rel=0.01)
+
+
+def test_a_connector_that_was_trained_is_not_called_untrained(run, room, tmp_path):
+    folder = Path(shutil.copytree(room / "model", tmp_path / "new"))
+    config = json.loads((folder / "config.json").read_text()) | {"untrained": ["connector"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "README.md").write_text("**The connector is untrained: answers are noise until trained.**")
+    save_adapter(folder, tmp_path / "adapter", HOW)
     made = tmp_path / "fused"
-    run("--model", room / "model", "--adapter-path", room / "one", "--save-path", made)
-    before, after = ((folder / "README.md").read_text() for folder in (room / "model", made))
-    matter = before.split("---\n")[1]
-    note = "> These weights are those of model with adapters fused into them; what follows is its card.\n"
-    assert after.startswith(f"---\n{matter}---\n\n{note}\n# mm1-tiny\n")
+    run("--model", folder, "--adapter-path", tmp_path / "adapter", "--save-path", made)
+    assert "untrained" not in (made / "README.md").read_text()
+    assert json.loads((made / "config.json").read_text())["untrained"] == []
 
 
 def test_generate_answers_with_an_adapter(run, room, picture):

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.arrays import flatten
+from mm1_mlx.checkpoint.sizes import require_proportion
 from mm1_mlx.config import (
     CLIP_MEAN,
     CLIP_STD,
@@ -21,7 +22,7 @@ from mm1_mlx.config import (
     MlxLmDecoderConfig,
     MM1Config,
 )
-from mm1_mlx.errors import CheckpointError
+from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
@@ -37,7 +38,7 @@ from ..image_encoders import (
     transformers_keys,
 )
 from ..key_table import SAME, KeyTable, Move
-from ..recipe import PREPROCESSOR, LoadedTensors, Options, Part, Recipe
+from ..recipe import PREPROCESSOR, LoadedTensors, Options, Part, Recipe, shapes_of
 from ..source_config import read_json
 from ..tensors import Tensors, open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
@@ -70,7 +71,11 @@ def assemble(options: Options) -> Recipe:
         raise CheckpointError("nothing to convert: give SOURCE, or `encoder` and `decoder` for a new model.")
     encoder_folder, folder = find_source(options.encoder), find_source(options.decoder)
     encoder, image, tensors, encoder_table = _encoder(encoder_folder, options)
-    decoder, arrays = _decoder(folder)
+    try:
+        decoder, arrays = _decoder(folder)
+    except ConfigError as error:
+        raise ConfigError(error if str(folder) in str(error) else f"{folder}: {error}") from None
+    require_proportion(encoder.to_dict(), shapes_of(tensors), encoder_folder)
     connector = _connector_config(options, encoder, decoder)
     fresh = _initialize_connector(connector, options.seed, encoder_dtype(tensors))
     tokens = tokenizer_folder(folder, options)
@@ -108,9 +113,15 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
         raise CheckpointError(
             f"{config.where}: the decoder is quantized; take the original and `quantize` it."
         )
-    if "tie_word_embeddings" not in values and "lm_head.weight" in open_tensors(folder).infos:
+    shapes = shapes_of(open_tensors(folder))
+    for section in ({}, *(values.get(name) for name in ("text_config", "vision_config"))):
+        if isinstance(section, dict):
+            require_proportion(section or values, shapes, config.where)
+    if "tie_word_embeddings" not in values and "lm_head.weight" in shapes:
         values["tie_word_embeddings"] = False  # mlx-lm ties some decoders by default, and then drops the head
     values = _restore_rope(values)
+    if isinstance(values.get("text_config"), dict):
+        values["text_config"] = _restore_rope(values["text_config"])
     if "text_config" not in values:
         build_decoder(
             MlxLmDecoderConfig(values).values

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mm1_mlx.checkpoint.sizes import require_sizes
 from mm1_mlx.config import CLIP_MEAN, CLIP_STD, ImageConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
 
@@ -93,6 +94,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         eos_token_id=end_token_ids(folder, tokenizer),
         prompt_config=PromptConfig(cut_at=(HUMAN, ASSISTANT), after_image=HUMAN),
     )
+    require_sizes(model, shapes, config.where)
     base = named.get("pretrained_lm_name_or_path")
     return Recipe(
         source="honeybee",
@@ -162,7 +164,7 @@ def describe(config: MM1Config, tensors: Tensors) -> tuple[dict[str, Any], KeyTa
             "num_eos_tokens": connector.num_extra_tokens,
             "feature_layer_index": encoder.feature_layer,
         },
-        "text_config": decoder.values,
+        "text_config": decoder.values | {"eos_token_id": config.to_dict()["eos_token_id"]},
     }
     return values, tables(config, [shapes])[0]
 

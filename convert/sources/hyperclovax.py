@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mm1_mlx.checkpoint.chat_template import find_chat_template
+from mm1_mlx.checkpoint.sizes import require_sizes
 from mm1_mlx.config import ImageConfig, ImageEncoderConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
 
@@ -63,7 +65,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     decoder = llama_config(config.section("text_config", "language_config"), select_prefix(shapes, DECODER))
     tokens = tokenizer_folder(folder, options)
     tokenizer = load_tokenizer(tokens)
-    template = tokenizer.chat_template
+    template = find_chat_template(tokens, folder)
     model = MM1Config(
         vision_config=encoder,
         connector_config=connector,
@@ -72,9 +74,10 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         image_token_id=_image_token_id(config, tokenizer, options, decoder.vocab_size),
         eos_token_id=end_token_ids(folder, tokenizer, ("<|endofturn|>",)),
         prompt_config=PromptConfig(
-            image_part=IMAGE_PART if isinstance(template, str) and "image" in template else None
+            image_part=IMAGE_PART if template is not None and "image" in template else None
         ),
     )
+    require_sizes(model, shapes, config.where)
     return Recipe(
         source="hyperclovax",
         config=model,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mm1_mlx.checkpoint.sizes import require_sizes
 from mm1_mlx.config import CLIP_MEAN, CLIP_STD, ImageConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
 
@@ -86,6 +87,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         eos_token_id=end_token_ids(folder, tokenizer),
         prompt_config=PromptConfig(cut_at=CUT_AT, row_token_id=new_line[0]),
     )
+    require_sizes(model, shapes, config.where)
     return Recipe(
         source="kanana",
         config=model,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mm1_mlx.checkpoint.sizes import require_sizes
 from mm1_mlx.config import CLIP_MEAN, CLIP_STD, ImageConfig, MM1Config, PromptConfig
 from mm1_mlx.errors import CheckpointError
 
@@ -82,6 +83,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         eos_token_id=end_token_ids(folder, tokenizer, ("<|eot_id|>",)),
         prompt_config=PromptConfig(after_image="\n", system=SYSTEM),
     )
+    require_sizes(model, shapes | shapes_of(tower), config.where)
     sets = [tensors] if tower is tensors else [tensors, tower]
     key_tables = tables(model, [shapes_of(one) for one in sets])
     apart = (

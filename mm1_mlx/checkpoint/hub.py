@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 from pathlib import Path
 
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.shards import INDEX
+from mm1_mlx.files.weight_files import WEIGHTS, parse_index
 from mm1_mlx.presets import DECODERS
 from mm1_mlx.settings import EMBEDDED_MODEL
 
 EMBEDDED = {EMBEDDED_MODEL: Path(__file__).parents[1] / "tiny" / EMBEDDED_MODEL}
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-WEIGHTS = "model*.safetensors"
 COMPANION_PATTERNS = ["*.json", "tokenizer.model", "*.txt", "*.jinja", "README.md"]
 
 
@@ -38,7 +40,7 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the model {str(name)[:80]!r} cannot be looked up ({error}).") from None
     if isinstance(name, str) and HUB_ID.fullmatch(name):
-        return _download(name, [*COMPANION_PATTERNS, WEIGHTS] if weights else COMPANION_PATTERNS)
+        return _download(name, weights=weights)
     if str(name) in DECODERS:
         raise CheckpointError(
             f"{name} has a configuration but no published weights; give a model folder or hub id, or mm1-tiny."
@@ -49,17 +51,32 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
     )
 
 
-def _download(name: str, files: list[str]) -> Path:
+def _download(name: str, *, weights: bool) -> Path:
     """Download a model, its configuration first, so that another kind of model is refused before gigabytes arrive."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
         found = json.loads(Path(hf_hub_download(name, "config.json")).read_text()).get("model_type")
         if found == "mm1":
-            return Path(snapshot_download(name, allow_patterns=files))
+            shards = _choose_shards(name) if weights else []
+            return Path(snapshot_download(name, allow_patterns=[*COMPANION_PATTERNS, *shards]))
+    except CheckpointError:
+        raise
     except (
         Exception
     ) as error:  # the hub's client raises many kinds of errors; each means that there is no model
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from None
     raise CheckpointError(f"{name} on the hub is a {found!r} model, expected 'mm1'; it was not downloaded.")
+
+
+def _choose_shards(name: str) -> list[str]:
+    """Return patterns of the weight files to download: those that the index lists, where there is one."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        index = Path(hf_hub_download(name, INDEX))
+    except EntryNotFoundError:
+        return [WEIGHTS]
+    return [glob.escape(shard) for shard in sorted(set(parse_index(index).values()))]

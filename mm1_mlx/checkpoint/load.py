@@ -11,12 +11,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mm1_mlx.arrays import flatten
-from mm1_mlx.checkpoint.hub import WEIGHTS, find_folder
+from mm1_mlx.checkpoint.hub import find_folder
+from mm1_mlx.checkpoint.sizes import build_model
 from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.json_files import parse_json
-from mm1_mlx.files.tensor_files import read_tensors
+from mm1_mlx.files.weight_files import read_weights
 from mm1_mlx.files.weights import check_weights, evaluate_weights
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
@@ -56,6 +57,8 @@ def load(
             f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers are noise.",
             file=sys.stderr,
         )
+    if not processor.tokenizer.chat_template:
+        print(f"mm1: {path_or_hub_id} has no chat template: prompts are read as plain text.", file=sys.stderr)
     return model, processor
 
 
@@ -66,13 +69,14 @@ def read_model(
     dtype: str | None = None,
     lazy: bool = False,
 ) -> tuple[MM1, Processor]:
-    """Do what ``load`` does, without the notice that parts are untrained; for callers that go on training."""
+    """Do what ``load`` does, without its notices; for callers that go on training."""
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     folder = find_folder(path_or_hub_id)
     config = read_config(folder)
-    weights = _read_weights(folder)
-    model = MM1(config)
+    weights = read_weights(folder)
+    shapes = {key: value.shape for key, value in weights.items()}
+    model = build_model(config, shapes, folder / "config.json")
     if config.quantization is not None:
         _quantize_layers(model, config.quantization, weights)
     check_weights(flatten(model.parameters()), weights, folder, again="convert it again.")
@@ -110,19 +114,6 @@ def read_config(folder: Path) -> MM1Config:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _read_weights(folder: Path) -> dict[str, mx.array]:
-    try:
-        files = sorted(path for path in folder.iterdir() if path.match(WEIGHTS))
-    except OSError as error:
-        raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    if not files:
-        raise CheckpointError(f"{folder} has no {WEIGHTS}; the weights are missing.")
-    weights: dict[str, mx.array] = {}
-    for file in files:
-        weights |= read_tensors(file, again="download or convert it again.")
-    return weights
-
-
 def stored_dtype(folder: Path) -> mx.Dtype:
     """Return the floating-point type in which a model folder stores its weights; loading may convert them.
 
@@ -130,7 +121,7 @@ def stored_dtype(folder: Path) -> mx.Dtype:
         CheckpointError: the weights are absent or damaged.
     """
     norm = "image_encoder.layers.0.norm1.weight"  # norms are never packed
-    weights = _read_weights(folder)
+    weights = read_weights(folder)
     if norm not in weights:
         raise CheckpointError(f"{folder} lacks {norm}; convert it again.")
     return weights[norm].dtype

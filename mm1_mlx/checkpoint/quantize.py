@@ -8,8 +8,9 @@ from typing import Any, get_args
 import mlx.core as mx
 import mlx.nn as nn
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import ConfigError
-from mm1_mlx.model.mm1 import MM1
+from mm1_mlx.model.mm1 import MM1, count_parameters
 from mm1_mlx.settings import BITS, PackingMode
 
 GROUP_SIZES = (32, 64, 128)
@@ -97,6 +98,18 @@ def packing_plan(model: MM1, packing: Packing) -> dict[str, dict[str, Any]]:
 def quantization_config(packing: Packing, plan: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return ``config.json``'s ``quantization``: the plain packing, and the layers that differ from it."""
     return packing.plain | {path: values for path, values in plan.items() if values != packing.plain}
+
+
+def stored_bits(model: MM1, dtype: mx.Dtype) -> float:
+    """Return the bits on disk for each number of the unpacked model, where ``dtype`` is the stored type of floats."""
+    arrays = flatten(model.parameters()).values()
+    nbytes = sum(
+        value.size * (dtype.size if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
+        for value in arrays
+    )
+    return (
+        8 * nbytes / count_parameters(MM1(replace(model.config, quantization=None, quantization_config=None)))
+    )
 
 
 def quantize(model: MM1, *, bits: int = 4, group_size: int = 64, packing: Packing | None = None) -> MM1:

@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mm1_mlx.arrays import flatten
+from mm1_mlx.checkpoint.chat_template import FILE, find_chat_template
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.shards import write_shards
@@ -68,5 +69,7 @@ def save(
         for source in companions.iterdir():
             if source.name in COMPANIONS or source.name.startswith("LICENSE"):
                 shutil.copyfile(source, folder / source.name)
+        if (template := find_chat_template(companions)) is not None:
+            (folder / FILE).write_text(template, encoding="utf-8")
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")

@@ -10,10 +10,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from mm1_mlx.checkpoint.hub import WEIGHTS, find_folder
+from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.checkpoint.load import load, read_config
 from mm1_mlx.checkpoint.quantize import Packing, quantize
 from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
+from mm1_mlx.files.weight_files import WEIGHTS
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.presets import DECODERS, preset

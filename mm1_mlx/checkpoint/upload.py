@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mm1_mlx.checkpoint.hub import WEIGHTS
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.weight_files import WEIGHTS
 
 LOG_IN = "log in with `hf auth login`"
 

@@ -23,9 +23,11 @@ class ControlTokens:
 
     Args:
         tokens: their texts, including that of the image token.
+        ids: the ids of those that only structure has.
     """
 
-    def __init__(self, tokens: Iterable[str]):
+    def __init__(self, tokens: Iterable[str], ids: Iterable[int] = ()):
+        self._ids = frozenset(ids)
         self._tokens = sorted({*tokens} - {IMAGE, ""}, key=len, reverse=True)
         self._hidden = [IMAGE, MARK, *self._tokens]
         self._any = re.compile("|".join(map(re.escape, self._hidden[1:])))
@@ -45,8 +47,10 @@ class ControlTokens:
             encode: returns the ids of a text; with True as second argument, control tokens in it are text.
         """
         if MARK not in text:
-            return encode(text, False)
-        ids: list[int] = []
+            ids = encode(text, False)
+            if sum(id in self._ids for id in ids) <= len(self._own.findall(text)):
+                return ids  # else normalisation made a control token of what people wrote
+        ids = []
         for number, piece in enumerate(self._own.split(text)):
             if piece:
                 ids += encode(piece, False) if number % 2 else encode(self._unmark(piece), True)

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.config import MM1Config
-from mm1_mlx.errors import PromptError
+from mm1_mlx.errors import PromptError, is_panic
 from mm1_mlx.inputs.context import PictureCost, require_context
 from mm1_mlx.inputs.control_tokens import ControlTokens
 from mm1_mlx.inputs.few_shot import Shot, few_shot
@@ -251,8 +251,6 @@ class Processor:
 
     def _chat_text(self, prompt: Prompt, num_images: int, system: str | None, answer_next: bool) -> str:
         """Return the conversation as the folder's chat template writes it."""
-        from jinja2 import TemplateError
-
         rules = self.config.prompt_config
         messages = messages_of(
             prompt, num_images, system=system, after_image=rules.after_image, hide=self._controls.hide
@@ -261,25 +259,55 @@ class Processor:
             messages.insert(0, {"role": "system", "content": rules.system})
         if rules.image_part is not None:
             messages = [insert_image_parts(message, rules.image_part) for message in messages]
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=answer_next
-            )
-        except TemplateError as error:
-            raise PromptError(f"the model's chat template refuses these messages: {error}") from None
+        from mm1_mlx.inputs.sandbox import render_template
+
+        return render_template(
+            self.tokenizer.chat_template,
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=answer_next,
+            **self.tokenizer.special_tokens_map
+            | {"enable_thinking": self.tokenizer.has_thinking},  # as in mlx-lm
+        )
 
     @cached_property
     def _controls(self) -> ControlTokens:
         added = self.tokenizer.added_tokens_decoder.values()
         special = [str(token) for token in added if token.special]
-        return ControlTokens([*special, *self.tokenizer.all_special_tokens, self.image_token])
+        tokens = {*special, *self.tokenizer.all_special_tokens, self.image_token}
+        return ControlTokens(tokens, {*self._spelled} - {self.tokenizer.unk_token_id})
+
+    @cached_property
+    def _spelled(self) -> dict[int, list[int]]:
+        """The ids of the characters of each control token, by its id; a tokenizer may hold the token as a word too."""
+        added, vocabulary = self.tokenizer.added_tokens_decoder.items(), self.tokenizer.get_vocab()
+        texts = {id: str(token) for id, token in added if token.special}
+        texts[self.config.image_token_id] = self.image_token
+        return {
+            id: [vocabulary[letter] for letter in text if letter in vocabulary] for id, text in texts.items()
+        }
 
     def _encode(self, text: str, as_text: bool = False) -> list[int]:
         """Return the ids of ``text`` alone, without special tokens around it, and with ``as_text`` without any in it."""
-        with TOKENIZING:
-            return self.tokenizer.encode(
-                text, add_special_tokens=False, verbose=False, split_special_tokens=as_text
-            )
+        try:
+            with TOKENIZING:
+                ids = self.tokenizer.encode(
+                    text, add_special_tokens=False, verbose=False, split_special_tokens=as_text
+                )
+            if as_text and not self._spelled.keys().isdisjoint(ids):
+                ids = self._spell(ids, text)
+            return ids
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise PromptError(f"the model's tokenizer fails on this text ({error}).") from None
+
+    def _spell(self, ids: list[int], text: str) -> list[int]:
+        """Return ids with the letters of control tokens in their place; an unknown letter of ``text`` stays unknown."""
+        unknown = self.tokenizer.unk_token
+        kept = self.tokenizer.unk_token_id if unknown is not None and unknown not in text else None
+        return [n for id in ids for n in ([id] if id == kept else self._spelled.get(id, [id]))]
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of a rendered text, in which control tokens that people wrote stay text."""

@@ -26,7 +26,9 @@ from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
 from mlx_lm.utils import _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.files.weight_files import find_weights
 from mm1_mlx.model.mlx_lm_kinds import KINDS, REASONS
+from mm1_mlx.model.mlx_lm_settings import require_honoured
 
 __all__ = [
     "AdapterLayer",
@@ -38,6 +40,7 @@ __all__ = [
     "build_decoder",
     "build_schedule",
     "can_trim_prompt_cache",
+    "check_settings",
     "create_attention_mask",
     "get_reporting_callbacks",
     "linear_to_lora_layers",
@@ -65,11 +68,16 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     name = values["model_type"]
     try:
         model_class, args_class = _get_classes(values)
-    except (ValueError, AttributeError):  # no such file, or one that holds no model, such as "base"
+    except (
+        ValueError,
+        AttributeError,
+        SystemExit,
+    ):  # no such file, one without a model, or one that ends the process
         raise ConfigError(_describe_refusal(name, "is not an architecture of mlx-lm")) from None
     kind = model_class.__module__.rpartition(".")[2]
     if kind not in KINDS:
         raise ConfigError(_describe_refusal(name, REASONS.get(kind, "was not tried with this package")))
+    require_honoured(values, args_class)
     try:
         model = model_class(args_class.from_dict(values))
         if name in HEAD_GOES_BY_WEIGHTS and values.get("tie_word_embeddings"):
@@ -78,6 +86,15 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     except Exception as error:  # each architecture fails in its own way on unexpected values
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
+
+
+def check_settings(values: dict[str, Any], where: str) -> None:
+    """Refuse settings of a decoder that mlx-lm does not compute with; ``where`` begins the message.
+
+    Raises:
+        ConfigError: there is such a setting.
+    """
+    require_honoured(values, _get_classes(values)[1], where)
 
 
 def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.array], dict[str, Any]]:
@@ -89,15 +106,19 @@ def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.arr
             taken, with the sizes that mlx-lm fills in.
 
     Raises:
-        CheckpointError: the weights are absent, damaged, or do not fit.
+        CheckpointError: the weights are absent, damaged, or do not fit, or their index does not list every file.
+        ConfigError: the configuration has settings that mlx-lm does not compute with.
     """
+    find_weights(folder)  # mlx-lm reads every file that looks like weights, whatever the index says
     try:
         model, _ = load_model(folder, lazy=True, model_config=values)
     except Exception as error:  # each architecture fails in its own way on unexpected weights
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"mlx-lm cannot load the decoder of {folder}: {reason}") from None
     if "text_config" in values:
-        model, values = _language_model(model)
+        model, inner = _language_model(model)
+        require_honoured(values["text_config"], type(model.args))
+        values = inner
     return dict(tree_flatten(model.parameters())), dict(values)
 
 

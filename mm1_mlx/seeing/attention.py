@@ -73,6 +73,11 @@ def answer_with_attention(
     return [Word(number, text, paid[tokens].mean(axis=0)) for number, (text, tokens) in enumerate(words, 1)]
 
 
+def name_layers(layer: int | None) -> str:
+    """Return in words whose attention is shown: that of one layer, or the average."""
+    return "mean of all layers" if layer is None else f"layer {layer}"
+
+
 def split_words(tokenizer: Any, answer: list[int]) -> list[tuple[str, list[int]]]:
     """Split an answer into words, each with the numbers of its tokens; tokens of only white space belong to none."""
     text = tokenizer.decode(answer)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from mm1_mlx.inputs.sub_images import OVERVIEW
-from mm1_mlx.seeing.attention import Word
+from mm1_mlx.seeing.attention import Word, name_layers
 from mm1_mlx.seeing.boxes import Box, Sight, whole_box
 from mm1_mlx.seeing.draw import (
     FAINT,
@@ -80,8 +80,10 @@ def responses_figure(
     return _heat_figure(title, picture, seen, drawn, len(columns) if in_grid else COLUMNS, most)
 
 
-def attention_figure(question: str, picture: Image.Image, seen: Sight, words: Sequence[Word]) -> Image.Image:
-    """Draw a map of what each word of an answer attended to on the picture."""
+def attention_figure(
+    question: str, picture: Image.Image, seen: Sight, words: Sequence[Word], layer: int | None = None
+) -> Image.Image:
+    """Draw a map of what each word of an answer attended to on the picture, in one layer or on average."""
     drawn = []
     for word in words[:MOST_MAPS]:
         heat = [
@@ -92,7 +94,9 @@ def attention_figure(question: str, picture: Image.Image, seen: Sight, words: Se
         ]
         drawn.append(HeatMap(f'{word.number} "{word.text}" {100 * word.paid.sum():.0f} %', heat))
     more = f" (the first {len(drawn)} of {len(words)} words)" if len(drawn) < len(words) else ""
-    most = "where the word attended most; %: of all its attention, what the picture got"
+    most = (
+        f"where the word attended most, {name_layers(layer)}; %: of all its attention, what the picture got"
+    )
     return _heat_figure(f"{question}{more}", picture, seen, drawn, COLUMNS, most)
 
 

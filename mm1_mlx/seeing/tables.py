@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mm1_mlx.inputs.sub_images import OVERVIEW
-from mm1_mlx.seeing.attention import Word
+from mm1_mlx.seeing.attention import Word, name_layers
 from mm1_mlx.seeing.boxes import Box, Sight
 
 
@@ -41,10 +41,13 @@ def responses_table(seen: Sight, maps: dict[int, list[tuple[Box, float]]]) -> st
     return "\n".join(lines)
 
 
-def words_table(words: Sequence[Word], seen: Sight) -> str:
-    """Return a table of the share of each word's attention that went to the picture, and of its strongest token."""
+def words_table(words: Sequence[Word], seen: Sight, layer: int | None = None) -> str:
+    """Return a table of the share of each word's attention that went to the picture, and of its strongest token.
+
+    ``layer`` is the one whose attention it is; None means the average of all.
+    """
     widest = max(len(word.text) for word in words)
-    lines = [f"word {'':{widest}} {'on the picture':>15}  most at"]
+    lines = [f"word {'':{widest}} {'on the picture':>15}  most at ({name_layers(layer)})"]
     for word in words:
         most = int(word.paid.argmax())
         token = seen.tokens[most]

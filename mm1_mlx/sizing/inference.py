@@ -7,10 +7,10 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mm1_mlx.checkpoint.hub import WEIGHTS
 from mm1_mlx.checkpoint.quantize import Packing, packing_plan
 from mm1_mlx.config import MM1Config
-from mm1_mlx.errors import CheckpointError, ConfigError
+from mm1_mlx.errors import ConfigError
+from mm1_mlx.files.weight_files import find_weights
 from mm1_mlx.inputs.sub_images import view_indices
 from mm1_mlx.model.mm1 import MM1, count_parameters
 from mm1_mlx.vision.encode import LARGEST_BATCH, view_bytes
@@ -91,9 +91,7 @@ def weight_bytes(model: MM1, folder: Path | None = None) -> dict[str, int]:
     if packed is not None:
         if folder is None:
             raise ConfigError("the configuration is of a packed model; give its folder.")
-        sizes = [file.stat().st_size for file in folder.glob(WEIGHTS)]
-        if not sizes:
-            raise CheckpointError(f"{folder} has no {WEIGHTS}; the weights are missing.")
+        sizes = [file.stat().st_size for file in find_weights(folder)[0]]
         return {f"as stored, {packed.get('bits')} bit": sum(sizes)}
     num_parameters = count_parameters(model)
     found = {FULL: 4 * num_parameters, HALF: 2 * num_parameters}

@@ -157,10 +157,15 @@ def _convert_tensor(model: MM1, key: str, value: mx.array, folder: Path) -> tupl
     for ours, theirs in LEAVES.items():
         path = key.removeprefix(START).removesuffix(f".{theirs}")
         if key == f"{START}{path}.{theirs}":
-            if isinstance(model.decoder, Decoder):
-                path = path.removeprefix("model.")
-            return f"decoder.{path}.{ours}", value.T
+            return f"decoder.{_our_name(model, path)}.{ours}", value.T
     raise CheckpointError(f"{folder / WEIGHTS} holds {key}, which is no matrix of LoRA or DoRA of a linear.")
+
+
+def _our_name(model: MM1, path: str) -> str:
+    """Return our name of a linear of the decoder, which may be inside a model that reads pictures in transformers."""
+    inner = re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", path)
+    known = {name for name, _ in model.decoder.named_modules()}
+    return next((name for name in (path, inner, f"model.{inner}") if name in known), path)
 
 
 def _their_name(model: MM1, path: str) -> str:

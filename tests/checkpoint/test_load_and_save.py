@@ -55,6 +55,7 @@ def test_a_folder_in_shards_loads(tiny_folder, mm1_tiny):
         path = tiny_folder / f"model-{number:05d}-of-00002.safetensors"
         mx.save_safetensors(str(path), {key: weights[key] for key in part})
     (tiny_folder / "model.safetensors").unlink()
+    (tiny_folder / "model.safetensors.index.json").unlink()
     np.testing.assert_array_equal(logits_of(load(tiny_folder)[0]), logits_of(mm1_tiny[0]))
 
 
@@ -243,6 +244,8 @@ def test_an_unknown_config_key_is_named(tiny_folder):
 
 def test_a_folder_without_weights_is_refused(tiny_folder):
     (tiny_folder / "model.safetensors").unlink()
+    refused(tiny_folder, "index.json names", "model.safetensors, which is missing")
+    (tiny_folder / "model.safetensors.index.json").unlink()
     refused(tiny_folder, "no model*.safetensors")
 
 

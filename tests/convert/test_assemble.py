@@ -22,12 +22,13 @@ from tokenizers import Tokenizer
 
 import mm1_mlx
 from convert.__main__ import main
-from convert.card import source_license
 from convert.conversion import convert
 from convert.export import export
 from convert.recipe import Options
 from convert.source_config import read_json
 from convert.sources.assemble import IMAGE_TOKENS
+from mm1_mlx.checkpoint.card import source_license
+from mm1_mlx.errors import CheckpointError, ConfigError
 
 LAYOUTS = [
     ("clip_gelu", "alone", "model.safetensors"),
@@ -419,3 +420,52 @@ def test_parts_that_no_public_layout_has_are_not_exported(options, message, tmp_
     folder = trained(new_model(tmp_path / "new", make_decoder(options.pop("decoder")), **options))
     assert main(["export", str(folder), "--output", str(tmp_path / "out")]) == 1
     assert message in capfd.readouterr().err
+
+
+def test_a_decoder_with_weights_that_its_index_does_not_list_is_refused(llama, tmp_path):
+    decoder = copy_folder(llama, tmp_path / "decoder")
+    weights = load_weights(decoder)
+    index = {"weight_map": dict.fromkeys(weights, "model.safetensors")}
+    (decoder / "model.safetensors.index.json").write_text(json.dumps(index))
+    mx.save_safetensors(
+        str(decoder / "model_old.safetensors"), {k: mx.zeros_like(v) for k, v in weights.items()}
+    )
+    with pytest.raises(CheckpointError, match=r"holds model_old\.safetensors, which"):
+        new_model(tmp_path / "new", decoder)
+
+
+def test_tokens_that_end_an_answer_stand_in_the_decoders_config(tmp_path):
+    decoder = write_decoder(tmp_path / "decoder", "llama", eos_token_id=[2, 7, 9])
+    _, processor = mm1_mlx.load(new_model(tmp_path / "new", decoder))
+    assert processor.tokenizer.eos_token_ids == {2, 7, 9}
+
+
+def test_a_decoder_with_a_window_that_mlx_lm_leaves_out_is_refused(llama, tmp_path):
+    decoder = edit(copy_folder(llama, tmp_path / "decoder"), model_type="mistral", sliding_window=16)
+    with pytest.raises(ConfigError, match="sliding_window is 16") as caught:
+        new_model(tmp_path / "new", decoder)
+    assert str(decoder) in str(caught.value)
+    edit(decoder, max_position_embeddings=16)
+    assert mm1_mlx.load(new_model(tmp_path / "new", decoder))[0].config.text_config.max_positions == 16
+
+
+def test_the_base_of_rotary_positions_is_read_inside_a_model_that_reads_pictures(llama, tmp_path):
+    values = json.loads((llama / "config.json").read_text())
+    inner = {key: value for key, value in values.items() if key != "rope_theta"}
+    inner["rope_parameters"] = {"rope_theta": 5e5, "rope_type": "default"}
+    decoder = copy_folder(llama, tmp_path / "decoder")
+    store(
+        decoder,
+        {f"language_model.{name}": value for name, value in load_weights(llama).items()},
+        {"model_type": "mistral3", "text_config": inner},
+    )
+    model, _ = mm1_mlx.load(new_model(tmp_path / "new", decoder))
+    assert model.config.text_config.values["rope_theta"] == 5e5
+
+
+def test_sizes_of_a_decoder_that_no_tensor_has_are_refused_at_once(llama, tmp_path, subtests):
+    for key, value in (("num_hidden_layers", 10**6), ("vocab_size", 2**31 - 1), ("intermediate_size", 2**33)):
+        with subtests.test(key):
+            decoder = edit(copy_folder(llama, tmp_path / key), **{key: value})
+            with pytest.raises(ConfigError, match=f"{key} is {value}"):
+                new_model(tmp_path / "new", decoder)

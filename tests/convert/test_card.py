@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from convert.card import CardFacts, model_card, source_license
+from mm1_mlx.checkpoint.card import CardFacts, model_card, source_license
 
 OTHER = {"license": "other", "license_name": "hyperclovax-seed", "license_link": "LICENSE"}
 FACTS = CardFacts(
@@ -19,10 +19,12 @@ FACTS = CardFacts(
     checked_with="owner/model",
     base_models=["owner/model"],
     license=OTHER,
-    encoder="ViT, 378 pixels, patch 14, 27 layers of width 1152",
-    connector="C-Abstractor, 3 + 3 blocks of width 1152",
-    decoder="llama, 32 layers of width 3072",
-    num_visual_tokens="81 per sub-image, at most 10 sub-images",
+    parts={
+        "image encoder": "ViT, 378 pixels, patch 14, 27 layers of width 1152",
+        "connector": "C-Abstractor, 3 + 3 blocks of width 1152",
+        "visual tokens per picture": "81 per sub-image, at most 10 sub-images",
+        "decoder": "llama, 32 layers of width 3072",
+    },
     dtype="bfloat16",
     bits_per_weight=None,
     untrained=(),

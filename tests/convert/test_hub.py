@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hub_stand_in import READING_TOKEN, TOKEN, Hub, Repo
 
-from convert.card import CardFacts, model_card
 from convert.hub import find_source
+from mm1_mlx.checkpoint.card import CardFacts, model_card
 from mm1_mlx.checkpoint.upload import check_repo_id
 from mm1_mlx.errors import CheckpointError
 
@@ -44,7 +44,8 @@ def run(hub, tmp_path):
     def run(line, token=None, url=hub.url, before="", **settings):
         code = (
             "import shutil, sys\nfrom pathlib import Path\nfrom mm1_mlx.errors import MM1Error\n"
-            f"from convert.hub import find_source\nfrom mm1_mlx.checkpoint.upload import upload\n{before}\n"
+            f"from convert.hub import find_source\nfrom mm1_mlx.checkpoint.upload import upload\n"
+            f"from mm1_mlx.checkpoint.hub import find_folder\n{before}\n"
             f"try: print({line})\nexcept MM1Error as error: sys.exit('mm1: ' + str(error))"
         )
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -108,6 +109,15 @@ def test_an_index_says_which_shards_are_asked_for(hub, run):
     )
     run("find_source('owner/model@main')")
     assert hub.list_downloads() == sorted([*COMPANIONS, *SHARDS, "model.safetensors.index.json"])
+
+
+@pytest.mark.parametrize(("index", "fetched"), [(INDEX, SHARDS), (None, [*SHARDS, "model-old.safetensors"])])
+def test_of_a_model_folder_only_the_weights_of_its_index_are_asked_for(index, fetched, hub, run):
+    contents = {"config.json": b'{"model_type": "mm1"}'}
+    contents |= {"model.safetensors.index.json": index} if index else {}
+    hub.repos["owner/model"] = with_files(*SHARDS, "model-old.safetensors", **contents)
+    done = run("find_folder('owner/model')")
+    assert [name for name in hub.list_downloads() if name.startswith("model-")] == fetched, done.stderr
 
 
 @pytest.mark.parametrize("settings", [{"url": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])

@@ -34,6 +34,7 @@ from convert.conversion import convert, read_source
 from convert.recipe import Options
 from convert.sources.qh360vl import IMAGE_TOKEN, INNER_ENCODER
 from mm1_mlx.checkpoint.quantize import Packing
+from mm1_mlx.errors import MM1Error
 from mm1_mlx.inputs.sub_images import views
 
 generate = importlib.import_module("mm1_mlx.generate")
@@ -318,3 +319,53 @@ def test_the_image_token_is_found_in_the_tokenizer(tmp_path):
     first = read_source(make_source(QH360VL), None, Options()).config
     assert (first.image_token_id, config.image_token_id) == (3, 4)
     assert replace(config, image_token_id=3) == first
+
+
+@pytest.mark.parametrize(
+    ("section", "stated", "expected"),
+    [
+        (None, 11, {2, 11}),
+        ("text_config", [2, 11], {2, 11}),
+        ("generation_config.json", [7], {2, 7}),  # which wins over the 11 of config.json
+    ],
+)
+def test_tokens_that_end_an_answer_are_taken_from_where_they_stand(section, stated, expected, tmp_path):
+    folder = copy_folder(make_source(HONEYBEE), tmp_path / "source")
+    values = json.loads((folder / "config.json").read_text()) | {"eos_token_id": None}
+    values["text_config"]["eos_token_id"] = None
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if section == "generation_config.json":
+        (folder / section).write_text(json.dumps({"eos_token_id": stated}))
+        values["eos_token_id"] = 11
+    else:
+        (values[section] if section else values)["eos_token_id"] = stated
+    (folder / "config.json").write_text(json.dumps(values))
+    convert(str(folder), tmp_path / "made")
+    assert mm1_mlx.load(tmp_path / "made")[1].tokenizer.eos_token_ids == expected
+
+
+@pytest.mark.parametrize("place", ["chat_template.json", "processor_config.json", "tokenizer_config.json"])
+def test_a_chat_template_is_taken_from_where_it_stands(place, tmp_path):
+    folder = copy_folder(make_source(ANYRES), tmp_path / "source")
+    path = folder / place
+    values = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(values | {"chat_template": "{{ messages[0].content }}"}))
+    assert not convert(str(folder), tmp_path / "made").notes
+    assert (tmp_path / "made" / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
+
+
+def test_a_source_without_a_chat_template_is_told_of():
+    folder = make_source(ANYRES)
+    (note,) = convert(str(folder), folder.with_name("no template")).notes
+    assert note.startswith("No chat template was found") and "chat_template.json" in note
+
+
+def test_a_source_with_sizes_that_no_tensor_has_is_refused_at_once(tmp_path, subtests):
+    for name, section in ((HONEYBEE, "text_config"), (ANYRES, "vision_config"), (QH360VL, None)):
+        with subtests.test(name):
+            folder = copy_folder(make_source(name), tmp_path / name)
+            values = json.loads((folder / "config.json").read_text())
+            (values[section] if section else values)["num_hidden_layers"] = 9_000
+            (folder / "config.json").write_text(json.dumps(values))
+            with pytest.raises(MM1Error, match="9000, but the checkpoint has only"):
+                convert(str(folder), tmp_path / "made")

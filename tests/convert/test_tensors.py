@@ -212,7 +212,6 @@ def indexed(tmp_path):
 
 
 def test_the_index_says_which_tensors_are_read_and_from_where(indexed):
-    write(indexed / "model-3.safetensors", "a")
     tensors = open_tensors(indexed)
     assert {name: info.shard.name for name, info in tensors.infos.items()} == {
         "a": "model-1.safetensors",
@@ -222,7 +221,18 @@ def test_the_index_says_which_tensors_are_read_and_from_where(indexed):
     assert same(tensors.read("b"), arrays("x", "b")["b"])
 
 
-def test_the_index_itself_can_be_given(indexed):
+@pytest.mark.parametrize("end", ["safetensors", "bin"])
+def test_weights_that_the_index_does_not_list_are_refused(end, tmp_path):
+    name = "model" if end == "safetensors" else "pytorch_model"
+    for number in (1, 2):
+        (tmp_path / f"{name}-{number}.{end}").touch()
+    (tmp_path / f"{name}_old.{end}").touch()
+    write_index(tmp_path / f"{name}.{end}.index.json", {"a": f"{name}-1.{end}", "b": f"{name}-2.{end}"})
+    assert f"holds {name}_old.{end}, which {name}.{end}.index.json does not list" in refusal(tmp_path)
+
+
+def test_the_index_itself_can_be_given_beside_other_weights(indexed):
+    write(indexed / "model-3.safetensors", "a")
     assert list(open_tensors(indexed / "model.safetensors.index.json").infos) == ["a", "b"]
 
 

@@ -294,6 +294,9 @@ def values_of(kind: str) -> dict[str, Any]:
     """Return the configuration of a tiny decoder."""
     values = VALUES | {"model_type": kind} | SPECIAL.get(kind, {})
     args = importlib.import_module(f"mlx_lm.models.{kind}").ModelArgs
+    known = {field.name for field in fields(args)}
+    if "text_config" not in known:
+        values = {name: value for name, value in values.items() if name in known or name == "model_type"}
     for field in fields(args):
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
             kind_of_value = next((name for name in OTHERS if name in str(field.type)), None)

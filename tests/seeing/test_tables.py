@@ -33,3 +33,5 @@ def test_a_words_share_is_the_sum_and_its_most_the_largest():
     assert lines[1].startswith("   1 red") and f"{100 * paid.sum():.1f} %" in lines[1]
     assert "token 6, view 2, row" in lines[1]
     assert lines[2].endswith("the end of a row")
+    assert lines[0].endswith("most at (mean of all layers)")
+    assert words_table([Word(1, "red", paid)], seen, 3).splitlines()[0].endswith("most at (layer 3)")

@@ -226,3 +226,18 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     export(tmp_path / "peft")
     (tmp_path / "peft" / "adapter_model.safetensors").unlink()
     refused(tmp_path / "peft", "adapter_model.safetensors cannot be read")
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model.", "language_model."])
+@pytest.mark.parametrize("config", [LLAMA, OURS], ids=["mlx-lm", "ours"])
+def test_an_adapter_of_a_model_that_reads_pictures_is_read(config, prefix, tmp_path):
+    model = export(tmp_path / "peft", config=config)
+    path = tmp_path / "peft" / "adapter_model.safetensors"
+    tensors = dict(mx.load(str(path)))
+    mx.eval(tensors)
+    start = "base_model.model."
+    moved = {f"{start}{prefix}{key.removeprefix(start + 'model.')}": value for key, value in tensors.items()}
+    mx.save_safetensors(str(path), moved)
+    again = make(config)
+    import_peft(again, tmp_path / "peft")
+    np.testing.assert_array_equal(compute_logits(again), compute_logits(model))

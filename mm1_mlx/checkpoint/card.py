@@ -1,4 +1,4 @@
-"""Write the README.md of a converted folder: what the model is, its licence, and how it was checked."""
+"""Write the README.md of a model folder: what the model is, its licence, and how it was checked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mm1_mlx.config import MM1Config
+
 TAGS = ["mlx", "mm1", "multimodal"]
 LICENSE_KEYS = ("license", "license_name", "license_link")
 QUESTION = "What is in the picture?"
@@ -15,33 +17,56 @@ QUESTION = "What is in the picture?"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """The facts about a converted model that its card states."""
+    """The facts about a model that its card states."""
 
     name: str  # what --model takes: a hub id or a folder
-    source: str  # what was converted, as the user named it
-    checked_with: str  # what `check --against-torch` takes to find it
+    source: str  # what it was made of, as the user named it
+    checked_with: (
+        str | None
+    )  # what `check --against-torch` takes to find the source; None where nothing is the same
     base_models: list[str]  # hub ids of the models it was made of; empty where none is known
     license: dict[str, str | list[str]]  # as ``source_license`` gives it
-    encoder: str  # the image encoder and its sizes, in words, like the next three
-    connector: str
-    decoder: str
-    num_visual_tokens: str  # per picture
+    parts: dict[str, str]  # as ``describe_parts`` gives them
     dtype: str
     bits_per_weight: float | None  # None where nothing is quantized
     untrained: tuple[str, ...]  # parts with random weights
     parity: dict[str, Any] | None  # what parity.json holds; None before the check
 
 
+def source_base_models(folder: Path) -> list[str]:
+    """Return the hub ids of the models that a folder's card says it was made of."""
+    stated = _front_matter_of(folder).get("base_model") or []
+    return [stated] if isinstance(stated, str) else [name for name in stated if isinstance(name, str)]
+
+
 def source_license(folder: Path) -> dict[str, str | list[str]]:
     """Return the licence that the front matter of the source's README.md states; empty where it states none."""
+    stated = _front_matter_of(folder)
+    return {key: stated[key] for key in LICENSE_KEYS if stated.get(key)} if stated.get("license") else {}
+
+
+def _front_matter_of(folder: Path) -> dict[str, Any]:
     import yaml
     from huggingface_hub import metadata_load
 
     try:
-        stated = metadata_load(folder / "README.md") or {}
-    except (OSError, ValueError, yaml.YAMLError):  # no card, or one that cannot be read, states none
+        return metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or one that cannot be read, states nothing
         return {}
-    return {key: stated[key] for key in LICENSE_KEYS if stated.get(key)} if stated.get("license") else {}
+
+
+def describe_parts(config: MM1Config) -> dict[str, str]:
+    """Return what each part of a model is, in words."""
+    vision, connector, text = config.vision_config, config.connector_config, config.text_config
+    tokens = connector.num_visual_tokens
+    return {
+        "image encoder": f"ViT, {vision.num_layers} layers of {vision.hidden_dims}, patches of {vision.patch_size} pixels",
+        "connector": connector.type,
+        "visual tokens per picture": f"{tokens} for a view"
+        if tokens
+        else "as many as the picture's size asks for",
+        "decoder": f"{text.model_type}, {text.hidden_dims} wide, {text.vocab_size:,} tokens",
+    }
 
 
 def model_card(facts: CardFacts) -> str:
@@ -60,6 +85,7 @@ def _front_matter(facts: CardFacts) -> str:
 
 
 def _summary(facts: CardFacts) -> str:
+    rows = "\n".join(f"| {part} | {what} |" for part, what in facts.parts.items())
     bits = (
         "" if facts.bits_per_weight is None else f", quantized to {facts.bits_per_weight:.2f} bits per weight"
     )
@@ -71,10 +97,7 @@ def _summary(facts: CardFacts) -> str:
 {_warning(facts)}
 | part | what it is |
 | --- | --- |
-| image encoder | {facts.encoder} |
-| connector | {facts.connector} |
-| visual tokens per picture | {facts.num_visual_tokens} |
-| decoder | {facts.decoder} |
+{rows}
 | weights | {facts.dtype}{bits} |"""
 
 
@@ -131,6 +154,8 @@ def replace_parity(path: Path, parity: dict[str, Any]) -> None:
 def _parity(facts: CardFacts) -> str:
     if facts.parity is not None:
         return _checked(facts.parity)
+    if facts.checked_with is None:
+        return f"{HEADING}\n\nThe weights were trained here: no other model has the same, to compare with."
     if facts.untrained:
         return f"{HEADING}\n\nThe model is new: there is nothing to compare it with."
     check = f"python -m mm1_mlx.convert check DIR --against-torch {shlex.quote(facts.checked_with)}"
