@@ -40,22 +40,22 @@ def run(args: argparse.Namespace) -> None:
     model, _ = load(folder, adapter_path=found, dtype=args.dtype)
     fuse_adapters(model, dequantize=args.dequantize)
     dtype = None if args.dtype else stored_dtype(folder)  # a CPU computes in another type
-    save(model, made, companions=folder, dtype=dtype, overwrite=args.overwrite)
-    _note_in_card(made / "README.md", args.model)
+    card = _write_card(folder / "README.md", args.model)
+    save(model, made, companions=folder, dtype=dtype, overwrite=args.overwrite, card=card)
     print(made)
     if args.upload_repo is not None:
         print(upload(made, args.upload_repo))
 
 
-def _note_in_card(card: Path, model: str) -> None:
-    """Add a note to the card, which is a copy of the card of the model before tuning, to say so."""
+def _write_card(card: Path, model: str) -> str | None:
+    """Return the card of the model before tuning with a note that says so, or None where it has none."""
     if not card.exists():
-        return
+        return None
     name = Path(model).resolve().name if Path(model).exists() else model
     note = f"> These weights are those of {name} with adapters fused into them; what follows is its card.\n"
     text = card.read_text(encoding="utf-8")
     end = text.find("\n---\n", 3) + len("\n---\n") if text.startswith("---\n") else 0
-    card.write_text(f"{text[:end]}\n{note}\n{text[end:].lstrip()}", encoding="utf-8")
+    return f"{text[:end]}\n{note}\n{text[end:].lstrip()}"
 
 
 main, script = entry_points(__doc__, add_arguments, run)

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from mm1_mlx.errors import PictureError
-from mm1_mlx.files.writing import new_file
+from mm1_mlx.files.writing import new_file, require_file
 from mm1_mlx.seeing.boxes import Box, whole_box
 
 INK, FAINT, PAPER = "#1b1b1f", "#62626c", "#ffffff"
@@ -21,6 +21,7 @@ COLORS = ("#d62839", "#1d6fd1", "#1a8a4a", "#d1690a", "#7b3fc4", "#00808a", "#b0
 GOLDEN = 0.618033988749895  # steps of it around a circle never meet
 RAMP = ((255, 226, 110), (253, 150, 44), (226, 40, 40), (122, 0, 92))  # of heat, from little to most
 SMALLEST, LARGEST = 640, 1600  # pixels, a panel's longer side
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 THINNEST = 8  # largest ratio of a panel's sides; a thinner picture is drawn wider than it is
 
 
@@ -194,10 +195,15 @@ def write_png(image: Image.Image, path: Path) -> None:
         PictureError: the file cannot be written.
     """
     try:
-        with new_file(path) as temporary:
+        with new_file(path, is_kind=_is_png, kind="PNG file") as temporary:
             image.save(temporary, "PNG")
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PNG)) == PNG
 
 
 def output_path(given: str | None, source: str, what: str) -> Path:
@@ -210,6 +216,7 @@ def output_path(given: str | None, source: str, what: str) -> Path:
 
     Raises:
         PictureError: the path does not end in .png, its folder does not exist, or it is the picture itself.
+        CheckpointError: there is something else than a PNG file.
     """
     stem = "picture" if source == "-" or source.startswith("data:") else Path(source).stem
     path = Path(f"{stem}-{what}.png" if given is None else os.path.expanduser(given))
@@ -221,6 +228,7 @@ def output_path(given: str | None, source: str, what: str) -> Path:
         raise PictureError(f"--output {path}: there is no folder {path.parent}; make it first.")
     if path.exists() and os.path.exists(source) and path.samefile(source):
         raise PictureError(f"--output {path} is the picture itself; give another name.")
+    require_file(path, is_kind=_is_png, kind="PNG file")
     return path
 
 
