@@ -22,6 +22,7 @@ from mm1_mlx.files.locking import lock_folder
 from mm1_mlx.files.writing import new_file, require_file
 
 PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
+TABLES, DRAWING = "results.md", "results.png"
 SCORED = ("score", "ranked_score")  # added at the end of a run
 
 Key = tuple[str, int, int, bool, str]  # task, shots, seed, swapped, query
@@ -69,6 +70,11 @@ class Journal:
         done = self._folder / PREDICTIONS
         for path in (done, self._partial, self._folder / RESULTS):
             require_file(path)
+        foreign = [name for name in (RESULTS, TABLES, DRAWING) if (self._folder / name).exists()]
+        if foreign and not done.exists():
+            raise DataError(
+                f"{self._folder} holds {foreign[0]} but no {PREDICTIONS}, so it is no evaluation's; give another `output`."
+            )
         if (done.exists() or self._partial.exists()) and not resume:
             raise DataError(
                 f"{self._folder} holds an evaluation already; go on with it (`resume`), or give another `output`."

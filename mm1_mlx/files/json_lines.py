@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TextIO
@@ -70,6 +70,11 @@ def read_grown(path: Path) -> list[Any]:
         except (ValueError, RecursionError):
             continue
     return found
+
+
+def holds_lines(path: Path, is_own: Callable[[Any], bool]) -> bool:
+    """Tell whether a file that grew has such a line, or but one line, which may have been torn when it was written."""
+    return any(map(is_own, read_grown(path))) or path.read_bytes().count(b"\n") == 0
 
 
 def open_grown(path: Path) -> TextIO:

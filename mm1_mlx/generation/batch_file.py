@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_mlx.errors import PromptError
-from mm1_mlx.files.json_lines import open_grown, read_grown, read_json_lines, write_line
+from mm1_mlx.files.json_lines import holds_lines, open_grown, read_grown, read_json_lines, write_line
 from mm1_mlx.files.locking import lock_path
 from mm1_mlx.files.writing import name_failures, new_file, require_file
 
@@ -145,7 +145,7 @@ class AnswerFile:
         self.answers: dict[int, dict[str, Any]] = {}
         _require_folder(output)
         require_file(self.path, is_kind=_holds_answers, kind="file of answers")
-        require_file(self.partial, is_kind=_may_hold_answers, kind="file of answers")
+        require_file(self.partial, is_kind=lambda file: holds_lines(file, _is_answer), kind="file of answers")
         with ExitStack() as held:
             self._lock(held)
             held.callback(self._drop_empty)
@@ -209,11 +209,6 @@ class AnswerFile:
 
 def _holds_answers(path: Path) -> bool:
     return any(map(_is_answer, read_grown(path)))
-
-
-def _may_hold_answers(path: Path) -> bool:
-    """Tell whether a file has answers, or only one line, which may have been torn when it was written."""
-    return _holds_answers(path) or path.read_bytes().count(b"\n") == 0
 
 
 def _is_answer(values: Any) -> bool:

@@ -206,8 +206,9 @@ def _find_image(source: Any, folder: Path) -> str | Path | None:
         return source
     if source.startswith(("http://", "https://")):
         raise PromptError(f"image is the web address {source}; download the picture and give its path.")
-    if not source.strip() or not os.path.isfile(folder / source):
+    path = folder / os.path.expanduser(source)
+    if not source.strip() or not os.path.isfile(path):
         raise PromptError(
             f"image is {source!r}, but there is no such file in {folder}; give a path from there."
         )
-    return folder / source
+    return path

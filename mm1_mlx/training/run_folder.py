@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mlx.utils import tree_unflatten
 from mm1_mlx.arrays import flatten, load_tensors
 from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error, TrainingError
 from mm1_mlx.files.json_files import write_json
-from mm1_mlx.files.json_lines import read_grown, write_line
+from mm1_mlx.files.json_lines import holds_lines, read_grown, write_line
 from mm1_mlx.files.locking import lock_folder
 from mm1_mlx.files.tensor_files import Form, write_tensors
 from mm1_mlx.files.writing import clean_up, new_file, new_folder
@@ -98,7 +99,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise TrainingError(
-                f"{what} cannot be written: {error}. The last good checkpoint is "
+                f"{what} cannot be written: {error.strerror or error}. The last good checkpoint is "
                 f"{self.newest() or 'none'}; make room and go on with `resume`."
             ) from None
 
@@ -175,7 +176,8 @@ class RunFolder:
         """Delete the reports of updates after ``update``, because a resumed run makes these updates again."""
         kept = [line for line in self.lines() if line["update"] <= update]
         if self.metrics.exists():
-            with new_file(self.metrics) as temporary:
+            own = partial(holds_lines, is_own=_is_report)
+            with new_file(self.metrics, is_kind=own, kind="file of a run's reports") as temporary:
                 temporary.write_text("".join(map(write_line, kept)), "utf-8")
 
 

@@ -77,6 +77,7 @@ class Trainer:
         self._watch = Watch(self.processes, self._where)
         self._report, self._stop_reason = report, None
         self._folder_lock, self._meter = ExitStack(), Meter(task.measures)
+        self._found = self.folder.newest()
 
     @property
     def run(self) -> Run:
@@ -108,7 +109,7 @@ class Trainer:
         Raises:
             MM1Error: the checkpoint is damaged, or another run wrote it.
         """
-        path = self.folder.newest()
+        path = self._found = self.folder.newest()
         with self._watch:
             self._require_one_beginning(0 if path is None else int(path.name))
             if path is None:
@@ -177,12 +178,11 @@ class Trainer:
             self._validate()
 
     def _require_newest(self) -> None:
-        """Refuse to go on where another run has come further while this one was made ready."""
+        """Refuse to go on where another run has left something while this one was made ready."""
         there = self.folder.newest()
-        if there is not None and int(there.name) > self.progress.update:
+        if there != self._found:
             raise TrainingError(
-                f"{there} is there already, but this run is at update {self.progress.update}; `resume` goes on from it, "
-                "or give another `folder`."
+                f"another run has left {there} meanwhile; `resume` goes on from it, or give another `folder`."
             )
 
     def _update(self, batches: Sequence[MicroBatch], gradients_of: Callable[..., Any]) -> None:
@@ -273,6 +273,7 @@ class Trainer:
         counted = self._meter.tally(self.task.waited, self.task.gather_counts())
         progress = replace(self.progress, since_report=counted)
         self.folder.save(trained, self.optimizer, progress, shards=self._shards, run=self.run)
+        self._found = self.folder.newest()
 
     def _gather_trained(self) -> dict[str, mx.array]:
         return gather_weights(flatten(self.model.trainable_parameters()), self._shards)

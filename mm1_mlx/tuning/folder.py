@@ -93,6 +93,11 @@ def save_adapters(
         raise CheckpointError(f"the adapter {folder} cannot be written: {error.strerror}.") from None
 
 
+def holds_adapter(folder: Path) -> bool:
+    """Tell whether a folder has an adapter, or begins to: of this package, or of another one."""
+    return (folder / CONFIG).exists() or (folder / ADAPTERS).exists()
+
+
 def load_adapters(model: MM1, folder: str | Path, *, weight: float = 1.0) -> None:
     """Put a saved adapter into an untouched model; ``remove_adapters`` takes it off again.
 
