@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mm1_mlx.errors import CheckpointError
@@ -174,11 +174,13 @@ def _claim_folder(path: Path, given: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: another process has it; the message calls it ``given``.
     """
-    made = _beside(path, NEW)
+    made = claimed = _beside(path, NEW)
     with ExitStack() as held:
         try:
-            if not held.enter_context(lock_path(made, lambda: made.mkdir(exist_ok=True))):
-                made = Path(tempfile.mkdtemp(prefix=f"{made.name}-", dir=made.parent))  # one of its own
+            if not held.enter_context(lock_path(claimed, lambda: claimed.mkdir(exist_ok=True))):
+                with suppress(OSError):  # another one may be working in it
+                    claimed.rmdir()
+                made = Path(tempfile.mkdtemp(prefix=f"{claimed.name}-", dir=claimed.parent))  # one of its own
         except BlockingIOError:
             raise CheckpointError(
                 f"another process is writing {given}; wait until it ends, or choose another folder."

@@ -21,7 +21,7 @@ from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error, TrainingError
 from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.json_lines import holds_lines, read_grown, write_line
 from mm1_mlx.files.locking import lock_folder
-from mm1_mlx.files.tensor_files import Form, write_tensors
+from mm1_mlx.files.tensor_files import write_tensors
 from mm1_mlx.files.writing import clean_up, new_file, new_folder
 from mm1_mlx.strict import Config
 from mm1_mlx.training.distributed.adafactor import COLUMNS
@@ -106,9 +106,9 @@ class RunFolder:
     # Checkpoints
 
     def checkpoints(self) -> list[Path]:
-        """List the complete checkpoints, the oldest first."""
+        """List the checkpoints, the oldest first; each was complete when it got its name."""
         found = (self.path / "checkpoints").glob("[0-9]*")
-        return sorted(path for path in found if path.name.isdecimal() and (path / "run.json").exists())
+        return sorted(path for path in found if path.name.isdecimal() and path.is_dir())
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint, or None where there is none."""
@@ -255,8 +255,9 @@ def damage_error(path: Path, reason: object) -> CheckpointError:
     return CheckpointError(f"{path} is damaged ({reason}); delete it to go on from an older one.")
 
 
-def _forms(tensors: Mapping[str, mx.array]) -> dict[str, Form]:
-    return {name: Form(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+def _forms(tensors: Mapping[str, mx.array]) -> dict[str, tuple[Any, ...]]:
+    """Return the shape of each tensor and whether it holds floats, whose size an optimizer may change."""
+    return {name: (value.shape, mx.issubdtype(value.dtype, mx.floating)) for name, value in tensors.items()}
 
 
 def _read_share(path: Path, share: Callable[[str, mx.array], mx.array]) -> dict[str, mx.array]:

@@ -268,6 +268,10 @@ def test_a_checkpoint_that_was_changed_is_refused(make, tmp_path, subtests):
             with pytest.raises(CheckpointError, match=r"is damaged .*; delete it to go on from an older one"):
                 make(replace(QUICK, iters=2)).resume()
             (path / name).write_text(sound)
+    (path / "run.json").rename(tmp_path / "run.json")
+    with pytest.raises(CheckpointError, match=r"00000002 is damaged"):
+        make(replace(QUICK, iters=2)).resume()
+    (tmp_path / "run.json").rename(path / "run.json")
     arrays = dict(mx.load(str(path / "optimizer.safetensors")))
     for changed in (
         {key: value for key, value in arrays.items() if not key.endswith(".m")},
