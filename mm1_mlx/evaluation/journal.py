@@ -71,7 +71,7 @@ class Journal:
         for path in (done, self._partial, self._folder / RESULTS):
             require_file(path)
         foreign = [name for name in (RESULTS, TABLES, DRAWING) if (self._folder / name).exists()]
-        if foreign and not done.exists():
+        if foreign and not (done.exists() or self._partial.exists()):
             raise DataError(
                 f"{self._folder} holds {foreign[0]} but no {PREDICTIONS}, so it is no evaluation's; give another `output`."
             )
