@@ -112,7 +112,8 @@ def _load(path: Path) -> tuple[list[Any], dict[str, str]]:
     with path.open("rb"), tempfile.TemporaryDirectory() as folder:
         link = Path(folder, "cache.safetensors")  # MLX needs this ending, but a file may have any name
         link.symlink_to(path.absolute())
-        return load_prompt_cache(str(link), return_metadata=True)
+        loaded: Any = load_prompt_cache(str(link), return_metadata=True)
+        return loaded
 
 
 @contextmanager
