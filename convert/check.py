@@ -17,6 +17,7 @@ from mm1_mlx.arrays import to_number
 from mm1_mlx.checkpoint.card import replace_parity
 from mm1_mlx.checkpoint.load import load
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.writing import new_file
 from mm1_mlx.inputs.layout import layout
 from mm1_mlx.inputs.picture import open_picture
 from mm1_mlx.inputs.preprocess import normalize
@@ -184,7 +185,8 @@ def write_report(report: Report, folder: Path) -> None:
     """
     text = json.dumps(report.to_dict(), indent=2) + "\n"
     try:
-        (folder / PARITY).write_text(text, encoding="utf-8")
+        with new_file(folder / PARITY) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         replace_parity(folder / "README.md", report.to_dict())
     except OSError as error:
         raise CheckpointError(f"{error.filename} cannot be written: {error.strerror}.") from None

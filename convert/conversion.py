@@ -14,7 +14,7 @@ from mm1_mlx.checkpoint.card import CardFacts, describe_parts, model_card, sourc
 from mm1_mlx.checkpoint.chat_template import FILE, PLACES, find_chat_template
 from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.quantize import Packing, quantization_config
-from mm1_mlx.checkpoint.save import COMPANIONS
+from mm1_mlx.checkpoint.save import COMPANIONS, KIND
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error
 from mm1_mlx.files.json_files import write_json
@@ -151,7 +151,7 @@ def write(
     except ConfigError as error:
         raise ConfigError(f"{recipe.origins[-1]}: {error}") from None
     require_disk_space(output.absolute().parent, plan.nbytes)
-    with new_folder(output, overwrite=overwrite) as folder:
+    with new_folder(output, overwrite=overwrite, kind=KIND) as folder:
         _write_tokenizer(recipe, folder)
         config = recipe.config
         if packing is not None:

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mm1_mlx.checkpoint.chat_template import FILE, find_chat_template
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.checkpoint.load import read_config
-from mm1_mlx.checkpoint.save import COMPANIONS
+from mm1_mlx.checkpoint.save import COMPANIONS, KIND
 from mm1_mlx.config import MM1Config
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.json_files import write_json
@@ -50,7 +50,7 @@ def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -
     with open_tensors(folder) as tensors:
         name, parts = _layout(folder, config, tensors)
         require_disk_space(output.parent, sum(info.nbytes for info in tensors.infos.values()))
-        with new_folder(output, overwrite=overwrite) as temporary:
+        with new_folder(output, overwrite=overwrite, kind=KIND) as temporary:
             for values, subfolder, table, names in parts:
                 place = temporary / subfolder
                 place.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -86,7 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--low-resolution-shots", action="store_true", help="one view for each example, so that more fit"
     )
     many = parser.add_argument_group("many prompts")
-    many.add_argument("--batch", metavar="FILE", help="JSON lines: prompt, image or images, system, id")
+    many.add_argument(
+        "--batch",
+        metavar="FILE",
+        help="JSON lines: prompt, image or images, system; id and other keys of yours go to the answer",
+    )
     many.add_argument("--output", metavar="FILE", help="where the answers go, JSON lines in the same order")
     many.add_argument("--resume", action="store_true", help="skip what the output has already")
     many.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="answers written together")
@@ -146,7 +151,7 @@ def _answer_one(args: argparse.Namespace) -> None:
         if not args.json:
             print(piece.text, end="", flush=True)
     if args.save_prompt_cache and prefix is not None:
-        prefix.save(Path(args.save_prompt_cache))
+        prefix.save(Path(args.save_prompt_cache).expanduser())
     last = pieces[-1]
     timing = last.timing
     timing.preprocess += preprocessed - loaded
@@ -186,10 +191,6 @@ def _check_flags(args: argparse.Namespace) -> None:
     for flag, (given, why) in not_in_batches.items():
         if args.batch and given:
             raise UsageError(f"{flag} does not go with --batch: {why}.")
-    if args.prompt_cache_file and args.kv_bits is not None:
-        raise UsageError(
-            "--kv-bits does not go with --prompt-cache-file, which was packed when it was saved."
-        )
     if args.max_kv_size is not None and (args.prompt_cache_file or args.save_prompt_cache):
         raise UsageError("--max-kv-size does not go with a saved prompt cache, which keeps all positions.")
 
@@ -201,9 +202,19 @@ def _prompt_of(args: argparse.Namespace) -> str | None:
 def _prefix_of(args: argparse.Namespace, model: MM1) -> Prefix | None:
     """Return the saved prompt cache, or an empty one to save this prompt in, or None if the flags ask for neither."""
     from mm1_mlx.generation.prefix import Prefix
+    from mm1_mlx.generation.prompt_file import require_place
 
+    if args.save_prompt_cache:
+        require_place(Path(args.save_prompt_cache).expanduser())
     if args.prompt_cache_file:
-        return Prefix.load(Path(args.prompt_cache_file), model)
+        prefix = Prefix.load(Path(args.prompt_cache_file).expanduser(), model)
+        if args.kv_bits not in (None, prefix.kv_bits):
+            saved = "unpacked" if prefix.kv_bits is None else f"packed to {prefix.kv_bits} bits"
+            raise UsageError(
+                f"--kv-bits {args.kv_bits} does not go with {args.prompt_cache_file}, which was saved {saved}; leave it "
+                "out, or save the prompt again with it."
+            )
+        return prefix
     return Prefix(model, kv_bits=args.kv_bits) if args.save_prompt_cache else None
 
 
@@ -225,7 +236,8 @@ def _answer_file(args: argparse.Namespace) -> None:
     from mm1_mlx.generation.batch_file import AnswerFile, read_rows
 
     sampling, prompt, shots = flags.sampling_of(args), _prompt_of(args), flags.shots_of(args)
-    rows = read_rows(args.batch, prompt=prompt, system=args.system)
+    written = [*COUNTS, *(["answer"] if shots else [])]
+    rows = read_rows(args.batch, prompt=prompt, system=args.system, written=written)
     asked = {row.line: _make_request(args, row.prompt, row.images, row.system, shots) for row in rows}
     model, processor = flags.load_model(args)
     settings = {name: getattr(args, name) for name in (*ANSWERS_DEPEND_ON, *flags.LARGE_PICTURES)}
@@ -234,7 +246,7 @@ def _answer_file(args: argparse.Namespace) -> None:
     if args.model == EMBEDDED_MODEL:
         print(flags.TINY_NOTICE, file=sys.stderr)
     totals, start = Counter(), time.perf_counter()
-    try:
+    with closing(file):
         with tqdm(total=len(rows), initial=len(rows) - len(missing), unit="answer", file=sys.stderr) as bar:
             for answer in stream_batch(
                 model,
@@ -251,9 +263,7 @@ def _answer_file(args: argparse.Namespace) -> None:
                 totals.update(counts | {"failed": answer.error is not None})
                 file.add(missing[answer.number], _answer_values(answer, shots, counts))
                 bar.update()
-    finally:
-        file.close()
-    file.finish()
+        file.finish()
     _print_totals(args, file, len(missing), totals, time.perf_counter() - start)
     if failed := totals["failed"]:
         raise PromptError(

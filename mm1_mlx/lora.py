@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mm1_mlx import flags, training_flags
 from mm1_mlx.command import entry_points, number_of, say
-from mm1_mlx.errors import DataError, UsageError
+from mm1_mlx.errors import DataError, TrainingError, UsageError
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import RATE_TIMES_WIDTH, SFT, Recipe, tuning_rate
 
@@ -155,10 +155,13 @@ def _train(
     from mm1_mlx.training.dry_run import describe_learning
     from mm1_mlx.training.session import Session, require_fresh, run_task
     from mm1_mlx.training.tuning_task import TuningTask
+    from mm1_mlx.tuning.folder import holds_adapter
     from mm1_mlx.vision.cache import VisionCache
 
     folder = _folder(args)
     require_fresh(folder, resume=args.resume)
+    if holds_adapter(folder) and not args.resume:
+        raise TrainingError(f"{folder} holds an adapter already; give another `folder`.")
     about = {"model": args.model, "data": args.data, "tuning": tuning.to_dict()}
     about |= recipe.to_dict() | options.to_dict()
     session = Session(args.json, args.report_to, args.project_name, about, args.resume, args.force)

@@ -1,6 +1,9 @@
 """Shared fixtures: the shipped model, a copy of its folder to damage, a picture of an unseen scene."""
 
+import resource
 import shutil
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -50,6 +53,24 @@ def run_main(capsys):
         return code, *capsys.readouterr()
 
     return run_main
+
+
+@pytest.fixture
+def small_files():
+    """Return a context in which no file may grow beyond so many bytes, as on a full disk."""
+
+    @contextmanager
+    def small_files(size):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+
+    return small_files
 
 
 @pytest.fixture

@@ -67,6 +67,20 @@ def test_the_fused_model_answers_as_the_adapter_did_and_is_stored_as_the_model_w
     assert types_of(made) == {mx.float16}
 
 
+def test_a_full_disk_is_one_line_with_the_folder(run, room, tmp_path, small_files):
+    with small_files(100_000):
+        argv = ("--model", room / "model", "--adapter-path", room / "one", "--save-path", tmp_path / "fused")
+        refused(run(*argv), f"mm1: {tmp_path / 'fused'}: File too large.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_no_model_is_not_replaced(run, room, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    argv = ("--model", room / "model", "--adapter-path", room / "one", "--save-path", tmp_path, "--overwrite")
+    refused(run(*argv), f"{tmp_path} has no config.json, so it is not what is written here")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_in_float32_fused_equals_unfused(run, room, tmp_path):
     made = tmp_path / "fused"
     argv = ("--model", room / "model", "--adapter-path", room / "one 32", "--dtype", "float32")

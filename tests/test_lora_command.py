@@ -104,6 +104,30 @@ def test_a_run_goes_on_where_it_stopped(run):
     assert code == 0 and "update" not in out
 
 
+def test_a_run_whose_metrics_were_torn_goes_on(run, tmp_path):
+    run("--train", *QUICK)
+    metrics = tmp_path / "adapters" / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"update": 5, "lo')
+    code, _, err = run("--train", *QUICK, "--resume", "--iters", 5)
+    assert code == 0, err
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["update"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
+
+
+def test_what_is_there_and_no_run_is_not_replaced(run, tmp_path):
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    code, _, err = run("--train", *QUICK)
+    assert code == 1 and f"{folder} holds an adapter already; give another --adapter-path" in err
+    (folder / "adapter_config.json").unlink()
+    (folder / "metrics.jsonl").write_text('{"mine": 1}\n{"mine": 2}\n')
+    code, _, err = run("--train", *QUICK)
+    assert code == 1 and "metrics.jsonl is there already and is no file of a run's reports" in err
+    assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_run_with_other_settings_does_not_go_on(run):
     run("--train", *QUICK)
     code, _, err = run("--train", *QUICK, "--resume", "--learning-rate", 0.5)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mm1_mlx.config import MM1Config
+from mm1_mlx.files.writing import new_file
 
 TAGS = ["mlx", "mm1", "multimodal"]
 LICENSE_KEYS = ("license", "license_name", "license_link")
@@ -148,7 +149,8 @@ def replace_parity(path: Path, parity: dict[str, Any]) -> None:
     text = path.read_text(encoding="utf-8")
     start = text.find(f"\n{HEADING}\n")
     if start >= 0:
-        path.write_text(f"{text[:start]}\n{_checked(parity)}\n", encoding="utf-8")
+        with new_file(path) as temporary:
+            temporary.write_text(f"{text[:start]}\n{_checked(parity)}\n", encoding="utf-8")
 
 
 def _parity(facts: CardFacts) -> str:

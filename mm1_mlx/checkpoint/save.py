@@ -17,6 +17,7 @@ from mm1_mlx.files.tensor_files import Form
 from mm1_mlx.files.writing import new_folder
 from mm1_mlx.model.mm1 import MM1
 
+KIND = ("config.json", "model*.safetensors")  # what a folder must have to be replaced
 COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -53,7 +54,8 @@ def save(
         card: text of the folder's README.md, in place of that of ``companions``.
 
     Raises:
-        CheckpointError: ``path`` exists, or ``companions`` holds no tokenizer.
+        CheckpointError: ``path`` exists, or holds no model to replace, or ``companions`` holds no tokenizer.
+        OSError: the folder cannot be written.
     """
     companions = Path(companions)
     if not any((companions / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
@@ -63,7 +65,7 @@ def save(
         for key, value in (flatten(model.parameters()) if weights is None else weights).items()
     }
     forms = {key: Form(value.shape, value.dtype) for key, value in made.items()}
-    with new_folder(Path(path), overwrite=overwrite) as folder:
+    with new_folder(Path(path), overwrite=overwrite, kind=KIND) as folder:
         write_shards(folder, forms, ((key, made.pop(key)) for key in forms))
         write_json(folder / "config.json", model.config.to_dict())
         for source in companions.iterdir():

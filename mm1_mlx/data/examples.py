@@ -123,14 +123,19 @@ def _tokenize_conversation(
         end = next((n + 1 for n in range(begin, following) if ids[n] in ends), None)
         if end is None:
             end = shared_length(ids_of(number + 1, answer_next=False), ids)
-        text = unescape(message["content"]).strip()
-        if text not in processor.tokenizer.decode(ids[begin:end]):
+        text, there = unescape(message["content"]).strip(), processor.tokenizer.decode(ids[begin:end])
+        if text not in there and _read_back(text, processor) not in there:
             raise DataError(
                 f"message {number + 1}, {text[:40]!r}, is not found where the model's chat template puts it; the "
                 "template writes earlier turns otherwise than the last. Split the row into one for each answer."
             )
         learned[begin:end] = [True] * (end - begin)
     return ids, learned
+
+
+def _read_back(text: str, processor: Processor) -> str:
+    """Return a text as the tokenizer gives it back: in another normal form, perhaps, such as NFC."""
+    return processor.tokenizer.decode(processor.tokenizer.encode(text, add_special_tokens=False)).strip()
 
 
 def _spread(ids: list[int], learned: list[bool], inputs: Inputs, token: int) -> Bool[np.ndarray, "L"]:

@@ -1,7 +1,7 @@
 r"""Read the forms of a training row, with one function for each; every form becomes the same record.
 
-A row has the first of these forms whose main key it has. A key that is ``null`` counts as absent, and unknown keys
-(ids, sources) are ignored.
+A row has the first of these forms whose main key it has. A key that is ``null`` counts as absent. Unknown keys
+(ids, sources) are ignored, unless they carry content: ``tool_calls``, ``reasoning``, ``system``, another form's text.
 
     chat         {"images": ["cat.png"], "messages": [
                      {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
@@ -29,6 +29,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from mm1_mlx.data.unused import require_used
 from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.prompt import IMAGE, Message, Role, join_texts, num_places, remove_places
@@ -97,7 +98,8 @@ def read_row(values: Values, *, name: str, folder: Path | None, pictures_there: 
     """
     try:
         values = _drop_null(values)
-        form, read = _form_of(values)
+        form, read, used = _form_of(values)
+        require_used(values, used)
         content = read(values)
         images = tuple(_find_picture(value, field, folder) for field, value in content.pictures.items())
         if pictures_there:
@@ -124,6 +126,7 @@ def read_chat(values: Values) -> Content:
     turns: dict[str, Turn] = {}
     own: Values = {}  # pictures in the parts
     for field, message in _objects(values["messages"], "messages"):
+        require_used(message, ("role", "content"), field)
         role, content = message.get("role"), message.get("content")
         if role is None or role not in get_args(Role):
             raise DataError(f"{field}.role is {shown(role)}, expected system, user or assistant.")
@@ -145,6 +148,7 @@ def read_llava(values: Values) -> Content:
     """Read LLaVA's conversations, whose turns are from "human" and "gpt"."""
     turns = {}
     for field, message in _objects(values["conversations"], "conversations"):
+        require_used(message, ("from", "value"), field)
         role = message.get("from")
         if not isinstance(role, str) or role not in OF_LLAVA:
             raise DataError(f"{field}.from is {shown(role)}, expected human, gpt or system.")
@@ -214,17 +218,20 @@ def read_text(values: Values) -> Content:
     return Content(_text(values["text"], "text"), {})
 
 
-FORMS: dict[str, tuple[Form, Callable[[Values], Content]]] = {  # by the main key
-    "messages": ("chat", read_chat),
-    "conversations": ("LLaVA", read_llava),
-    "question": ("question", read_question),
-    "texts": ("interleaved", read_interleaved),
-    "caption": ("caption", read_caption),
-    "text": ("text", read_text),
+PICTURES = ("image", "images")
+FORMS: dict[
+    str, tuple[Form, Callable[[Values], Content], tuple[str, ...]]
+] = {  # by the main key; the keys it reads
+    "messages": ("chat", read_chat, ("messages", *PICTURES)),
+    "conversations": ("LLaVA", read_llava, ("conversations", *PICTURES)),
+    "question": ("question", read_question, ("question", "answer", "rationale", *PICTURES)),
+    "texts": ("interleaved", read_interleaved, ("texts", "images")),
+    "caption": ("caption", read_caption, ("caption", *PICTURES)),
+    "text": ("text", read_text, ("text", *PICTURES)),
 }
 
 
-def _form_of(values: Values) -> tuple[Form, Callable[[Values], Content]]:
+def _form_of(values: Values) -> tuple[Form, Callable[[Values], Content], tuple[str, ...]]:
     for key, form in FORMS.items():
         if key in values:
             return form
@@ -288,8 +295,10 @@ def _pictures(values: Values) -> Values:
 def _part(part: Values, field: str) -> str:
     kind = part.get("type")
     if kind == "image":
+        require_used(part, ("image",), field)
         return IMAGE
     if kind == "text":
+        require_used(part, ("text",), field)
         return _text(part.get("text"), f"{field}.text")
     raise DataError(
         f'{field}.type is {shown(kind)}, expected "text" or "image"; a picture is {{"type": "image"}} with images '

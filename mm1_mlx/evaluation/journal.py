@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mm1_mlx.errors import DataError
+from mm1_mlx.evaluation.rescoring import EXPECTED
 from mm1_mlx.evaluation.results import Line
 from mm1_mlx.evaluation.tasks.places import read_json
 from mm1_mlx.evaluation.writing import Cell, Writer
+from mm1_mlx.files.json_lines import write_line
 from mm1_mlx.files.locking import lock_folder
-from mm1_mlx.files.writing import new_file
+from mm1_mlx.files.writing import new_file, require_file
 
 PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
+TABLES, DRAWING = "results.md", "results.png"
 SCORED = ("score", "ranked_score")  # added at the end of a run
 
 Key = tuple[str, int, int, bool, str]  # task, shots, seed, swapped, query
@@ -54,7 +57,6 @@ class Journal:
     def _keep(self, held: ExitStack) -> None:
         """Make the folder and lock it against other evaluations."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(lock_folder(self._folder))
         except BlockingIOError:
             raise DataError(
@@ -66,6 +68,13 @@ class Journal:
     def _take_up(self, settings: dict[str, Any], *, resume: bool) -> list[Line]:
         """Read the answers of earlier runs; return those that are in no report yet."""
         done = self._folder / PREDICTIONS
+        for path in (done, self._partial, self._folder / RESULTS):
+            require_file(path)
+        foreign = [name for name in (RESULTS, TABLES, DRAWING) if (self._folder / name).exists()]
+        if foreign and not (done.exists() or self._partial.exists()):
+            raise DataError(
+                f"{self._folder} holds {foreign[0]} but no {PREDICTIONS}, so it is no evaluation's; give another `output`."
+            )
         if (done.exists() or self._partial.exists()) and not resume:
             raise DataError(
                 f"{self._folder} holds an evaluation already; go on with it (`resume`), or give another `output`."
@@ -124,6 +133,8 @@ class Journal:
             line = self._lines.get(key)
             if line is None or ("error" in line and not writer.skip_missing):
                 return None
+            if "error" not in line and line.get("references") != list(query.answers):
+                return None
             if writer.ranks(query) and not {"ranked", "error"} & line.keys():
                 return None
             lines.append(line)
@@ -143,7 +154,8 @@ class Journal:
         """Close the file of blocks, which ``resume`` reads later; remove it where there are no answers."""
         if self._file is None:
             return
-        self._file.close()
+        with suppress(OSError):  # what could not be written has been told
+            self._file.close()
         if not self._lines:
             self._partial.unlink(missing_ok=True)
             if self._made:
@@ -152,14 +164,18 @@ class Journal:
         self._held.close()
 
     def _write(self, lines: Sequence[Line]) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(format_lines(lines))
             self._file.flush()
+        except OSError as error:
+            raise _explain_not_written(self._partial, error) from None
 
 
 def format_lines(lines: Sequence[Line]) -> str:
     """Return lines in the text form of a JSON-lines file."""
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(map(write_line, lines))
 
 
 def _make_key(line: Line) -> Key:
@@ -188,8 +204,9 @@ def _read_lines(path: Path, *, headed: bool) -> list[Line]:
 
 def _is_prediction(line: dict[str, Any]) -> bool:
     names = all(isinstance(line.get(name), str) for name in ("task", "id"))
-    numbers = all(isinstance(line.get(name), int) for name in ("shots", "seed"))
-    return names and numbers and ("error" in line or isinstance(line.get("answer"), str))
+    numbers = all(type(line.get(name)) is int for name in ("shots", "seed"))
+    rest = all(fits(line[name]) for name, (fits, _) in EXPECTED.items() if name in line)
+    return names and numbers and rest and isinstance(line.get("error", line.get("answer")), str)
 
 
 def _find_settings(values: Any, path: Path) -> dict[str, Any]:
@@ -210,6 +227,8 @@ def _require_same_settings(theirs: dict[str, Any], ours: dict[str, Any], folder:
     """Refuse to go on with answers that were made with other settings, weights or data."""
     for name in (name for name in ours if name in theirs):
         was, value = theirs[name], ours[name]
+        if isinstance(value, dict) != isinstance(was, dict):
+            raise DataError(f"{folder}: the settings of its answers are damaged; give another `output`.")
         if name == "data":
             other = [task for task, own in value.items() if _differ(was.get(task, {}), own)]
             if other:
@@ -226,5 +245,7 @@ def _require_same_settings(theirs: dict[str, Any], ours: dict[str, Any], folder:
             )
 
 
-def _differ(theirs: dict[str, str], ours: dict[str, str]) -> bool:
+def _differ(theirs: Any, ours: dict[str, str]) -> bool:
+    if not isinstance(theirs, dict):
+        return True
     return any(theirs.get(split, digest) != digest for split, digest in ours.items())

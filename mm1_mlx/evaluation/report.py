@@ -10,7 +10,7 @@ from typing import Any
 
 from mm1_mlx.errors import DataError
 from mm1_mlx.evaluation.drawing import draw_scores
-from mm1_mlx.evaluation.journal import PREDICTIONS, RESULTS, format_lines
+from mm1_mlx.evaluation.journal import DRAWING, PREDICTIONS, RESULTS, TABLES, format_lines
 from mm1_mlx.evaluation.published import Published, read_published
 from mm1_mlx.evaluation.results import Line, Result
 from mm1_mlx.evaluation.settings import TEXT_SHOTS
@@ -18,7 +18,6 @@ from mm1_mlx.evaluation.tasks.table import PUBLISHED
 from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.writing import new_files
 
-TABLES, DRAWING = "results.md", "results.png"
 METRICS = {"cider": "CIDEr-D", "vqa": "VQA accuracy", "exact": "exact match"}
 FEW = 4  # answers of a balance that a table shows
 OURS = """\

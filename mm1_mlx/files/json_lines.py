@@ -1,16 +1,23 @@
-"""Read JSON-lines files, which hold one JSON object a line; shots and batches of prompts come in them."""
+"""Read and write JSON-lines files, which hold one JSON object a line; shots and batches of prompts come in them.
+
+A file that grows line by line may end in a torn one, where the process was killed or the disk was full.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, TextIO
 
 from mm1_mlx.errors import PromptError
+from mm1_mlx.files.writing import require_file
+
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which UTF-8 cannot hold
 
 
 def read_json_lines(path: str | Path, *, holds: str) -> dict[int, dict[str, Any]]:
@@ -40,6 +47,53 @@ def read_json_lines(path: str | Path, *, holds: str) -> dict[int, dict[str, Any]
     if not found:
         raise PromptError(f"{path} holds no {holds}; write one JSON object a line.")
     return found
+
+
+def write_line(values: Any) -> str:
+    """Return values as one line of JSON, in which characters that UTF-8 cannot hold are escaped."""
+    text = json.dumps(values, ensure_ascii=False)
+    return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
+
+
+def read_grown(path: Path) -> list[Any]:
+    """Return the JSON values of a file that grew line by line, without lines that were torn; none where it is absent.
+
+    Raises:
+        OSError: the file cannot be read.
+        CheckpointError: it is no regular file.
+    """
+    require_file(path)
+    found = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return found
+
+
+def holds_lines(path: Path, is_own: Callable[[Any], bool]) -> bool:
+    """Tell whether a file that grew has such a line, or but one line, which may have been torn when it was written."""
+    return any(map(is_own, read_grown(path))) or path.read_bytes().count(b"\n") == 0
+
+
+def open_grown(path: Path) -> TextIO:
+    """Open a file to append lines to it, after ending a last line that is whole and cutting off one that is not.
+
+    Raises:
+        OSError: the file cannot be written.
+        CheckpointError: it is no regular file.
+    """
+    require_file(path)
+    with path.open("ab+") as file:
+        file.seek(0)
+        whole, newline, tail = file.read().rpartition(b"\n")
+        try:
+            json.loads(tail)
+            file.write(b"\n")
+        except (ValueError, RecursionError):
+            file.truncate(len(whole) + len(newline))
+    return path.open("a", encoding="utf-8")
 
 
 def parse_object(line: str) -> dict[str, Any]:

@@ -115,7 +115,11 @@ def read_tensors(path: Path, *, again: str) -> dict[str, mx.array]:
 
 
 def write_tensors(
-    path: Path, forms: Mapping[str, tuple[tuple[int, ...], mx.Dtype]], tensors: Iterable[mx.array]
+    path: Path,
+    forms: Mapping[str, tuple[tuple[int, ...], mx.Dtype]],
+    tensors: Iterable[mx.array],
+    *,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors as they are produced; no more than one is held in memory.
 
@@ -123,12 +127,13 @@ def write_tensors(
         path: the file to write.
         forms: shape and type of each tensor, by name.
         tensors: the tensors, in the same order.
+        metadata: what the file says of itself, besides its format.
 
     Raises:
         OSError: the file cannot be written.
         ValueError: a tensor does not have its announced form.
     """
-    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "mlx"}}
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "mlx", **(metadata or {})}}
     end = 0
     for name, (shape, dtype) in forms.items():
         start, end = end, end + Form(shape, dtype).nbytes
@@ -144,6 +149,14 @@ def write_tensors(
                 raise ValueError(f"{name} is {tensor.shape} {tensor.dtype}, expected {shape} {dtype}.")
             file.write(memory_of(tensor.reshape(-1).view(mx.uint8)))
             del tensor  # frees its memory before the next one is made
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, mx.array], *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors that are in memory, as ``write_tensors`` does."""
+    forms = {name: Form(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    write_tensors(path, forms, tensors.values(), metadata=metadata)
 
 
 @contextmanager

@@ -7,20 +7,29 @@ either file are not asked again.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mm1_mlx.errors import PromptError
-from mm1_mlx.files.json_lines import read_json_lines, require_known
-from mm1_mlx.files.writing import new_file
+from mm1_mlx.files.json_lines import holds_lines, open_grown, read_grown, read_json_lines, write_line
+from mm1_mlx.files.locking import lock_path
+from mm1_mlx.files.writing import name_failures, new_file, require_file
 from mm1_mlx.inputs.sources import locate
 
 KEYS = ("prompt", "image", "images", "system", "id")
+WORDS = {  # parts of a key that may mean one of ``KEYS``, where the row lacks that
+    "prompt": ("prompt", "question", "query", "instruction", "messages", "conversations"),
+    "image": ("image", "img", "picture", "photo"),
+    "system": ("system",),
+}
+WRITTEN = ("line", "text", "finish_reason", "request", "error")  # keys that every answer may have
 
 
 @dataclass(frozen=True)
@@ -31,17 +40,20 @@ class Row:
     prompt: str
     images: Sequence[str]  # paths, already joined to the file's folder, or data: URLs and web addresses
     system: str | None
-    id: Any  # the user's own identifier, copied to the answer
+    own: dict[str, Any]  # the user's own values, such as an id, copied to the answer
     values: dict[str, Any]  # all values as they are in the file
 
 
-def read_rows(path: str | Path, *, prompt: str | None = None, system: str | None = None) -> list[Row]:
-    """Read the rows of a JSON-lines file: ``prompt``, ``image`` or ``images``, ``system``, ``id``.
+def read_rows(
+    path: str | Path, *, prompt: str | None = None, system: str | None = None, written: Sequence[str] = ()
+) -> list[Row]:
+    """Read the rows of a JSON-lines file: ``prompt``, ``image`` or ``images``, ``system``, and the user's own values.
 
     Args:
         path: the file.
         prompt: prompt for rows that have none.
         system: system message for rows that have none.
+        written: further keys that answers will have, which no row may have.
 
     Raises:
         PromptError: the file or one of its rows is wrong; the message names line and field.
@@ -50,14 +62,45 @@ def read_rows(path: str | Path, *, prompt: str | None = None, system: str | None
     rows = []
     for line, values in read_json_lines(path, holds="prompts").items():
         try:
-            rows.append(_make_row(line, values, folder, prompt, system))
+            own = _find_own(values, {*WRITTEN, *written})
+            rows.append(_make_row(line, values, folder, prompt, system, own))
         except PromptError as error:
             raise PromptError(f"{path}, line {line}: {error}") from None
     return rows
 
 
-def _make_row(line: int, values: dict[str, Any], folder: Path, prompt: str | None, system: str | None) -> Row:
-    require_known(values, KEYS)
+def _find_own(values: dict[str, Any], written: set[str]) -> dict[str, Any]:
+    """Return the values that the row has for its user alone.
+
+    Raises:
+        PromptError: one has the name of a value of the answer, or may be meant for another one that the row lacks.
+    """
+    lacking = {name: words for name, words in WORDS.items() if values.get(name) is None}
+    if values.get("images") is not None:
+        lacking.pop("image", None)
+    for key in values:
+        if key in KEYS:
+            continue
+        if key in written:
+            raise PromptError(f"the key {key!r} is one that the answer will have; give it another name.")
+        names = [*lacking, "images"] if "image" in lacking else list(lacking)
+        meant = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.8)
+        meant += [name for name, words in lacking.items() if any(word in key.lower() for word in words)]
+        if meant:
+            raise PromptError(
+                f"there is no key {key!r}; did you mean {meant[0]}? If not, give it another name."
+            )
+    return {key: value for key, value in values.items() if key == "id" or key not in KEYS}
+
+
+def _make_row(
+    line: int,
+    values: dict[str, Any],
+    folder: Path,
+    prompt: str | None,
+    system: str | None,
+    own: dict[str, Any],
+) -> Row:
     if "image" in values and "images" in values:
         raise PromptError("image and images do not go together; keep one of them.")
     images = values.get("images", [values["image"]] if values.get("image") is not None else [])
@@ -70,11 +113,11 @@ def _make_row(line: int, values: dict[str, Any], folder: Path, prompt: str | Non
         if not isinstance(text, str | None):
             raise PromptError(f"{name} is {text!r}, expected text.")
     found = [str(locate(image, folder)) for image in images]
-    return Row(line, prompt, found, values.get("system", system), values.get("id"), values)
+    return Row(line, prompt, found, values.get("system", system), own, values)
 
 
 class AnswerFile:
-    """The answers of a batch, on disk.
+    """The answers of a batch, on disk; the file is locked against other processes until it is closed.
 
     Args:
         output: the file for all answers.
@@ -83,7 +126,10 @@ class AnswerFile:
         resume: use the answers that an earlier run has written.
 
     Raises:
-        PromptError: there are answers already and ``resume`` is off, or they cannot be read.
+        CheckpointError: a file has the name of the output and holds no answers.
+        PromptError: there are answers already and ``resume`` is off, another process writes them, or they cannot be
+            read.
+        OSError: the files cannot be written.
     """
 
     def __init__(self, output: Path, rows: Sequence[Row], settings: dict[str, Any], *, resume: bool):
@@ -91,28 +137,38 @@ class AnswerFile:
         self._rows = {row.line: row for row in rows}
         self._settings = json.dumps(settings, sort_keys=True)
         self.answers: dict[int, dict[str, Any]] = {}
-        for file in (self.path, self.partial):
-            if not file.exists():
-                continue
-            if not resume:
-                raise PromptError(
-                    f"{file} is there already; `resume` goes on with it, or give another `output`."
-                )
-            self._read_answers(file)
         _require_folder(output)
-        self._journal = self.partial.open("a", encoding="utf-8")
+        require_file(self.path, is_kind=_holds_answers, kind="file of answers")
+        require_file(self.partial, is_kind=lambda file: holds_lines(file, _is_answer), kind="file of answers")
+        with ExitStack() as held:
+            self._lock(held)
+            held.callback(self._drop_empty)
+            for file in (self.path, self.partial):
+                if file.exists() and file.stat().st_size:
+                    if not resume:
+                        raise PromptError(
+                            f"{file} is there already; `resume` goes on with it, or give another `output`."
+                        )
+                    self._read_answers(file)
+            self._journal = held.enter_context(open_grown(self.partial))
+            self._held = held.pop_all()
+
+    def _lock(self, held: ExitStack) -> None:
+        try:
+            held.enter_context(lock_path(self.partial, lambda: self.partial.touch(exist_ok=True)))
+        except BlockingIOError:
+            raise PromptError(
+                f"another process is writing {self.path}; wait until it ends, or give another `output`."
+            ) from None
+
+    def _drop_empty(self) -> None:
+        if self.partial.exists() and not self.partial.stat().st_size:
+            self.partial.unlink()
 
     def _read_answers(self, file: Path) -> None:
-        lines = file.read_text("utf-8", errors="replace").split("\n")
-        for number, line in enumerate(lines, 1):
-            try:
-                answer = json.loads(line) if line.strip() else {}
-            except ValueError:
-                if number == len(lines):  # cut off when the earlier run ended
-                    continue
-                raise PromptError(f"{file}, line {number} is no answer; give another `output`.") from None
-            row = self._rows.get(answer.get("line", 0)) if isinstance(answer, dict) else None
-            if row is not None and "error" not in answer and answer.get("request") == self._hash_request(row):
+        for answer in read_grown(file):
+            row = self._rows.get(answer["line"]) if _is_answer(answer) else None
+            if row is not None and "error" not in answer and answer["request"] == self._hash_request(row):
                 self.answers[row.line] = answer
 
     def _hash_request(self, row: Row) -> str:
@@ -127,22 +183,35 @@ class AnswerFile:
 
     def add(self, row: Row, values: dict[str, Any]) -> None:
         """Add one answer, and write it to disk at once."""
-        own = {"line": row.line} | ({} if row.id is None else {"id": row.id})
-        self.answers[row.line] = own | values | {"request": self._hash_request(row)}
-        self._journal.write(json.dumps(self.answers[row.line], ensure_ascii=False) + "\n")
-        self._journal.flush()
+        self.answers[row.line] = {"line": row.line, **row.own, **values, "request": self._hash_request(row)}
+        with name_failures(self.partial, self.partial):
+            self._journal.write(write_line(self.answers[row.line]))
+            self._journal.flush()
 
     def close(self) -> None:
         """Close the partial file, in which ``resume`` finds the answers so far."""
-        self._journal.close()
+        with name_failures(self.partial, self.partial):
+            self._held.close()
 
     def finish(self) -> None:
         """Write all answers in the order of their prompts to the output, and delete the partial file."""
-        self._journal.close()
-        ordered = [json.dumps(self.answers[line], ensure_ascii=False) + "\n" for line in self._rows]
-        with new_file(self.path) as temporary:
-            temporary.write_text("".join(ordered), "utf-8")
+        with new_file(self.path, is_kind=_holds_answers, kind="file of answers") as temporary:
+            temporary.write_text("".join(write_line(self.answers[line]) for line in self._rows), "utf-8")
         self.partial.unlink()
+        self.close()
+
+
+def _holds_answers(path: Path) -> bool:
+    return any(map(_is_answer, read_grown(path)))
+
+
+def _is_answer(values: Any) -> bool:
+    if not isinstance(values, dict):
+        return False
+    texts = isinstance(values.get("text", values.get("error")), str) and isinstance(
+        values.get("request"), str
+    )
+    return texts and type(values.get("line")) is int
 
 
 def _require_folder(path: Path) -> None:

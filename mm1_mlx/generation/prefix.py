@@ -7,25 +7,15 @@ let a prompt be answered with another picture.
 from __future__ import annotations
 
 import copy
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
-from mm1_mlx.errors import CheckpointError, PromptError
-from mm1_mlx.files.identity import model_identity
-from mm1_mlx.files.writing import new_file
+from mm1_mlx.errors import PromptError
 from mm1_mlx.generation.caches import make_cache
+from mm1_mlx.generation.prompt_file import Places, SavedPrompt
 from mm1_mlx.inputs.content import content_of, shared_length
 from mm1_mlx.inputs.inputs import Inputs
-from mm1_mlx.model.mlx_lm_parts import (
-    can_trim_prompt_cache,
-    load_prompt_cache,
-    save_prompt_cache,
-    trim_prompt_cache,
-)
+from mm1_mlx.model.mlx_lm_parts import can_trim_prompt_cache, trim_prompt_cache
 from mm1_mlx.model.mm1 import MM1
 
 
@@ -53,7 +43,7 @@ class Prefix:
         """Empty the cache."""
         self.cache: list[Any] = make_cache(self._model, max_kv_size=self._max_kv_size, kv_bits=self.kv_bits)
         self.content: list[int] = []
-        self.pictures: list[tuple[int, int, str]] = []  # first position, the one after the last, digest
+        self.pictures: list[Places] = []
 
     def keep_shared(self, content: list[int]) -> int:
         """Drop everything after the shared beginning with ``content``, and return how many positions are left.
@@ -97,48 +87,20 @@ class Prefix:
         """Write the cache to a file, completely or not at all, so that another process can load it.
 
         Raises:
-            CheckpointError: the file cannot be written.
+            CheckpointError: the file cannot be written, or something else has its name.
         """
-        metadata = {
-            "identity": model_identity(self._model),
-            "content": " ".join(map(str, self.content)),
-            "pictures": json.dumps(self.pictures),
-            "kv_bits": json.dumps(self.kv_bits),
-        }
-        try:
-            with new_file(path, suffix=".safetensors") as temporary:
-                save_prompt_cache(str(temporary), self.cache, metadata)
-        except (OSError, RuntimeError) as error:  # MLX raises RuntimeError
-            reason = getattr(error, "strerror", None) or error
-            raise CheckpointError(f"the prompt cache {path} cannot be written: {reason}.") from None
+        SavedPrompt(self.cache, self.content, self.pictures, self.kv_bits).write(path, self._model)
 
     @classmethod
     def load(cls, path: Path, model: MM1) -> Prefix:
         """Read a cache that ``save`` wrote for the same model.
 
         Raises:
-            CheckpointError: the file cannot be read, or another model wrote it.
+            CheckpointError: the file cannot be read, is damaged, or another model wrote it.
         """
-        try:
-            with path.open("rb"), tempfile.TemporaryDirectory() as folder:
-                link = Path(
-                    folder, "cache.safetensors"
-                )  # MLX needs this ending, but a file may have any name
-                link.symlink_to(path.absolute())
-                cache, metadata = load_prompt_cache(str(link), return_metadata=True)
-            content = [int(number) for number in metadata["content"].split()]
-            pictures = [(start, stop, digest) for start, stop, digest in json.loads(metadata["pictures"])]
-            kv_bits = json.loads(metadata["kv_bits"])
-        except OSError as error:
-            reason = error.strerror or error
-            raise CheckpointError(f"the prompt cache {path} cannot be read: {reason}.") from None
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is no saved prompt cache ({error}).") from None
-        if metadata.get("identity") != model_identity(model):
-            raise CheckpointError(f"{path} was made by another model or other weights; make it again.")
-        loaded = cls(model, kv_bits=kv_bits)
-        loaded.cache, loaded.content, loaded.pictures = cache, content, pictures
-        mx.eval([c.state for c in cache])
+        saved = SavedPrompt.read(path, model)
+        loaded = cls(model, kv_bits=saved.kv_bits)
+        loaded.cache, loaded.content, loaded.pictures = saved.cache, saved.content, saved.pictures
         return loaded
 
     def require_start_of(self, inputs: Inputs) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from mm1_mlx.errors import CheckpointError, ConfigError, PictureError, PromptError
 from mm1_mlx.files.json_files import parse_json
-from mm1_mlx.files.writing import new_file
+from mm1_mlx.files.writing import new_file, require_file
 from mm1_mlx.inputs.picture import Picture
 from mm1_mlx.inputs.sources import is_data_url
 from mm1_mlx.strict import Config
@@ -99,8 +99,10 @@ class SavedConversation(Config):
         """Write the file, completely or not at all; only an older conversation is overwritten.
 
         Raises:
+            CheckpointError: a pipe, a socket or a device has this name.
             PromptError: another kind of file has this name, or the file cannot be written.
         """
+        require_file(path)
         if os.path.lexists(path):
             try:
                 self.read(path)

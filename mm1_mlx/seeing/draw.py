@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from mm1_mlx.errors import PictureError
-from mm1_mlx.files.writing import new_file
+from mm1_mlx.files.writing import new_file, require_file
 from mm1_mlx.inputs.sources import is_path, to_path
 from mm1_mlx.seeing.boxes import Box, whole_box
 
@@ -22,6 +22,7 @@ COLORS = ("#d62839", "#1d6fd1", "#1a8a4a", "#d1690a", "#7b3fc4", "#00808a", "#b0
 GOLDEN = 0.618033988749895  # steps of it around a circle never meet
 RAMP = ((255, 226, 110), (253, 150, 44), (226, 40, 40), (122, 0, 92))  # of heat, from little to most
 SMALLEST, LARGEST = 640, 1600  # pixels, a panel's longer side
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 THINNEST = 8  # largest ratio of a panel's sides; a thinner picture is drawn wider than it is
 
 
@@ -195,10 +196,15 @@ def write_png(image: Image.Image, path: Path) -> None:
         PictureError: the file cannot be written.
     """
     try:
-        with new_file(path) as temporary:
+        with new_file(path, is_kind=_is_png, kind="PNG file") as temporary:
             image.save(temporary, "PNG")
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PNG)) == PNG
 
 
 def output_path(given: str | None, source: str, what: str) -> Path:
@@ -211,6 +217,7 @@ def output_path(given: str | None, source: str, what: str) -> Path:
 
     Raises:
         PictureError: the path does not end in .png, its folder does not exist, or it is the picture itself.
+        CheckpointError: there is something else than a PNG file.
     """
     named = source != "-" and is_path(source)
     stem = to_path(source).stem if named else "picture"
@@ -223,6 +230,7 @@ def output_path(given: str | None, source: str, what: str) -> Path:
         raise PictureError(f"--output {path}: there is no folder {path.parent}; make it first.")
     if named and path.exists() and to_path(source).exists() and path.samefile(to_path(source)):
         raise PictureError(f"--output {path} is the picture itself; give another name.")
+    require_file(path, is_kind=_is_png, kind="PNG file")
     return path
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,41 @@ import mlx.optimizers as optim
 from mlx.utils import tree_unflatten
 
 from mm1_mlx.arrays import flatten, load_tensors
-from mm1_mlx.errors import CheckpointError, MM1Error, TrainingError
+from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error, TrainingError
+from mm1_mlx.files.json_files import write_json
+from mm1_mlx.files.json_lines import holds_lines, read_grown, write_line
 from mm1_mlx.files.locking import lock_folder
 from mm1_mlx.files.tensor_files import write_tensors
-from mm1_mlx.files.writing import new_file, new_folder
+from mm1_mlx.files.writing import clean_up, new_file, new_folder
+from mm1_mlx.strict import Config
 from mm1_mlx.training.distributed.adafactor import COLUMNS
 from mm1_mlx.training.distributed.sharding import Shards
+from mm1_mlx.training.meter import Tally
 from mm1_mlx.training.optimizer import weight_of
 from mm1_mlx.training.run import Run
 
 
-@dataclass
-class Progress:
+@dataclass(frozen=True)
+class Progress(Config):
     """How far a run is. The number of an update and the seed alone decide its rows and its dropout."""
 
-    update: int = 0  # number of updates done
-    learned_tokens: int = 0
-    best_val_loss: float | None = None
-    best_update: int | None = None
+    update: int  # number of updates done
+    learned_tokens: int
+    best_val_loss: float | None
+    best_update: int | None
+    since_report: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        known = [
+            number for number in (self.update, self.learned_tokens, self.best_update) if number is not None
+        ]
+        self._require(min(known) >= 0, "a number is below 0.")
+        in_reach = self.best_update is None or self.best_update <= self.update
+        has_both = (self.best_update is None) == (self.best_val_loss is None)
+        self._require(in_reach and has_both, f"best_update is {self.best_update} of {self.update}.")
+
+
+START = Progress(0, 0, None, None)
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,6 @@ class RunFolder:
         Raises:
             TrainingError: another run is writing there.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
             try:
                 held.enter_context(lock_folder(self.path))
@@ -62,7 +79,9 @@ class RunFolder:
                 raise TrainingError(
                     f"another run is writing to {self.path}; let it end, or give another `folder`."
                 ) from None
-            for torn in (self.path / "checkpoints").glob(".[0-9]*-*"):  # left by a process that was killed
+            for folder in (self.path, self.path / "checkpoints", self.best):
+                clean_up(folder)
+            for torn in (self.path / "checkpoints").glob(".[0-9]*-*"):  # left by an earlier version
                 shutil.rmtree(torn, ignore_errors=True)
             yield
 
@@ -80,16 +99,16 @@ class RunFolder:
             yield
         except OSError as error:
             raise TrainingError(
-                f"{what} cannot be written: {error}. The last good checkpoint is "
+                f"{what} cannot be written: {error.strerror or error}. The last good checkpoint is "
                 f"{self.newest() or 'none'}; make room and go on with `resume`."
             ) from None
 
     # Checkpoints
 
     def checkpoints(self) -> list[Path]:
-        """List the complete checkpoints, the oldest first."""
+        """List the checkpoints, the oldest first; each was complete when it got its name."""
         found = (self.path / "checkpoints").glob("[0-9]*")
-        return sorted(path for path in found if (path / "run.json").exists())
+        return sorted(path for path in found if path.name.isdecimal() and path.is_dir())
 
     def newest(self) -> Path | None:
         """Return the newest checkpoint, or None where there is none."""
@@ -132,8 +151,8 @@ class RunFolder:
         with self.explain_failure(f"the checkpoint {path}"), new_folder(path, overwrite=True) as made:
             write_tensors(made / "weights.safetensors", of_weights, weights.values())
             write_tensors(made / "optimizer.safetensors", forms, arrays)
-            (made / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", "utf-8")
-            (made / "run.json").write_text(json.dumps(run.to_dict(), indent=2) + "\n", "utf-8")
+            (made / "progress.json").write_text(json.dumps(progress.to_dict()) + "\n", "utf-8")
+            write_json(made / "run.json", run.to_dict())
         for old in self.checkpoints()[: -run.options.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -147,22 +166,26 @@ class RunFolder:
     def add_line(self, line: dict[str, Any]) -> None:
         """Append one report to the metrics."""
         with self.explain_failure(str(self.metrics)), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(write_line(line))
 
     def lines(self) -> list[dict[str, Any]]:
         """Read all reports, leaving out lines that a crash has cut off."""
-        found = []
-        for line in self.metrics.read_bytes().splitlines() if self.metrics.exists() else ():
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        return [line for line in found if isinstance(line, dict) and isinstance(line.get("update"), int)]
+        return [line for line in read_grown(self.metrics) if _is_report(line)]
 
     def forget_after(self, update: int) -> None:
         """Delete the reports of updates after ``update``, because a resumed run makes these updates again."""
         kept = [line for line in self.lines() if line["update"] <= update]
         if self.metrics.exists():
-            with new_file(self.metrics) as temporary:
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+            own = partial(holds_lines, is_own=_is_report)
+            with new_file(self.metrics, is_kind=own, kind="file of a run's reports") as temporary:
+                temporary.write_text("".join(map(write_line, kept)), "utf-8")
+
+
+def _is_report(values: Any) -> bool:
+    """Tell whether values are a report of a run: the number of an update, and a loss if there is one."""
+    if not isinstance(values, dict) or type(values.get("update")) is not int:
+        return False
+    return all(type(values[name]) in (int, float) for name in ("loss", "val_loss") if name in values)
 
 
 def gather_weights(parameters: Mapping[str, mx.array], shards: Shards) -> dict[str, mx.array]:
@@ -187,8 +210,8 @@ def read_run(path: Path) -> Run:
     """
     try:
         return Run.from_dict(json.loads((path / "run.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError, KeyError, MM1Error) as error:
-        raise _damage_error(path, error) from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, MM1Error) as error:
+        raise damage_error(path, error) from None
 
 
 def load_checkpoint(
@@ -208,24 +231,33 @@ def load_checkpoint(
             f"{path} is of another run: {'; '.join(differences)}. Give the same settings, or another `folder`."
         )
     try:
-        progress = Progress(**json.loads((path / "progress.json").read_text("utf-8")))
+        progress = Progress.from_dict(json.loads((path / "progress.json").read_text("utf-8")))
         weights = _read_share(path / "weights.safetensors", shards.cut)
         state = _read_share(
             path / "optimizer.safetensors",
             lambda name, value: shards.cut(_find_followed(name, value, shards), value),
         )
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise _damage_error(path, error) from None
-    ours = flatten(model.trainable_parameters())
-    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in ours.items()}:
+    except (OSError, RuntimeError, ValueError, TypeError, ConfigError) as error:
+        raise damage_error(path, error) from None
+    if progress.update != int(path.name):
+        raise damage_error(path, f"progress.json says update {progress.update}")
+    if _forms(weights) != _forms(flatten(model.trainable_parameters())):
         raise CheckpointError(f"{path} holds other weights than this run trains; give another `folder`.")
+    if _forms(state) != _forms(flatten(optimizer.state)):
+        raise damage_error(path, "optimizer.safetensors is of another optimizer, or of other weights")
     model.load_weights(list(weights.items()), strict=False)
     optimizer.state = tree_unflatten(list(state.items()))
     return progress
 
 
-def _damage_error(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged ({error}); delete it to go on from an older one.")
+def damage_error(path: Path, reason: object) -> CheckpointError:
+    """Return the error to raise for a checkpoint that cannot be what was written."""
+    return CheckpointError(f"{path} is damaged ({reason}); delete it to go on from an older one.")
+
+
+def _forms(tensors: Mapping[str, mx.array]) -> dict[str, tuple[Any, ...]]:
+    """Return the shape of each tensor and whether it holds floats, whose size an optimizer may change."""
+    return {name: (value.shape, mx.issubdtype(value.dtype, mx.floating)) for name, value in tensors.items()}
 
 
 def _read_share(path: Path, share: Callable[[str, mx.array], mx.array]) -> dict[str, mx.array]:

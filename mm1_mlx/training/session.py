@@ -73,6 +73,7 @@ def run_task(
             reporter.report(line)
 
         trainer = Trainer(task, options, folder, report=report)
+        require_fresh(folder, resume=session.resume)  # which another run may have filled meanwhile
         bar.say("\n".join(notes))
         if not session.force:
             task.require_memory()

@@ -99,6 +99,17 @@ class Task(Generic[Model, Batch]):
         """Return additional metrics since the last report. All processes call this together."""
         return {}
 
+    def gather_counts(self) -> dict[str, Any]:
+        """Return what ``gather_metrics`` is computed from, as JSON values. All processes call this together."""
+        return {}
+
+    def take_counts(self, counts: dict[str, Any]) -> None:
+        """Go on from what ``gather_counts`` returned when the run was stopped; every process calls this.
+
+        Raises:
+            TypeError, ValueError: these are no such counts.
+        """
+
     def loss(self, model: Model, batch: Batch, seen: Any) -> tuple[mx.array, Measured]:
         """Return the value to lower, and the measures, each summed over what is learned.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,18 @@ from mm1_mlx.training.checkpointing import checkpoint_layers
 from mm1_mlx.training.distributed.lost_process import Watch
 from mm1_mlx.training.distributed.processes import Processes
 from mm1_mlx.training.distributed.sharding import Shards, shard
-from mm1_mlx.training.meter import Meter
+from mm1_mlx.training.meter import Meter, Tally
 from mm1_mlx.training.optimizer import evaluate_update, make_optimizer
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.run import Run
-from mm1_mlx.training.run_folder import Progress, RunFolder, gather_weights, load_checkpoint
+from mm1_mlx.training.run_folder import (
+    START,
+    Progress,
+    RunFolder,
+    damage_error,
+    gather_weights,
+    load_checkpoint,
+)
 from mm1_mlx.training.step import compute_update
 from mm1_mlx.training.task import MicroBatch, Task
 from mm1_mlx.training.validation import sum_losses
@@ -55,7 +64,7 @@ class Trainer:
         report: Report = lambda line: None,
     ):
         self.task, self.model, self.recipe, self.options = task, task.model, task.recipe, options
-        self.folder, self.processes, self.progress = RunFolder(Path(folder)), Processes(), Progress()
+        self.folder, self.processes, self.progress = RunFolder(Path(folder)), Processes(), START
         if self.recipe.batch_size % self.processes.size:
             raise TrainingError(
                 f"`batch_size` is {self.recipe.batch_size}, expected a multiple of the {self.processes.size} processes."
@@ -67,7 +76,8 @@ class Trainer:
         self._shards, self._is_prepared = Shards(self.processes), False
         self._watch = Watch(self.processes, self._where)
         self._report, self._stop_reason = report, None
-        self._folder_lock = ExitStack()
+        self._folder_lock, self._meter = ExitStack(), Meter(task.measures)
+        self._found = self.folder.newest()
 
     @property
     def run(self) -> Run:
@@ -99,13 +109,20 @@ class Trainer:
         Raises:
             MM1Error: the checkpoint is damaged, or another run wrote it.
         """
-        path = self.folder.newest()
+        path = self._found = self.folder.newest()
         with self._watch:
             self._require_one_beginning(0 if path is None else int(path.name))
             if path is None:
                 return False
             self._prepare()
         self.progress = load_checkpoint(path, self.model, self.optimizer, shards=self._shards, run=self.run)
+        counted = self.progress.since_report
+        if counted.measured and len(counted.measured) != len(self.task.measures):
+            raise damage_error(path, f"progress.json has {len(counted.measured)} measures")
+        try:
+            self.task.take_counts(counted.of_task)
+        except (TypeError, ValueError) as error:
+            raise damage_error(path, error) from None
         return True
 
     def train(self) -> Progress:
@@ -129,15 +146,16 @@ class Trainer:
 
     def _train(self, updates: Iterator[list[MicroBatch]]) -> None:
         gradients_of = nn.value_and_grad(self.model, self.task.loss)
-        meter = None
+        begun = False
         for batches in updates:
-            if meter is None:
+            if not begun:
                 self._begin(batches)
-                meter = self._new_meter()
-            self._update(batches, gradients_of, meter)
+                self._meter = self._new_meter(self.progress.since_report)
+                begun = True
+            self._update(batches, gradients_of)
             if self._is_time(self.options.steps_per_report):
-                self._report_metrics(meter)
-                meter = self._new_meter()
+                self._report_metrics()
+                self._meter = self._new_meter()
             if self._is_time(self.options.steps_per_eval):
                 self._validate()
             # How many processes were asked to stop; if one was, all do, so that none waits for the others.
@@ -152,13 +170,22 @@ class Trainer:
         """Lock the folder, drop what was logged after the checkpoint, check the model, and validate in a new run."""
         if self.processes.rank == 0:
             self._folder_lock.enter_context(self.folder.lock())
+            self._require_newest()
             self.folder.forget_after(self.progress.update or -1)  # -1: a new run drops update 0's report, too
         self.model.eval()
         self.task.require_sound(batches, self._look)
         if self.progress.update == 0:
             self._validate()
 
-    def _update(self, batches: Sequence[MicroBatch], gradients_of: Callable[..., Any], meter: Meter) -> None:
+    def _require_newest(self) -> None:
+        """Refuse to go on where another run has left something while this one was made ready."""
+        there = self.folder.newest()
+        if there != self._found:
+            raise TrainingError(
+                f"another run has left {there} meanwhile; `resume` goes on from it, or give another `folder`."
+            )
+
+    def _update(self, batches: Sequence[MicroBatch], gradients_of: Callable[..., Any]) -> None:
         """Seed, compute and apply one update; apply nothing if none of its rows was usable."""
         self.model.train()
         origin = (self.recipe.seed, self.progress.update, self.processes.rank)
@@ -172,9 +199,11 @@ class Trainer:
             self.optimizer.update(self.model, gradients)
             del gradients
             evaluate_update(self.model, self.optimizer)
-            self.progress.learned_tokens += update.learned
-            meter.count(update)
-        self.progress.update += 1
+            self._meter.count(update)
+        done = self.progress
+        self.progress = replace(
+            done, update=done.update + 1, learned_tokens=done.learned_tokens + update.learned
+        )
 
     def _is_time(self, every: int) -> bool:
         """Tell whether something done after ``every`` updates is due now; everything is due after the last one."""
@@ -193,9 +222,10 @@ class Trainer:
             raise TrainingError(f"none of {rows:,} held-out rows could be used; why stands above.")
         loss, progress = total / learned, self.progress
         self._write({"update": progress.update, "val_loss": loss, "val_rows": rows})
-        (better,) = self._sum_numbers(progress.best_val_loss is None or loss < progress.best_val_loss)
+        best = math.inf if progress.best_val_loss is None else progress.best_val_loss
+        (better,) = self._sum_numbers(loss < best)
         if better:
-            progress.best_val_loss, progress.best_update = loss, progress.update
+            self.progress = replace(progress, best_val_loss=loss, best_update=progress.update)
             if progress.update:
                 self._keep(self.folder.best, self._gather_trained())
 
@@ -216,15 +246,15 @@ class Trainer:
         self._watch.progress()
         return self.processes.sum_numbers(*numbers)
 
-    def _new_meter(self) -> Meter:
-        return Meter(self.task.measures, waited=self.task.waited)
+    def _new_meter(self, before: Tally | None = None) -> Meter:
+        return Meter(self.task.measures, waited=self.task.waited, before=before)
 
-    def _report_metrics(self, meter: Meter) -> None:
+    def _report_metrics(self) -> None:
         """Write and report the numbers since the last report; the learning rate is the decoder's."""
         optimizer = self.optimizer
         if isinstance(optimizer, optim.MultiOptimizer):
             optimizer = optimizer.optimizers[-1]  # the parts in order: encoder, connector, decoder
-        line = meter.line(self.progress.update, float(optimizer.learning_rate), self.task.waited)
+        line = self._meter.line(self.progress.update, float(optimizer.learning_rate), self.task.waited)
         self._write(line | {"held_memory": self.held_bytes} | self.task.gather_metrics())
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -240,7 +270,10 @@ class Trainer:
             )
         trained = self._gather_trained()
         self._keep(self.folder.path, trained)  # first, so that a checkpoint never lacks its saved weights
-        self.folder.save(trained, self.optimizer, self.progress, shards=self._shards, run=self.run)
+        counted = self._meter.tally(self.task.waited, self.task.gather_counts())
+        progress = replace(self.progress, since_report=counted)
+        self.folder.save(trained, self.optimizer, progress, shards=self._shards, run=self.run)
+        self._found = self.folder.newest()
 
     def _gather_trained(self) -> dict[str, mx.array]:
         return gather_weights(flatten(self.model.trainable_parameters()), self._shards)

@@ -19,7 +19,7 @@ from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.identity import model_identity, tensors_identity
 from mm1_mlx.files.json_files import parse_json, write_json
-from mm1_mlx.files.tensor_files import read_tensors
+from mm1_mlx.files.tensor_files import read_tensors, save_tensors
 from mm1_mlx.files.weights import check_weights, evaluate_weights
 from mm1_mlx.files.writing import new_files
 from mm1_mlx.model.mlx_lm_parts import AdapterLayer
@@ -85,13 +85,17 @@ def save_adapters(
         with new_files(folder, [*names, CONFIG]) as made:  # the last file proves that the others are complete
             for name in names:
                 own = {key: value for key, value in tensors.items() if _file_name(tuning, key) == name}
-                mx.save_safetensors(str(made / name), own, metadata={"format": "mlx"})
+                save_tensors(made / name, own)
             write_json(made / CONFIG, config)
         for name in WEIGHT_FILES - names:
             (folder / name).unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"the adapter {folder} cannot be written: {reason}.") from None
+    except OSError as error:
+        raise CheckpointError(f"the adapter {folder} cannot be written: {error.strerror}.") from None
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Tell whether a folder has an adapter, or begins to: of this package, or of another one."""
+    return (folder / CONFIG).exists() or (folder / ADAPTERS).exists()
 
 
 def load_adapters(model: MM1, folder: str | Path, *, weight: float = 1.0) -> None:

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.json_files import parse_json, write_json
-from mm1_mlx.files.tensor_files import read_tensors
+from mm1_mlx.files.tensor_files import read_tensors, save_tensors
 from mm1_mlx.files.weights import check_weights, evaluate_weights, list_some
 from mm1_mlx.files.writing import new_folder
 from mm1_mlx.model.decoder import Decoder
@@ -90,7 +90,7 @@ def export_peft(model: MM1, folder: str | Path, *, base_model: str, decoder_only
         if ours in layer
     }
     with new_folder(Path(folder)) as made:
-        mx.save_safetensors(str(made / WEIGHTS), tensors, metadata={"format": "pt"})
+        save_tensors(made / WEIGHTS, tensors, metadata={"format": "pt"})
         write_json(made / CONFIG, config)
 
 

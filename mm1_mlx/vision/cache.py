@@ -11,14 +11,16 @@ import hashlib
 import os
 import sys
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 
 import mlx.core as mx
 from jaxtyping import Float
 
-from mm1_mlx.arrays import load_tensors, memory_of
+from mm1_mlx.arrays import load_tensors, memory_of, to_number
 from mm1_mlx.files.identity import vision_identity
-from mm1_mlx.files.writing import new_file
+from mm1_mlx.files.tensor_files import save_tensors
+from mm1_mlx.files.writing import clean_up, new_file, require_file
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import VISION_CACHE_MB
 
@@ -29,6 +31,9 @@ class VisionCache:
     Args:
         max_bytes: limit for the tokens in memory, and separately for those on disk; 0 keeps none.
         folder: where entries are stored beyond the process; created if it is absent.
+
+    Raises:
+        OSError: the folder cannot be made.
     """
 
     def __init__(self, max_bytes: int = VISION_CACHE_MB * 1_000_000, folder: Path | None = None):
@@ -39,15 +44,24 @@ class VisionCache:
         self._entries: OrderedDict[str, mx.array] = OrderedDict()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            clean_up(folder)
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries or (self.folder is not None and _entry_path(self.folder, key).exists())
 
-    def get(self, key: str) -> Float[mx.array, "K D"] | None:
-        """Return the tokens under ``key``, or None."""
+    def get(
+        self, key: str, shape: tuple[int, int], dtypes: Collection[mx.Dtype]
+    ) -> Float[mx.array, "K D"] | None:
+        """Return the tokens under ``key``, or None; an entry on disk that has another form is dropped, with a message.
+
+        Args:
+            key: from ``entry_key``.
+            shape: the number of tokens, and their width.
+            dtypes: the types that tokens of this model may have.
+        """
         tokens = self._entries.get(key)
         if tokens is None and self.folder is not None:
-            tokens = self._read_entry(_entry_path(self.folder, key))
+            tokens = self._read_entry(_entry_path(self.folder, key), shape, dtypes)
         if tokens is None:
             self.misses += 1
             return None
@@ -74,16 +88,24 @@ class VisionCache:
         gone = self._entries.pop(key, None)
         self.nbytes -= 0 if gone is None else gone.nbytes
 
-    def _read_entry(self, path: Path) -> mx.array | None:
-        """Return the tokens of an entry on disk; a damaged one is deleted, with a message."""
+    def _read_entry(
+        self, path: Path, shape: tuple[int, int], dtypes: Collection[mx.Dtype]
+    ) -> mx.array | None:
+        """Return the tokens of an entry on disk; one that is damaged or has another form is deleted, with a message."""
         if not path.exists():
             return None
+        require_file(path)
         try:
             loaded, metadata = load_tensors(path)
             tokens = loaded["tokens"]
+            if tokens.shape != shape or tokens.dtype not in dtypes:
+                wanted = " or ".join(map(str, dtypes))
+                raise ValueError(f"{tokens.shape} {tokens.dtype}, expected {shape} {wanted}")
             mx.eval(tokens)
             if metadata.get("sha256") != _digest(tokens):
                 raise ValueError("its content is not what was written")
+            if not to_number(mx.all(mx.isfinite(tokens))):
+                raise ValueError("it holds NaN or infinity")
         except (RuntimeError, ValueError, KeyError, OSError) as error:
             print(
                 f"mm1: the cached visual tokens {path.name} are damaged ({error}); dropped.", file=sys.stderr
@@ -96,7 +118,7 @@ class VisionCache:
     def _write_entry(self, path: Path, tokens: mx.array) -> None:
         """Write an entry, complete or not at all, by way of a temporary name; then delete the oldest files."""
         with new_file(path) as temporary:
-            mx.save_safetensors(str(temporary), {"tokens": tokens}, metadata={"sha256": _digest(tokens)})
+            save_tensors(temporary, {"tokens": tokens}, metadata={"sha256": _digest(tokens)})
         files = sorted(path.parent.glob("[!.]*.safetensors"), key=lambda file: file.stat().st_mtime)
         total = sum(file.stat().st_size for file in files)
         for file in files:

@@ -5,7 +5,7 @@ While the image encoder works on some views, a thread decodes, resizes and cuts 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import PictureError, PromptError, SamplingError
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.preprocess import normalize
@@ -81,17 +82,29 @@ def visual_tokens_of(
     The connector makes tokens view by view. The decoder may read those of all views row by row of the whole picture,
     without those that only pad it: ``layout.order`` says which, in which order.
     """
-    digests = [picture.digest for picture in pictures]
-    cached = {} if cache is None else {d: cache.get(entry_key(d, model)) for d in dict.fromkeys(digests)}
-    found = {digest: tokens for digest, tokens in cached.items() if tokens is not None}
-    missing = {picture.digest: picture for picture in pictures if picture.digest not in found}
+    different = {picture.digest: picture for picture in pictures}
+    found = {} if cache is None else _look_up(model, different, cache)
+    missing = {digest: picture for digest, picture in different.items() if digest not in found}
     made = encode(model, list(missing.values()), clock, batch_size=batch_size) if missing else []
     for (digest, picture), tokens in zip(missing.items(), made, strict=True):
         found[digest] = model.arrange(tokens, picture.layout.order)
         if cache is not None:
             mx.eval(found[digest])
             cache.put(entry_key(digest, model), found[digest])
-    return [found[digest] for digest in digests]
+    return [found[picture.digest] for picture in pictures]
+
+
+def _look_up(model: MM1, pictures: Mapping[str, PreparedPicture], cache: VisionCache) -> dict[str, mx.array]:
+    """Return the visual tokens that ``cache`` has, by the digests of their pictures."""
+    parameters = flatten([model.image_encoder.parameters(), model.connector.parameters()])
+    dtypes = {value.dtype for value in parameters.values() if mx.issubdtype(value.dtype, mx.floating)}
+    dtypes |= {mx.float32} if len(dtypes) > 1 else set()  # which float16 and bfloat16 together give
+    width, found = model.config.connector_config.output_dims, {}
+    for digest, picture in pictures.items():
+        tokens = cache.get(entry_key(digest, model), (picture.layout.num_visual_tokens, width), dtypes)
+        if tokens is not None:
+            found[digest] = tokens
+    return found
 
 
 def encode_ahead(

@@ -1,12 +1,14 @@
 """What of a row is learned: the assistant's words and their ends, never a picture."""
 
+import json
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_models import SMART
 
-from mm1_mlx import Processor, tiny
+from mm1_mlx import Processor, load, tiny
 from mm1_mlx.data.examples import make_example
 from mm1_mlx.data.row_forms import Record, Turn
 from mm1_mlx.errors import DataError
@@ -174,3 +176,14 @@ def test_a_model_without_a_chat_template_cannot_learn_a_conversation(mm1_tiny):
 def test_the_first_token_is_never_learned(mm1_tiny):
     example = make_example(replace(CHAT, name="x"), mm1_tiny[1], train_on_prompt=True)
     assert not example.learned[0]
+
+
+def test_a_text_in_another_normal_form_than_the_tokenizers_is_learned(tiny_folder):
+    path = tiny_folder / "tokenizer.json"
+    values = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(values | {"normalizer": {"type": "NFC"}}), "utf-8")
+    _, processor = load(tiny_folder, lazy=True)
+    for answer in ("cafe\u0301", "\u1112\u1161\u11ab\u1100\u1173\u11af"):
+        turns = (Turn("user", "a"), Turn("assistant", answer))
+        example = make_example(Record("row", turns, None, ()), processor)
+        assert learned_text(example, processor) == unicodedata.normalize("NFC", answer) + "<|end|>"

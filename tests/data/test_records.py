@@ -548,3 +548,59 @@ def test_rows_of_the_real_package_keep_their_pictures_closed(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"train": made}))
     record = open_data("owner/cats")["train"][1]
     assert (record.turns[0].text, record.images) == ("<image>What?", (PNG,))
+
+
+# Content that a form does not read
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+ASKED = {"question": "What?", "answer": "A cat."}
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"messages": [user("x"), assistant() | {"tool_calls": [CALL]}]}, r"messages\[1\].tool_calls"),
+        (
+            {"messages": [user("x"), assistant() | {"reasoning_content": "two"}]},
+            r"messages\[1\].reasoning_content",
+        ),
+        ({"messages": [user("x"), assistant()], "tools": [CALL]}, "tools"),
+        ({"messages": [user("x"), assistant()], "system": "Be short."}, "system"),
+        ({"messages": [user("x") | {"images": ["cat.png"]}, assistant()]}, r"messages\[0\].images"),
+        (
+            {"messages": [user([part("x") | {"image": "cat.png"}]), assistant()]},
+            r"messages\[0\].content\[0\].image",
+        ),
+        ({"messages": [user("x"), assistant() | {"weight": 0}]}, r"messages\[1\].weight is 0, but all turns"),
+        (
+            {"conversations": [{"from": "human", "value": "x", "thinking": "hm"}]},
+            r"conversations\[0\].thinking",
+        ),
+        (ASKED | {"context": "Cats are animals."}, "context"),
+        (ASKED | {"reasoning": "It has ears."}, "reasoning"),
+        (ASKED | {"caption": "A cat."}, "caption"),
+        ({"caption": "A cat.", "text": "A cat on a mat.", "image": "cat.png"}, "text"),
+        ({"caption": "A cat.", "rationale": "It has ears.", "image": "cat.png"}, "rationale"),
+        ({"images": [None], "texts": ["x"], "image": "cat.png"}, "image"),
+        ({"text": "A cat.", "video": "cat.mp4"}, "video"),
+    ],
+)
+def test_content_that_would_be_lost_is_named(values, field, folder):
+    with pytest.raises(DataError, match=rf"row: {field}( is .*, which is not read here|)"):
+        read(values, folder)
+
+
+def test_keys_without_content_are_nobodys_loss(folder):
+    nothing = {"tools": [], "system": "", "context": None, "reasoning": {"text": None}, "video": " "}
+    plain = {
+        "id": 7,
+        "source": "VQA",
+        "choices": ["a cat", "a dog"],
+        "answers": ["A cat."],
+        "tags": {"a": "b"},
+    }
+    assert read(ASKED | nothing | plain) == read(ASKED)
+    said = {
+        "messages": [user("x"), assistant() | {"tool_calls": None, "weight": 1, "id": "a", "name": "bot"}]
+    }
+    assert read(said) == read({"messages": [user("x"), assistant()]})

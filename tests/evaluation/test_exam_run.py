@@ -221,6 +221,50 @@ def test_answers_whose_settings_are_not_known_do_not_go_on(mm1_tiny, tmp_path, f
         evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path, resume=True)
 
 
+def test_settings_that_were_changed_by_hand_are_refused(mm1_tiny, tmp_path, subtests):
+    few = replace(FEW, limit=2, shots=(0,))
+    evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out")
+    path = tmp_path / "out" / "results.json"
+    report = json.loads(path.read_text())
+    for name, value in (("data", 5), ("image_config", []), ("weights", {}), ("prompts", {"a": 1})):
+        with subtests.test(name):
+            path.write_text(json.dumps(report | {"settings": report["settings"] | {name: value}}))
+            with pytest.raises(
+                DataError, match=r"out( was made by another model|: the settings of its answers)"
+            ):
+                evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out", resume=True)
+
+
+def test_an_answer_with_other_references_is_asked_again(mm1_tiny, tmp_path):
+    few = replace(FEW, limit=3, shots=(0,))
+    evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out")
+    sound = contents(tmp_path / "out")
+    lines = lines_of(tmp_path / "out")
+    (tmp_path / "out" / PREDICTIONS).write_text(
+        "".join(json.dumps(line | {"references": [line["answer"]]}) + "\n" for line in lines)
+    )
+    evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out", resume=True)
+    assert contents(tmp_path / "out") == sound
+
+
+def test_files_of_ones_own_are_not_replaced(mm1_tiny, tmp_path):
+    (tmp_path / "results.md").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(
+            DataError, match=r"holds results.md but no predictions.jsonl, so it is no evaluation's"
+        ):
+            evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.md"]
+
+
+def test_a_full_disk_is_told_with_the_file(mm1_tiny, tmp_path, small_files):
+    few = replace(FEW, limit=4, shots=(0,))
+    with small_files(1500), pytest.raises(DataError, match=r"out.* cannot be written: File too large"):
+        evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out")
+    evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out", resume=True)
+    assert len(lines_of(tmp_path / "out")) == 4
+
+
 def test_two_evaluations_do_not_write_to_one_folder(mm1_tiny, tmp_path):
     (tmp_path / "out").mkdir()
     with (

@@ -6,7 +6,8 @@ import stat
 import pytest
 
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.writing import new_file, new_files, new_folder
+from mm1_mlx.files.locking import lock_path
+from mm1_mlx.files.writing import clean_up, new_file, new_files, new_folder
 
 
 def write(path, text="new", **options):
@@ -109,3 +110,118 @@ def test_files_move_into_their_folder_together_and_others_stay(tmp_path):
         "b": "new",
         "c": "mine",
     }
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path):
+    def is_list(path):
+        return path.read_text().startswith("[")
+
+    for text, allowed in (("[1]", True), ("", True), ("my notes", False)):
+        (tmp_path / "notes").write_text(text)
+        writing = new_file(tmp_path / "notes", is_kind=is_list, kind="list")
+        if allowed:
+            with writing as made:
+                made.write_text("[2]")
+        else:
+            with pytest.raises(CheckpointError, match="notes is there already and is no list"), writing:
+                pytest.fail("it began to write")
+        assert (tmp_path / "notes").read_text() == ("[2]" if allowed else text)
+    assert os.listdir(tmp_path) == ["notes"]
+
+
+def test_a_folder_of_another_kind_is_not_replaced(tmp_path):
+    for number, (files, allowed) in enumerate(
+        ((["config.json", "model-1.x"], True), ([], True), (["a"], False))
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in files:
+            (folder / name).touch()
+        writing = new_folder(folder, overwrite=True, kind=("config.json", "model*.x"))
+        if allowed:
+            with writing as made:
+                (made / "new").touch()
+        else:
+            with pytest.raises(
+                CheckpointError, match=r"2 has no config.json, so it is not what is written here"
+            ):
+                writing.__enter__()
+        assert os.listdir(folder) == (["new"] if allowed else files)
+    assert sorted(os.listdir(tmp_path)) == ["0", "1", "2"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path):
+    others = [".mm1-0123456789ab.other", ".out.mm1-news", ".out-2024", ".mm1-x.notes"]
+    for name in others:
+        (tmp_path / name).touch()
+    (tmp_path / ".out.mm1-new").mkdir()
+    (tmp_path / ".out.mm1-new" / "half").touch()
+    (tmp_path / ".mm1-0123456789ab.notes").touch()
+    with new_folder(tmp_path / "out") as made:
+        assert os.listdir(made) == []
+        (made / "new").touch()
+    write(tmp_path / "notes")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "notes", "out"])
+    clean_up(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*others[1:], "notes", "out"])
+
+
+def test_what_is_being_written_stays(tmp_path):
+    with new_file(tmp_path / "notes") as first, new_folder(tmp_path / "out") as out:
+        write(tmp_path / "notes", "second")
+        clean_up(tmp_path)
+        assert first.exists() and out.exists()
+        first.write_text("first")
+    assert (tmp_path / "notes").read_text() == "first"
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):
+    with new_folder(tmp_path / "out") as made:
+        with pytest.raises(CheckpointError, match=r"another process is writing .*out; wait until it ends"):
+            new_folder(tmp_path / "out").__enter__()
+        (made / "first").touch()
+    assert os.listdir(tmp_path / "out") == ["first"]
+    with new_files(tmp_path, ["a"]) as made:
+        with pytest.raises(CheckpointError, match="another process is writing"):
+            new_files(tmp_path, ["a"]).__enter__()
+        (made / "a").touch()
+
+
+def test_a_folder_whose_replacement_was_killed_half_way_is_put_back(tmp_path):
+    for name, content in ((".out.mm1-old", "old"), (".out.mm1-new", "new"), (".a.mm1-old", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).touch()
+    with pytest.raises(CheckpointError, match="out exists"):
+        new_folder(tmp_path / "out").__enter__()
+    assert os.listdir(tmp_path / "out") == ["old"]
+    clean_up(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a", "out"] and os.listdir(tmp_path / "a") == ["a"]
+
+
+def test_a_full_disk_is_told_with_the_name_that_was_asked_for(tmp_path, small_files):
+    for name, writing in (
+        ("notes", new_file(tmp_path / "notes")),
+        ("out", new_folder(tmp_path / "out")),
+        ("all", new_files(tmp_path / "all", ["a"])),
+    ):
+        with small_files(100), pytest.raises(OSError) as caught, writing as made:
+            (made / "a" if made.is_dir() else made).write_text(2000 * "x")
+        assert caught.value.filename == str(tmp_path / name) and caught.value.strerror == "File too large"
+    assert os.listdir(tmp_path) == ["all"] and os.listdir(tmp_path / "all") == []
+
+
+def test_an_error_of_reading_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, new_file(tmp_path / "notes"):
+        (tmp_path / "absent").read_text()
+    assert caught.value.filename == str(tmp_path / "absent")
+
+
+def test_a_lock_is_of_what_stands_there(tmp_path):
+    path = tmp_path / "lock"
+    with lock_path(path, path.touch) as locked:
+        assert locked
+        with pytest.raises(BlockingIOError):
+            lock_path(path, path.touch).__enter__()
+        path.unlink()
+        with lock_path(path, path.touch):
+            assert path.exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from mm1_mlx.generate import main
 from mm1_mlx.generation.batch_file import AnswerFile, read_rows
+from mm1_mlx.inputs.few_shot import read_shots
 
 SHOTS = Path(__file__).parents[2] / "examples" / "shots" / "shots.jsonl"
 
@@ -94,6 +96,100 @@ def test_an_answer_to_something_else_is_not_taken_up(batch, change):
     assert "1 answer in" in err
 
 
+def test_resume_after_ends_in_the_middle_twice(batch, folder):
+    rows = [row(), row("What is it?"), row("What shape is it?")]
+    _, answers, _ = batch(rows)
+    lines = (folder / "answers.jsonl").read_text().splitlines()
+    (folder / "answers.jsonl").unlink()
+    partial = folder / "answers.jsonl.partial"
+    partial.write_text(lines[0] + "\n" + lines[1][:20])
+    file = AnswerFile(folder / "answers.jsonl", read_rows(folder / "prompts.jsonl"), {}, resume=True)
+    file.add(read_rows(folder / "prompts.jsonl")[1], {"text": "of other settings"})
+    file.close()
+    assert [json.loads(line)["line"] for line in partial.read_text().splitlines()] == [1, 2]
+    partial.write_text(lines[0] + "\n" + lines[1][:20] + lines[2] + "\n" + lines[1])
+    code, again, err = batch(rows, "--resume")
+    assert code == 0 and "1 answer in" in err
+    assert [answer["text"] for answer in again] == [answer["text"] for answer in answers]
+
+
+def test_a_file_that_holds_no_answers_is_not_replaced(folder, capsys):
+    (folder / "p.jsonl").write_text(json.dumps(row()))
+    argv = ["--batch", str(folder / "p.jsonl"), "--output", str(folder / "answers.jsonl"), "--resume"]
+    for name in ("answers.jsonl", "answers.jsonl.partial"):
+        for text in ('{"line": [], "text": "x", "request": ""}\n', "my notes\nof today\n", "[1]\n[2]\n"):
+            (folder / name).write_text(text)
+            assert main(argv) == 1
+            assert f"{name} is there already and is no file of answers" in capsys.readouterr().err
+            assert (folder / name).read_text() == text
+        (folder / name).unlink()
+    os.mkfifo(folder / "answers.jsonl.partial")
+    assert main(argv) == 1 and "answers.jsonl.partial is no regular file" in capsys.readouterr().err
+
+
+def test_one_process_at_a_time_writes_answers(batch, folder):
+    (folder / "p.jsonl").write_text(json.dumps(row()))
+    other = AnswerFile(folder / "answers.jsonl", read_rows(folder / "p.jsonl"), {}, resume=False)
+    for flags in ((), ("--resume",)):
+        code, answers, err = batch([row()], *flags)
+        assert (code, answers) == (1, []) and "another process is writing" in err
+    other.close()
+    assert not (folder / "answers.jsonl.partial").exists()
+    assert batch([row()])[0] == 0
+
+
+def test_keys_of_the_users_own_go_to_the_answer(batch):
+    own = {
+        "id": None,
+        "want": "a face",
+        "tags": ["x", {"y": 1.5}],
+        "image_id": 7,
+        "prompt_id": "p",
+        "answer": 1,
+    }
+    code, answers, err = batch([row(**own)])
+    assert code == 0, err
+    assert {name: answers[0][name] for name in own} == own and answers[0]["text"]
+    assert batch([row(**own)], "--resume")[2].count("0 answers in") == 1
+
+
+def test_half_a_surrogate_pair_spoils_no_other_row(batch, folder):
+    rows = [
+        row(),
+        row(id="cut emoji \ud83d"),
+        row(image="x\ud83d.png"),
+        row("What \ud83d?"),
+        row("What is it?"),
+    ]
+    code, answers, _ = batch(rows)
+    assert code == 1 and [answer["line"] for answer in answers] == [1, 2, 3, 4, 5]
+    assert answers[1]["text"] == answers[0]["text"] and answers[1]["id"] == "cut emoji \ud83d"
+    assert "error" in answers[2] and answers[4]["text"]
+    code, again, _ = batch(rows, "--resume")
+    assert code == 1 and again[1] == answers[1]
+
+
+def test_a_tilde_is_the_home_folder(batch, folder, monkeypatch):
+    home = folder / "home"
+    home.mkdir()
+    shutil.move(folder / "scene.png", home / "there.png")
+    monkeypatch.setenv("HOME", str(home))
+    code, answers, err = batch([{"prompt": "What is it?", "images": ["~/there.png"]}])
+    assert code == 0 and answers[0]["visual_tokens"] == 16, err
+    shot = {"image": "~/there.png", "question": "What is it?", "answer": "a scene"}
+    (folder / "shots.jsonl").write_text(json.dumps(shot))
+    assert read_shots(folder / "shots.jsonl")[0].image == home / "there.png"
+
+
+def test_a_full_disk_is_one_line_with_the_file(batch, folder, small_files):
+    with small_files(150):
+        code, _, err = batch([row(), row("What is it?")])
+    told = err.splitlines()[-1]
+    assert code == 1 and told == f"mm1: {folder / 'answers.jsonl.partial'}: File too large."
+    code, answers, err = batch([row(), row("What is it?")], "--resume")
+    assert code == 0 and len(answers) == 2
+
+
 def test_answers_that_are_there_are_not_overwritten(batch):
     batch([row()])
     code, answers, err = batch([row("What is it?")])
@@ -127,7 +223,12 @@ def test_the_prompt_for_rows_without_one_may_stand_on_stdin(batch, monkeypatch):
         ("{", "line 1: this is not JSON"),
         ("[]", "line 1: this is [], expected a JSON object"),
         ({"image": "scene.png"}, "line 1: there is no prompt; add it, or give --prompt"),
-        (row(promt="x"), "line 1: there is no key 'promt'; did you mean prompt?"),
+        ({"promt": "x"}, "line 1: there is no key 'promt'; did you mean prompt?"),
+        ({"prompt": "x", "imgae": "a.png"}, "line 1: there is no key 'imgae'; did you mean image?"),
+        ({"prompt": "x", "image_path": "a.png"}, "there is no key 'image_path'; did you mean image?"),
+        (row(System_prompt="x"), "there is no key 'System_prompt'; did you mean system?"),
+        (row(text="x"), "line 1: the key 'text' is one that the answer will have; give it another name"),
+        (row(visual_tokens=1), "the key 'visual_tokens' is one that the answer will have"),
         (row(images=[]), "line 1: image and images do not go together"),
         ({"prompt": "x", "images": "a.png"}, "line 1: images are 'a.png', expected paths"),
         (row(system=3), "line 1: system is 3, expected text"),

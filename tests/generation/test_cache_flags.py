@@ -1,6 +1,7 @@
 """What is kept between two runs of the command: visual tokens, and a prompt that was read."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -102,7 +103,6 @@ def test_a_saved_prompt_may_be_packed(run, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--prompt-cache-file", "x", "--kv-bits", "8"], "--kv-bits does not go with --prompt-cache-file"),
         (
             ["--save-prompt-cache", "x", "--max-kv-size", "64"],
             "--max-kv-size does not go with a saved prompt",
@@ -112,6 +112,29 @@ def test_a_saved_prompt_may_be_packed(run, tmp_path):
 def test_pairs_that_cannot_be_are_a_usage_error(run, argv, words):
     code, _, err = run("one", *argv)
     assert code == 2 and words in err
+
+
+def test_a_saved_prompt_stays_as_it_was_packed(run, tmp_path):
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    run("one", "--save-prompt-cache", plain)
+    text = run("one", "--save-prompt-cache", packed, "--kv-bits", 8)[1]["text"]
+    code, _, err = run("one", "--prompt-cache-file", plain, "--kv-bits", 8)
+    assert (
+        code == 2 and f"--kv-bits 8 does not go with {plain}, which was saved unpacked; leave it out" in err
+    )
+    code, _, err = run("one", "--prompt-cache-file", packed, "--kv-bits", 4)
+    assert code == 2 and "which was saved packed to 8 bits" in err
+    assert run("one", "--prompt-cache-file", packed, "--kv-bits", 8)[1]["text"] == text
+
+
+def test_what_is_no_saved_prompt_is_not_replaced(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "notes").write_text("mine")
+    for name, words in (("pipe", "is no regular file"), ("notes", "is no saved prompt cache")):
+        code, answer, err = run("one", "--save-prompt-cache", tmp_path / name)
+        assert (code, answer) == (1, None) and words in err
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "notes").read_text() == "mine"
+    assert run("one", "--prompt-cache-file", tmp_path / "pipe")[0] == 1
 
 
 def test_a_saved_prompt_goes_to_a_folder_that_exists(run, tmp_path):

@@ -1,5 +1,3 @@
-import resource
-import signal
 from pathlib import Path
 
 import mlx.core as mx
@@ -130,21 +128,88 @@ def test_a_prefix_excludes_other_caches(mm1_tiny):
         run(mm1_tiny, "What is it?", prefix=Prefix(mm1_tiny[0]), kv_bits=8)
 
 
-def test_a_full_disk_leaves_the_earlier_file(mm1_tiny, tmp_path):
+def test_a_full_disk_leaves_the_earlier_file(mm1_tiny, tmp_path, small_files):
     path = tmp_path / "prompt.safetensors"
-    path.write_bytes(b"earlier")
     prefix = Prefix(mm1_tiny[0])
     run(mm1_tiny, "What is it?", prefix=prefix)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match=r"the prompt cache .* cannot be written"):
+    prefix.save(path)
+    earlier = path.read_bytes()
+    with small_files(1000), pytest.raises(CheckpointError, match=r"the prompt cache .* cannot be written"):
+        prefix.save(path)
+    assert path.read_bytes() == earlier and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_another_kind_is_not_replaced(mm1_tiny, tmp_path):
+    prefix = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "What is it?", prefix=prefix)
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), {"a": mx.zeros(2)})
+    (tmp_path / "notes").write_text("mine")
+    for path in (tmp_path / "model.safetensors", tmp_path / "notes"):
+        before = path.read_bytes()
+        with pytest.raises(CheckpointError, match="is there already and is no saved prompt cache"):
             prefix.save(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
-    assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
+        assert path.read_bytes() == before
+
+
+def test_what_does_not_fit_the_model_is_refused(mm1_tiny, tmp_path, subtests):
+    """Each file is sound for ``save``, but cannot be a cache of this model and this content."""
+
+    def grow(prefix):
+        prefix.content = [*prefix.content, 1]
+
+    def skip(prefix):
+        prefix.cache[0].offset -= 1
+
+    def drop(prefix):
+        prefix.cache.pop()
+
+    def narrow(prefix):
+        prefix.cache[1].keys = prefix.cache[1].keys[..., :-1]
+
+    def flatten(prefix):
+        prefix.cache[1].values = prefix.cache[1].values[0]
+
+    def cut(prefix):
+        for layer in prefix.cache:
+            layer.keys = layer.keys[:, :, :3]
+
+    def halve(prefix):
+        prefix.cache[1].keys = prefix.cache[1].keys.astype(mx.float16)
+
+    def pack(prefix):
+        prefix.kv_bits = 8
+
+    def misplace(prefix):
+        prefix.pictures = [(2, 10**6, "a")]
+
+    for damage, words in (
+        (grow, "layer 1 holds 12 positions, expected 13"),
+        (skip, "layer 1 holds 11 positions, expected 12"),
+        (drop, "it has 3 layers, expected 4"),
+        (narrow, "layer 2 is "),
+        (flatten, "layer 2 is "),
+        (cut, "layer 1 is "),
+        (halve, "layer 2 holds mlx.core.float16, expected mlx.core.float32"),
+        (pack, "layer 1 is KVCache, expected QuantizedKVCache"),
+        (misplace, "a picture is said to be at 2 to 1000000 of 12 positions"),
+    ):
+        with subtests.test(damage.__name__):
+            prefix = Prefix(mm1_tiny[0])
+            run(mm1_tiny, "What is it?", prefix=prefix)
+            damage(prefix)
+            prefix.save(tmp_path / "prompt")
+            with pytest.raises(CheckpointError, match=words):
+                Prefix.load(tmp_path / "prompt", mm1_tiny[0])
+
+
+def test_a_changed_byte_is_noticed(mm1_tiny, tmp_path):
+    prefix = Prefix(mm1_tiny[0])
+    run(mm1_tiny, "What is it?", prefix=prefix)
+    prefix.save(tmp_path / "prompt")
+    data = (tmp_path / "prompt").read_bytes()
+    (tmp_path / "prompt").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"damaged .its content is not what was written"):
+        Prefix.load(tmp_path / "prompt", mm1_tiny[0])
 
 
 @pytest.mark.parametrize("name", ["prompt", "prompt.v2", "prompt.safetensors"])

@@ -98,14 +98,26 @@ def test_a_report_torn_by_a_crash_is_left_out(tmp_path):
     assert folder.metrics.read_text().endswith('"loss": 1.5}\n')
 
 
+def test_a_line_that_is_no_report_is_left_out(tmp_path):
+    sound = {"update": 1, "loss": 1.5}
+    wrong = [{"update": True}, {"update": 1.0}, {"update": 1, "loss": "x"}, {"update": 1, "val_loss": None}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (*wrong, sound)))
+    assert RunFolder(tmp_path).lines() == [sound]
+
+
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
     with folder.lock(), pytest.raises(TrainingError, match=r"another run is writing to .*run; let it end"):
         folder.lock().__enter__()
     torn = tmp_path / "run" / "checkpoints" / ".00000100-abcdefgh"
     torn.mkdir(parents=True)
+    left = [folder.path / "checkpoints" / ".00000100.mm1-new", folder.best / ".adapter_config.json.mm1-new"]
+    for path in left:
+        path.mkdir(parents=True)
+    mine = folder.path / ".notes"
+    mine.touch()
     with folder.lock():
-        assert not torn.exists()
+        assert not any(path.exists() for path in (torn, *left)) and mine.exists()
 
 
 def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path):

@@ -19,7 +19,7 @@ from small_models import SMALL
 from mm1_mlx import MM1, Processor, tiny
 from mm1_mlx.data.packing import RowsApart
 from mm1_mlx.data.row_forms import Record, Turn
-from mm1_mlx.errors import DataError, MM1Error, TrainingError
+from mm1_mlx.errors import CheckpointError, DataError, MM1Error, TrainingError
 from mm1_mlx.training import run_folder as state
 from mm1_mlx.training.checkpointing import checkpoint_layers
 from mm1_mlx.training.options import RunOptions
@@ -225,6 +225,73 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(make, tmp_path, tuning
     assert all(np.array_equal(value, theirs[name]) for name, value in weights(rest).items())
 
 
+TIMES = ("updates_per_second", "tokens_per_second", "pictures_per_second", "data_wait", "peak_memory")
+
+
+def reports(folder):
+    """The lines of a run without what depends on the machine."""
+    lines = RunFolder(folder).lines()
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+@pytest.mark.parametrize("save_every", [1, 2])
+def test_reports_go_on_where_a_run_was_stopped_between_two(make, tmp_path, save_every):
+    options = replace(OFTEN, steps_per_report=4, steps_per_eval=100, save_every=save_every)
+    make(options=options, folder=tmp_path / "whole").train()
+    part = make(options=options, folder=tmp_path / "part")
+    part.task.updates = lambda first, last, updates=part.task.updates: updates(first, min(last, 3))
+    part.train()  # to update 3, or killed after it: the last checkpoint is of 2
+    rest = make(options=options, folder=tmp_path / "part")
+    assert rest.resume() and rest.progress.update == (3 if save_every == 1 else 2)
+    rest.train()
+    assert [line["update"] for line in reports(tmp_path / "whole")] == [0, 4, 6, 6]
+    assert reports(tmp_path / "part") == reports(tmp_path / "whole")
+
+
+def test_a_checkpoint_that_was_changed_is_refused(make, tmp_path, subtests):
+    make(replace(QUICK, iters=2)).train()
+    path = RunFolder(tmp_path / "run").newest()
+    progress = json.loads((path / "progress.json").read_text())
+    tally = progress["since_report"]
+    for name, text in (
+        *(("progress.json", text) for text in ("", "{", "{}", "[]", "null", "3")),
+        *(("progress.json", json.dumps(progress | {key: value})) for key, value in (
+            ("update", 1), ("update", "2"), ("update", True), ("learned_tokens", -1), ("learned_tokens", None),
+            ("best_val_loss", "x"), ("best_update", 3), ("best_update", None), ("more", 1), ("since_report", []),
+            ("since_report", tally | {"measured": ["x"]}), ("since_report", tally | {"measured": [1.0] * 5}),
+        )),
+        *(("run.json", text) for text in ("", "{", "{}", "[]", '{"settings": 3}')),
+    ):  # fmt: skip
+        with subtests.test(f"{name} {text}"):
+            sound = (path / name).read_text()
+            (path / name).write_text(text)
+            with pytest.raises(
+                CheckpointError, match=r"(?s)is damaged .*; delete it to go on from an older one"
+            ):
+                make(replace(QUICK, iters=2)).resume()
+            (path / name).write_text(sound)
+    (path / "run.json").rename(tmp_path / "run.json")
+    with pytest.raises(CheckpointError, match=r"00000002 is damaged"):
+        make(replace(QUICK, iters=2)).resume()
+    (tmp_path / "run.json").rename(path / "run.json")
+    arrays = dict(mx.load(str(path / "optimizer.safetensors")))
+    mx.eval(arrays)  # before the file is written over
+    for changed in (
+        {key: value for key, value in arrays.items() if not key.endswith(".m")},
+        arrays | {key: value[..., :1] for key, value in arrays.items() if key.endswith(".v")},
+    ):
+        mx.save_safetensors(str(path / "optimizer.safetensors"), changed)
+        with pytest.raises(CheckpointError, match="is of another optimizer"):
+            make(replace(QUICK, iters=2)).resume()
+
+
+def test_a_run_made_ready_while_another_one_ended_does_not_begin(make):
+    late = make()
+    make(replace(QUICK, iters=1)).train()
+    with pytest.raises(TrainingError, match=r"another run has left .*00000001 meanwhile"):
+        late.train()
+
+
 def test_rates_of_their_own_for_parts_go_on_too(make, tmp_path):
     settings = replace(QUICK, learning_rate_factors=(0.1, 1.0, 0.5))
     whole = make(settings, FULL, folder=tmp_path / "whole")
@@ -415,6 +482,7 @@ def test_a_killed_run_goes_on_as_if_it_had_never_stopped(make, tmp_path, fault):
     rest = make(options=EACH, rows=rows, folder=folder)
     assert rest.resume() and rest.progress.update == 3
     rest.train()
+    assert not list(folder.rglob(".*"))
     whole = make(options=EACH, rows=rows, folder=tmp_path / "whole")
     whole.train()
     assert losses(rest) == losses(whole)[3:]

@@ -22,7 +22,7 @@ def test_what_was_made_ahead_is_what_would_be_made(mm1_tiny, pictures):
     assert cache.nbytes == 5 * ONE
     for picture in pictures:
         (alone,) = visual_tokens_of(mm1_tiny[0], [picture])
-        ahead = cache.get(entry_key(picture.digest, mm1_tiny[0]))
+        ahead = cache.get(entry_key(picture.digest, mm1_tiny[0]), alone.shape, {alone.dtype})
         np.testing.assert_allclose(np.array(ahead), np.array(alone), atol=1e-5)
 
 

@@ -132,6 +132,14 @@ class StageBatches:
         """Return each source's share of the rows since the last report. All processes call this together."""
         return {"mixture": self._realised.measure_shares()}
 
+    def gather_counts(self) -> dict[str, Any]:
+        """Return what each source gave since the last report. All processes call this together."""
+        return self._realised.gather_counts()
+
+    def take_counts(self, counts: dict[str, Any]) -> None:
+        """Go on from what each source had given when the run was stopped."""
+        self._realised.take_counts(counts)
+
     def num_held_out(self, num_batches: int) -> int:
         """Return the number of held-out rows in this many batches, 0 where there are none."""
         return 0 if self._valid is None else num_batches * self._recipe.batch_size

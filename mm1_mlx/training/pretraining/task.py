@@ -58,6 +58,14 @@ class PretrainingTask(LanguageTask):
         """Return each source's share of the rows since the last report."""
         return self._batches.gather_metrics()
 
+    def gather_counts(self) -> dict[str, Any]:
+        """Return what each source gave since the last report."""
+        return self._batches.gather_counts()
+
+    def take_counts(self, counts: dict[str, Any]) -> None:
+        """Go on from what each source had given when the run was stopped."""
+        self._batches.take_counts(counts)
+
     def num_held_out(self, num_batches: int) -> int:
         """Return the number of rows in this many validation batches."""
         return self._batches.num_held_out(num_batches)

@@ -118,6 +118,17 @@ def test_a_stage_that_goes_on_is_the_one_that_never_stopped(whole, tmp_path, nam
     assert changed(weights(result(stages, name)), theirs) == set()
 
 
+def test_shares_go_on_where_a_stage_was_stopped_between_two_reports(whole, tmp_path):
+    seldom = {"start": str(result(whole, "encoder")), "steps_per_report": 3}
+    for folder, stop in (("whole", None), ("part", 2)):
+        run(stages_of(tmp_path / folder, {}, seldom), "mixed", stop=stop)
+    _, found = run(stages_of(tmp_path / "part", {}, seldom), "mixed", session=Session(resume=True))
+    expected = lines(tmp_path / "whole" / "mixed")
+    assert len(found) == len(expected) == 1
+    for what in ("loss", "mixture", "learning_rate", "padding"):
+        assert found[0][what] == expected[0][what]
+
+
 def test_a_later_stage_waits_for_the_earlier_one(tmp_path):
     stages = stages_of(tmp_path)
     with pytest.raises(
