@@ -17,7 +17,7 @@ ROOMS = [
     *("training", "evaluation", "serving", "tiny"),
 ]
 SHARED = {"arrays", "errors", "strict", "config", "image_config", "presets", "settings", "machine"}
-SHARED |= {"other_names", "terminal"}
+SHARED |= {"arguments", "other_names", "terminal"}
 HELPERS = {"flags", "training_flags", "flag_files"}
 COMMANDS = {p.stem for p in PACKAGE.glob("*.py")} - SHARED - HELPERS - {"__init__", "command"}
 FACES = COMMANDS | HELPERS | {"__init__"}  # no others beside the rooms import one

@@ -16,7 +16,9 @@ from pathlib import Path
 import mlx.core as mx
 from jaxtyping import Float
 
+from mm1_mlx.arguments import require_type
 from mm1_mlx.arrays import load_tensors, memory_of
+from mm1_mlx.errors import SamplingError
 from mm1_mlx.files.identity import vision_identity
 from mm1_mlx.files.writing import new_file
 from mm1_mlx.model.mm1 import MM1
@@ -29,16 +31,26 @@ class VisionCache:
     Args:
         max_bytes: limit for the tokens in memory, and separately for those on disk; 0 keeps none.
         folder: where entries are stored beyond the process; created if it is absent.
+
+    Raises:
+        SamplingError: the limit or the folder is not one.
     """
 
-    def __init__(self, max_bytes: int = VISION_CACHE_MB * 1_000_000, folder: Path | None = None):
+    def __init__(self, max_bytes: int = VISION_CACHE_MB * 1_000_000, folder: str | Path | None = None):
+        require_type("max_bytes", max_bytes, int | float, SamplingError)
+        require_type("folder", folder, str | Path | None, SamplingError)
+        if not 0 <= max_bytes < float("inf"):
+            raise SamplingError(f"`max_bytes` is {max_bytes}, expected 0 or more.")
         self.max_bytes = max_bytes
-        self.folder = folder
+        self.folder = folder = None if folder is None else Path(folder)
         self.hits = self.misses = 0
         self.nbytes = 0  # bytes of the tokens in memory
         self._entries: OrderedDict[str, mx.array] = OrderedDict()
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except ValueError as error:  # a NUL character
+                raise SamplingError(f"`folder` is {str(folder)!r}, which cannot be made: {error}.") from None
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries or (self.folder is not None and _entry_path(self.folder, key).exists())
