@@ -103,7 +103,7 @@ def test_the_limits_of_the_machine_are_positive():
         (["--picture-size", "0", "5"], "--picture-size is 0 x 5 pixels"),
         (
             ["--num-images", "70"],
-            "1,120 visual tokens, 32 of text and 32 of answer pass the model's context of 1,024",
+            "1,120 visual tokens, 32 of text and 32 of answer pass the model's context, 1,024",
         ),
         (["--config", "nowhere/config.json"], "nowhere has no config.json"),
         (["--model", "mm1-tiny", "--layers", "2"], "--layers changes a model of random weights"),
