@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.presets import DECODERS
@@ -53,13 +56,34 @@ def _download(name: str, files: list[str]) -> Path:
     """Download a model, its configuration first, so that another kind of model is refused before gigabytes arrive."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    cached = not hub_is_reachable()
     try:
-        found = json.loads(Path(hf_hub_download(name, "config.json")).read_text()).get("model_type")
+        config = hf_hub_download(name, "config.json", local_files_only=cached)
+        found = json.loads(Path(config).read_text()).get("model_type")
         if found == "mm1":
-            return Path(snapshot_download(name, allow_patterns=files))
+            return Path(snapshot_download(name, allow_patterns=files, local_files_only=cached))
     except (
         Exception
     ) as error:  # the hub's client raises many kinds of errors; each means that there is no model
+        if cached:
+            raise CheckpointError(
+                f"{name} is no folder here and was not downloaded before, and the hub cannot be reached; "
+                "check the name, and the connection."
+            ) from None
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from None
     raise CheckpointError(f"{name} on the hub is a {found!r} model, expected 'mm1'; it was not downloaded.")
+
+
+def hub_is_reachable() -> bool:
+    """Say whether the hub's name can be looked up, or a proxy does so; without, its client would retry for long."""
+    from huggingface_hub.constants import ENDPOINT
+
+    host = urlsplit(ENDPOINT)
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(host.hostname, host.port or 443)
+    except OSError:
+        return False
+    return True
