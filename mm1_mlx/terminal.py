@@ -34,6 +34,10 @@ class Terminal:
         self._stream.write(head + escape_controls(inner) + tail)
         return len(text)
 
+    def flush(self) -> None:
+        """Send what was written to the terminal."""
+        self._stream.flush()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
