@@ -28,7 +28,8 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     from .choices import NewConnector
 
     parser.add_argument("source", nargs="?", help="folder or hub id of the checkpoint")
-    parser.add_argument("--output", required=True, metavar="DIR", help="model folder to make")
+    parser.add_argument("--hf-path", metavar="SOURCE", help="the same, as mlx-lm's convert has it")
+    parser.add_argument("--output", "--mlx-path", required=True, metavar="DIR", help="model folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
     parser.add_argument(
         "--source", dest="kind", choices=SOURCE_NAMES, help="layout, in place of finding it out"
@@ -63,11 +64,13 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     from mm1_mlx.checkpoint.quantize import Packing
     from mm1_mlx.checkpoint.upload import check_login, check_repo_id, upload
-    from mm1_mlx.errors import CheckpointError
+    from mm1_mlx.errors import CheckpointError, UsageError
 
     from .conversion import convert
     from .recipe import Options
 
+    if args.source is not None and args.hf_path is not None:
+        raise UsageError(f"SOURCE {args.source} and --hf-path {args.hf_path} are the same flag; give one.")
     if args.upload_repo is not None:
         check_repo_id(args.upload_repo)
         check_login()
@@ -95,7 +98,7 @@ def run_convert(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     done = convert(
-        args.source,
+        args.source if args.hf_path is None else args.hf_path,
         args.output,
         kind=args.kind,
         options=options,

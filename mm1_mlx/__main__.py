@@ -6,7 +6,6 @@ import argparse
 from importlib import import_module
 from importlib.util import find_spec
 
-from mm1_mlx import __version__
 from mm1_mlx.command import entry_points
 
 COMMANDS = ("generate", "chat", "pretrain", "lora", "fuse", "peft", "evaluate", "show", "benchmark")
@@ -14,11 +13,11 @@ CONVERT = "Turn a PyTorch checkpoint into a model folder; check one; write one b
 ABOUT = "MM1 multimodal language models on Apple silicon."
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", action="version", version=f"mm1_mlx {__version__}")
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Add nothing: this command has only the flags that all have."""
 
 
-def run(args: argparse.Namespace) -> None:
+def run(_: argparse.Namespace) -> None:
     print(f"{ABOUT} Each of these commands takes --help:\n")
     for name in COMMANDS:
         about = (import_module(f"mm1_mlx.{name}").__doc__ or "").partition("\n")[0].replace("``", "")

@@ -19,6 +19,7 @@ from mm1_mlx.errors import ConfigError, PictureError
 from mm1_mlx.image_config import SubImages
 from mm1_mlx.presets import IMAGE_ENCODERS, preset
 from mm1_mlx.settings import DTYPES, EMBEDDED_MODEL, MAX_PICTURE_PIXELS
+from mm1_mlx.strict import LARGEST, SEEDS
 
 if TYPE_CHECKING:
     from mm1_mlx.model.mm1 import MM1
@@ -129,9 +130,11 @@ def check(args: argparse.Namespace) -> None:
     for name, smallest in least.items():
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
-            if value is not None and value < smallest:
+            most = SEEDS if name == "seed" else LARGEST
+            if value is not None and not smallest <= value < most:
                 flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} is {value}, expected at least {smallest}.")
+                below = "2^64" if name == "seed" else "2^31"
+                raise ConfigError(f"{flag} is {value}, expected at least {smallest} and less than {below}.")
     width, height = args.picture_size
     if min(width, height) < 1 or max(width, height) > LARGEST_SIDE or width * height > MAX_PICTURE_PIXELS:
         raise PictureError(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mm1_mlx import flags
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 
     from mm1_mlx.generation.answering import Piece
     from mm1_mlx.generation.conversation import Conversation
+
+HISTORY = "mm1_mlx/chat_history"
+PICTURE_NAME = re.compile(r"[/\\]|\.(png|jpe?g|webp|gif|tiff?|bmp|hei[cf]|avif)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_fetch(parser)
     parser.add_argument("--system", help="system message")
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save wrote")
+    parser.add_argument(
+        "--history", action=argparse.BooleanOptionalAction, default=True,
+        help=f"keep what is typed in a terminal for later chats, in {HISTORY} of your state folder",
+    )  # fmt: skip
     flags.add_sampling(parser)
     flags.add_large_pictures(parser)
     flags.add_shots(parser)
@@ -77,15 +88,32 @@ def run(args: argparse.Namespace) -> None:
         raise PromptError("stdin is closed; chat in a terminal, or give the questions on stdin, one a line.")
     if sys.stdin.isatty():
         say(f"Chat with {args.model}. /help lists the commands, Ctrl-D leaves.")
-        _chat_in_terminal(conversation)
+        _chat_in_terminal(conversation, _find_history() if args.history else None)
         return
     set_stream_errors(sys.stdin, "surrogateescape")  # the tokenizer refuses such a line, and the chat goes on
-    for line in sys.stdin:
-        _turn(conversation, line)
+    with contextlib.suppress(EOFError):
+        for line in sys.stdin:
+            _turn(conversation, line)
 
 
-def _chat_in_terminal(conversation: Conversation) -> None:
-    session = _session()
+def _find_history() -> Path | None:
+    """Return the file of what was typed before, which only its owner can read, or None where it cannot be made."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    path = Path(state) / HISTORY
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(None, "it cannot be written", str(path))
+    except OSError as error:
+        say(f"[what you type is not kept: {path}: {error.strerror or error}]")
+        return None
+    return path
+
+
+def _chat_in_terminal(conversation: Conversation, history: Path | None) -> None:
+    session = _session(history)
     while True:
         try:
             _turn(conversation, session.prompt("> "))
@@ -95,11 +123,12 @@ def _chat_in_terminal(conversation: Conversation) -> None:
             return
 
 
-def _session() -> PromptSession:
-    """Make a prompt in which Enter sends, Tab completes, and a paste of several lines is one message."""
+def _session(history: Path | None) -> PromptSession:
+    """Make a prompt in which Enter sends, Alt-Enter begins a line, Tab completes, and a paste of lines is one message."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output import create_output
 
@@ -122,8 +151,10 @@ def _session() -> PromptSession:
 
     keys = KeyBindings()
     keys.add("enter")(lambda event: event.current_buffer.validate_and_handle())
+    keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
     return PromptSession(
         completer=CommandsAndPaths(),
+        history=InMemoryHistory() if history is None else FileHistory(str(history)),
         complete_while_typing=False,
         key_bindings=keys,
         multiline=True,
@@ -190,6 +221,8 @@ def _answer(conversation: Conversation, question: str) -> None:
     finally:
         if piece is not None:
             print(flush=True)
+            if stopped:
+                say("[stopped]")
             say(_summary(piece, conversation.context))
 
 
@@ -229,9 +262,13 @@ def _image(conversation: Conversation, text: str) -> None:
     from mm1_mlx.inputs.typed_paths import one_path, picture_paths
 
     paths, rest = picture_paths(text)
-    if paths and rest:
-        raise PromptError(f"{rest!r} behind the pictures is no file; a question goes on a line of its own.")
-    _attach(conversation, paths or [one_path(rest)])  # opening what is no file raises a clear error
+    if paths and rest.split() and PICTURE_NAME.search(rest.split()[0]):
+        raise PromptError(f"{rest!r} behind the pictures is no file, but begins like one.")
+    question = rest if paths else ""
+    names = paths or [one_path(rest)]  # opening what is no file raises a clear error
+    _attach(conversation, names, ask_for_question=not question)
+    if question:
+        _answer(conversation, question)
 
 
 def _system(conversation: Conversation, text: str) -> None:
@@ -283,14 +320,21 @@ def _reset(conversation: Conversation, _: str) -> None:
     say("The conversation is forgotten.")
 
 
+def _leave(_: Conversation, __: str) -> None:
+    raise EOFError
+
+
 def _help(_: Conversation, __: str) -> None:
     for word, command in COMMANDS.items():
-        say(f"{word + ' ' + command.takes:<22} {command.does}")
-    say("Anything else is a question, <image> where a picture goes. Ctrl-C stops an answer, Ctrl-D leaves.")
+        say(f"{word + ' ' + command.takes:<24} {command.does}")
+    say("Anything else is a question, <image> where a picture goes. Alt-Enter begins a new line in it.")
+    say("Ctrl-C stops an answer, Ctrl-D leaves. The arrows go through what was typed before (--no-history).")
 
 
 COMMANDS = {
-    "/image": Command("PATH…", "attach pictures; or drag them here, with a question or without", _image),
+    "/image": Command(
+        "PATH… [QUESTION]", "attach pictures; or drag them here, with a question or without", _image
+    ),
     "/system": Command("[TEXT]", "set the system message; without a text, take it away", _system),
     "/shots": Command("FILE [NUMBER]", "worked examples, as turns that went before: JSON lines", _shots),
     "/tokens": Command("", "what each part of the conversation costs", _tokens),
@@ -298,6 +342,8 @@ COMMANDS = {
     "/load": Command("FILE", "go on with a saved one", _load),
     "/reset": Command("", "forget the conversation; the system message stays", _reset),
     "/help": Command("", "this list", _help),
+    "/exit": Command("", "leave; /quit too", _leave),
+    "/quit": Command("", "leave", _leave),
 }
 
 

@@ -10,9 +10,12 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from mm1_mlx.errors import MM1Error, PromptError, UsageError, printable
+from mm1_mlx.other_names import explain_foreign_flag
+from mm1_mlx.terminal import guard_terminals
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # exit codes: 128 + the signal's number, as in shells
 OTHER_NAMES = {  # parameters whose flags have other names; a command has one of these
@@ -29,6 +32,14 @@ class Subcommand:
     about: str  # one sentence, for the help
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
+
+
+class ShowVersion(argparse.Action):
+    """Print the version of the package, and end the process."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"mm1_mlx {import_module('mm1_mlx').__version__}")
+        parser.exit()
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -68,27 +79,49 @@ def run_command(
     )
     for stream in (sys.stdout, sys.stderr):
         set_stream_errors(stream, "replace")  # an answer may have characters that the terminal cannot show
-    try:
-        add_arguments(parser)
-        if take_defaults is not None:
-            take_defaults(parser, argv)
-        run(parser.parse_args(argv))
-        sys.stdout.flush()
-    except MM1Error as error:
-        print("mm1:", put_in_words(error, parser), file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print("\nmm1: interrupted.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        _abandon_stdout()
-        return CLOSED_PIPE
-    except OSError as error:  # such as a full disk behind stdout
-        _abandon_stdout()
-        where = f"{error.filename}: " if error.filename else ""
-        say(f"mm1: {where}{error.strerror or error}.")
-        return 1
+    with guard_terminals():
+        try:
+            add_arguments(parser)
+            _add_version(parser)
+            if foreign := explain_foreign_flag(parser, sys.argv[1:] if argv is None else argv):
+                raise UsageError(foreign)
+            if take_defaults is not None:
+                take_defaults(parser, argv)
+            args = parser.parse_args(argv)
+            _require_no_nul(args)
+            run(args)
+            sys.stdout.flush()
+        except MM1Error as error:
+            say(f"mm1: {put_in_words(error, parser)}")
+            return 2 if isinstance(error, UsageError) else 1
+        except KeyboardInterrupt:
+            say("\nmm1: interrupted.")
+            return INTERRUPTED
+        except BrokenPipeError:
+            _abandon_stdout()
+            return CLOSED_PIPE
+        except OSError as error:  # such as a full disk behind stdout
+            _abandon_stdout()
+            where = f"{error.filename}: " if error.filename else ""
+            say(f"mm1: {where}{error.strerror or error}.")
+            return 1
     return 0
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action=ShowVersion, nargs=0, default=argparse.SUPPRESS, help="print it")
+
+
+def _require_no_nul(args: argparse.Namespace) -> None:
+    """Refuse values with a NUL character: a shell cannot give one, no path holds one.
+
+    Raises:
+        UsageError: the message names the parameter.
+    """
+    for name, value in vars(args).items():
+        words = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(word, str) and "\0" in word for word in words):
+            raise UsageError(f"`{name}` holds a NUL character; leave it out.")
 
 
 def set_stream_errors(stream: Any, errors: str) -> None:
@@ -156,6 +189,7 @@ def add_subcommands(parser: argparse.ArgumentParser, *commands: Subcommand, requ
             command.name, help=command.about, description=command.about, formatter_class=Help
         )
         command.add_arguments(own)
+        _add_version(own)
         own.set_defaults(subcommand=command.run)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mm1_mlx import flags
 from mm1_mlx.command import entry_points, number_of, peak_resident_memory, put_in_words, read_stdin, say
-from mm1_mlx.errors import PromptError, UsageError
+from mm1_mlx.errors import MM1Error, PromptError, UsageError
 from mm1_mlx.settings import BATCH_SIZE, EMBEDDED_MODEL, Template
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _answer_one(args: argparse.Namespace) -> None:
         prefix.require_start_of(inputs)
     _print_costs(args, processor, inputs, request.num_low_resolution)
     pieces = []
-    for piece in stream_generate(
+    answer = stream_generate(
         model,
         processor,
         inputs,
@@ -144,12 +144,18 @@ def _answer_one(args: argparse.Namespace) -> None:
         vision_cache=flags.vision_cache_of(args),
         prefix=prefix,
         stop=request.stop,
-    ):
-        if not pieces and args.model == EMBEDDED_MODEL:
-            print(flags.TINY_NOTICE, file=sys.stderr)
-        pieces.append(piece)
-        if not args.json:
-            print(piece.text, end="", flush=True)
+    )
+    try:
+        for piece in answer:
+            if not pieces and args.model == EMBEDDED_MODEL:
+                print(flags.TINY_NOTICE, file=sys.stderr)
+            pieces.append(piece)
+            if not args.json:
+                print(piece.text, end="", flush=True)
+    except MM1Error:
+        if pieces and not args.json:
+            print(flush=True)  # the error begins a line of its own
+        raise
     if args.save_prompt_cache and prefix is not None:
         prefix.save(Path(args.save_prompt_cache).expanduser())
     last = pieces[-1]
@@ -160,8 +166,8 @@ def _answer_one(args: argparse.Namespace) -> None:
     numbers["resident_memory"] = peak_resident_memory()
     text = "".join(piece.text for piece in pieces)
     if args.json:
-        answer = {"text": text, "finish_reason": last.finish_reason, "model": args.model}
-        print(json.dumps(answer | _short_answer(text, shots) | numbers))
+        found = {"text": text, "finish_reason": last.finish_reason, "model": args.model}
+        print(json.dumps(found | _short_answer(text, shots) | numbers))
         return
     print(flush=True)
     _print_numbers(args, timing, numbers)

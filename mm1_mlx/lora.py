@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mm1_mlx import flags, training_flags
 from mm1_mlx.command import entry_points, number_of, say
 from mm1_mlx.errors import DataError, TrainingError, UsageError
+from mm1_mlx.flag_files import take_defaults
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import RATE_TIMES_WIDTH, SFT, Recipe, tuning_rate
 
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _take_defaults(parser: argparse.ArgumentParser, argv: list[str] | None) -> None:
     """Set the defaults of flags to the values of ``--mm1-sft`` and of the file that ``-c`` names."""
-    training_flags.take_defaults(parser, argv, {"mm1_sft": MM1_SFT})
+    take_defaults(parser, argv, {"mm1_sft": MM1_SFT})
 
 
 def run(args: argparse.Namespace) -> None:

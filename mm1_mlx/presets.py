@@ -151,7 +151,7 @@ def preset(name: str) -> MM1Config:
     """
     if name == "mm1-tiny":
         return MM1_TINY
-    if name not in DECODERS:
+    if not isinstance(name, str) or name not in DECODERS:
         raise ConfigError(f"no preset is named {name!r}; there are mm1-tiny, {', '.join(DECODERS)}.")
     encoder, decoder = IMAGE_ENCODERS["vit-h-14-378"], DECODERS[name]
     return MM1Config(

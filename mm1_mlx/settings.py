@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mm1_mlx.arguments import require_types
 from mm1_mlx.errors import SamplingError
 
 Template = Literal["chat", "plain"]  # how a prompt is written: in the chat template, or as it is
@@ -42,6 +43,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        require_types(self, SamplingError)
         if self.temp != 0 and not 0.01 <= self.temp <= 10:
             raise SamplingError(f"`temp` is {self.temp}, expected 0 (greedy) or 0.01 to 10.")
         if not 0 < self.top_p <= 1:

@@ -68,7 +68,7 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
 
 def show_memory(args: argparse.Namespace) -> None:
     from mm1_mlx.machine import machine_memory
-    from mm1_mlx.sizing.inference import describe_fit, list_needs, memory_table
+    from mm1_mlx.sizing.inference import list_needs, memory_table
 
     config, folder = _sizes(args)
     found, memory = (
@@ -76,7 +76,6 @@ def show_memory(args: argparse.Namespace) -> None:
         machine_memory(),
     )
     print(memory_table(found, memory))
-    print(describe_fit(found, memory))
 
 
 def add_sub_images(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +117,8 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
 
 
 def show_tokens(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
     from mm1_mlx.inputs.sub_images import views
     from mm1_mlx.seeing.boxes import find_sight
     from mm1_mlx.seeing.draw import output_path, write_png
@@ -131,10 +132,8 @@ def show_tokens(args: argparse.Namespace) -> None:
     picture = _open(args, processor.config)
     seen = find_sight(picture.size, processor.config)
     real = views(picture, config, max_pixels=args.max_image_pixels)
-    maps = {
-        number: response_map(model, real, seen, config, number)
-        for number in args.token or choose_tokens(seen)
-    }
+    numbers = tqdm(args.token or choose_tokens(seen), unit="token", file=sys.stderr, disable=None)
+    maps = {number: response_map(model, real, seen, config, number) for number in numbers}
     write_png(responses_figure(_name(args), picture, seen, maps), path)
     print(responses_table(seen, maps))
     print(path)
@@ -167,13 +166,15 @@ def show_attention(args: argparse.Namespace) -> None:
     seen = find_sight(picture.size, processor.config)
     if args.model == EMBEDDED_MODEL:
         print(flags.TINY_NOTICE, file=sys.stderr)
-    words = answer_with_attention(
+    attended = answer_with_attention(
         model, processor, picture, args.prompt, max_tokens=args.max_tokens, layer=args.layer
     )
+    words = attended.words
     if args.word is not None:
         require_number("--word", args.word, len(words), "words in the answer")
         words = words[args.word - 1 : args.word]
-    write_png(attention_figure(args.prompt, picture, seen, words, args.layer), path)
+    write_png(attention_figure(args.prompt, picture, seen, attended, words), path)
+    print(f"attention: {attended.source}")
     print(words_table(words, seen, args.layer))
     print(path)
 

@@ -1,4 +1,4 @@
-"""Flags of training, their defaults from a YAML file, and their values.
+"""Flags of training, and their values.
 
 ``--help`` imports this file, so it imports nothing slow.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from mm1_mlx.errors import ConfigError, PromptError, UsageError
+from mm1_mlx.errors import UsageError
 from mm1_mlx.settings import ADAPTER_RANK, ADAPTER_SCALE, How
 from mm1_mlx.strict import Config
 from mm1_mlx.training.options import RunOptions
@@ -234,12 +233,15 @@ def _parse_numbers(flag: str, given: Any, kind: Callable[[Any], Any]) -> dict[st
     found: dict[str, Any] = {}
     for word in _list_words([] if given is None else given):
         name, value = _split_part(flag, word)
+        if name in found:
+            for_part = f" for the {name}" if name else ""
+            raise UsageError(f"{flag} {word}: there is a value{for_part} already; give one, or PART=NUMBER.")
         try:
-            number = kind(value)
+            found[name] = kind(value)
         except ValueError:
             raise UsageError(f"{flag} {word}: expected a number, or PART=NUMBER.") from None
-        found |= {name: number} if name else {part: number for part in PART_NAMES if part not in found}
-    return found
+    for_all = found.pop("", None)
+    return found if for_all is None else dict.fromkeys(PART_NAMES, for_all) | found
 
 
 def _parse_keys(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -264,48 +266,3 @@ def _list_words(given: Any) -> list[str]:
     if isinstance(given, Mapping):
         return [f"{part}={word}" for part, value in given.items() for word in _list_words(value)]
     return [str(word) for word in (given if isinstance(given, list) else [given])]
-
-
-def take_defaults(
-    parser: argparse.ArgumentParser, argv: list[str] | None, recipes: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Set the defaults of ``parser`` from the flags that name recipes, and from the file that ``-c`` names.
-
-    Args:
-        parser: a parser with all its flags.
-        argv: the words of the command line.
-        recipes: values of flags, by the name of the flag that asks for them.
-
-    Raises:
-        ConfigError: the file cannot be read, or has a key that is no flag.
-    """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("-c", "--config")
-    for name in recipes:
-        early.add_argument(f"--{name.replace('_', '-')}", action="store_true")
-    found, _ = early.parse_known_args(argv)
-    known = {action.dest for action in parser._actions} - {"help", "config"}
-    values = {} if found.config is None else _read_flags(Path(found.config).expanduser(), known)
-    for name, recipe in recipes.items():
-        if getattr(found, name) or values.get(name):
-            parser.set_defaults(**recipe)
-    parser.set_defaults(**values)
-
-
-def _read_flags(path: Path, known: set[str]) -> dict[str, Any]:
-    """Read flags and their values from a file; keys may have - or _, and adapters may be written as in mlx-lm."""
-    from mm1_mlx.files.json_lines import require_known
-    from mm1_mlx.files.yaml_files import read_mapping
-
-    values = read_mapping(path, f"-c {path}", "flags and their values")
-    within = values.pop("lora_parameters", {})
-    if not isinstance(within, dict):
-        raise ConfigError(
-            f"-c {path}: lora_parameters is {within!r}, expected rank, scale, dropout and keys."
-        )
-    values |= within
-    try:
-        require_known(values, sorted(known))
-    except PromptError as error:
-        raise ConfigError(f"-c {path}: {error}") from None
-    return values

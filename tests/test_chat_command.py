@@ -72,6 +72,15 @@ def test_several_pictures_are_attached_at_once(chat, picture):
     assert chat(f"/image {picture} '{picture}'")[2] == "scene.png and scene.png are attached; ask about them."
 
 
+@pytest.mark.parametrize("word", ["/exit", "/quit"])
+def test_a_word_leaves(chat, word):
+    assert chat(word, ASK) == (0, "", "")
+
+
+def test_a_picture_and_its_question_may_stand_in_one_line(chat, picture):
+    assert chat(f"/image {picture} {ASK}")[1] == chat(ASK, argv=["--image", picture])[1]
+
+
 def test_help_names_every_command(chat):
     _, out, err = chat("/help")
     assert out == "" and all(f"{name} " in err for name in command.COMMANDS)
@@ -142,7 +151,7 @@ WRONG = {
     "/image": "/image needs something behind it: /image PATH…",
     "/image no such.png": "there is no picture at no such.png.",
     "/image {examples}": "is a folder; give a picture file.",
-    "/image {picture} What?": "'What?' behind the pictures is no file; a question goes on a line of its own.",
+    "/image {picture} no.png What?": "'no.png What?' behind the pictures is no file, but begins like one.",
     "/image https://example.org/cat.png": "https://example.org/cat.png is a web address",
     "/image -": "there is no picture at -.",
     "{examples}/shots/shots.jsonl What is it?": "is not a picture of a known kind",
@@ -237,10 +246,14 @@ os.execv(sys.executable, [sys.executable, "-m", "mm1_mlx.chat", *sys.argv[1:]])
 class Terminal:
     """A chat in a terminal of its own: type, and wait for what it shows."""
 
-    def __init__(self, *argv):
+    def __init__(self, *argv, state):
         self.keys, screen = pty.openpty()
         fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-        environment = os.environ | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        environment = os.environ | {
+            "TERM": "xterm",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            "XDG_STATE_HOME": str(state),
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-c", IN_TERMINAL, *map(str, argv)],
             **dict.fromkeys(("stdin", "stdout", "stderr"), screen),
@@ -270,12 +283,12 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal():
+def terminal(tmp_path):
     """Opens a terminal, given the command's flags."""
     opened = []
 
     def terminal(*argv):
-        opened.append(Terminal(*argv))
+        opened.append(Terminal(*argv, state=tmp_path / "state"))
         opened[-1].wait_for("\n>")
         return opened[-1]
 
@@ -292,6 +305,7 @@ def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_conversation(termin
     terminal.type("Hello!\r")
     terminal.wait_for("Show me a picture")
     terminal.type("\x03")
+    terminal.wait_for("\n[stopped]")
     terminal.wait_for("tokens read, ")
     assert int(terminal.wait_for(" written").split()[0]) < 800
     terminal.wait_for("\n>")
@@ -310,6 +324,25 @@ def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_conversation(termin
     terminal.wait_for("\n>")
     terminal.type("\x04")
     assert terminal.process.wait(30) == 0
+
+
+def test_what_was_typed_is_there_in_the_next_chat_and_for_no_other_user(terminal, tmp_path):
+    first = terminal()
+    first.type("/system Two\x1b\rlines\r")  # Alt-Enter between the two
+    first.wait_for("The system message is set")
+    first.wait_for("\n>")
+    first.type("/quit\r")
+    assert first.process.wait(30) == 0
+    history = tmp_path / "state" / "mm1_mlx" / "chat_history"
+    assert history.stat().st_mode & 0o777 == 0o600 and "+/system Two\n+lines\n" in history.read_text()
+    second = terminal()
+    second.type("\x1b[A")  # the arrow upwards
+    second.wait_for("/quit")
+    before = history.read_text()
+    third = terminal("--no-history")
+    third.type("/reset\r")
+    third.wait_for("forgotten")
+    assert history.read_text() == before
 
 
 def test_in_a_terminal_tab_completes_and_a_paste_of_lines_is_one_message(terminal):

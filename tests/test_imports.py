@@ -17,10 +17,10 @@ ROOMS = [
     *("training", "evaluation", "serving", "tiny"),
 ]
 SHARED = {"arrays", "errors", "strict", "config", "image_config", "presets", "settings", "machine"}
-COMMANDS = (
-    {p.stem for p in PACKAGE.glob("*.py")} - SHARED - {"__init__", "command", "flags", "training_flags"}
-)
-FACES = COMMANDS | {"__init__", "flags", "training_flags"}  # no others beside the rooms import one
+SHARED |= {"arguments", "other_names", "terminal"}
+HELPERS = {"flags", "training_flags", "flag_files"}
+COMMANDS = {p.stem for p in PACKAGE.glob("*.py")} - SHARED - HELPERS - {"__init__", "command"}
+FACES = COMMANDS | HELPERS | {"__init__"}  # no others beside the rooms import one
 FILES = sorted(PACKAGE.rglob("*.py"))
 CONVERT = PACKAGE.parent / "convert"
 

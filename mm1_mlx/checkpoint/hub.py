@@ -6,7 +6,10 @@ import glob
 import json
 import os
 import re
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.shards import INDEX
@@ -55,28 +58,50 @@ def _download(name: str, *, weights: bool) -> Path:
     """Download a model, its configuration first, so that another kind of model is refused before gigabytes arrive."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    cached = not hub_is_reachable()
     try:
-        found = json.loads(Path(hf_hub_download(name, "config.json")).read_text()).get("model_type")
+        config = hf_hub_download(name, "config.json", local_files_only=cached)
+        found = json.loads(Path(config).read_text()).get("model_type")
         if found == "mm1":
-            shards = _choose_shards(name) if weights else []
-            return Path(snapshot_download(name, allow_patterns=[*COMPANION_PATTERNS, *shards]))
+            shards = _choose_shards(name, cached) if weights else []
+            patterns = [*COMPANION_PATTERNS, *shards]
+            return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=cached))
     except CheckpointError:
         raise
     except (
         Exception
     ) as error:  # the hub's client raises many kinds of errors; each means that there is no model
+        if cached:
+            raise CheckpointError(
+                f"{name} is no folder here and was not downloaded before, and the hub cannot be reached; "
+                "check the name, and the connection."
+            ) from None
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from None
     raise CheckpointError(f"{name} on the hub is a {found!r} model, expected 'mm1'; it was not downloaded.")
 
 
-def _choose_shards(name: str) -> list[str]:
+def _choose_shards(name: str, cached: bool) -> list[str]:
     """Return patterns of the weight files to download: those that the index lists, where there is one."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        index = Path(hf_hub_download(name, INDEX))
+        index = Path(hf_hub_download(name, INDEX, local_files_only=cached))
     except EntryNotFoundError:
         return [WEIGHTS]
     return [glob.escape(shard) for shard in sorted(set(parse_index(index).values()))]
+
+
+def hub_is_reachable() -> bool:
+    """Say whether the hub's name can be looked up, or a proxy does so; without, its client would retry for long."""
+    from huggingface_hub.constants import ENDPOINT
+
+    host = urlsplit(ENDPOINT)
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(host.hostname, host.port or 443)
+    except OSError:
+        return False
+    return True

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mm1_mlx.arguments import require_type
 from mm1_mlx.arrays import flatten
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.checkpoint.sizes import build_model
@@ -70,6 +71,8 @@ def read_model(
     lazy: bool = False,
 ) -> tuple[MM1, Processor]:
     """Do what ``load`` does, without its notices; for callers that go on training."""
+    require_type("path_or_hub_id", path_or_hub_id, str | Path, CheckpointError)
+    require_type("adapter_path", adapter_path, str | Path | Mapping | None, CheckpointError)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
     folder = find_folder(path_or_hub_id)

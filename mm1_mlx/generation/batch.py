@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
+from mm1_mlx.arguments import require_type
+from mm1_mlx.errors import PromptError, SamplingError
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.engine import Engine
 from mm1_mlx.generation.request import Request
@@ -87,10 +89,12 @@ def stream_batch(
     """
     decoding = Decoding(
         max_tokens=max_tokens,
-        sampling=sampling or Sampling(),
+        sampling=Sampling() if sampling is None else sampling,
         prefill_step_size=prefill_step_size,
         vision_batch_size=vision_batch_size,
     )
+    require_type("requests", requests, Iterable, PromptError)
+    require_type("vision_cache", vision_cache, VisionCache | None, SamplingError)
     engine = Engine(model, processor, decoding, batch_size=batch_size, vision_cache=vision_cache)
     with closing(engine):
         yield from answers_of(engine, requests)
@@ -105,6 +109,7 @@ def answers_of(engine: Engine, requests: Iterable[Request]) -> Iterator[Answer]:
     numbers: dict[int, int] = {}  # places of the requests, by the engine's ids
     while True:
         for request in islice(upcoming, 0 if engine.num_waiting else engine.window):
+            require_type("requests", request, Request, PromptError)
             numbers[engine.add(request)] = len(numbers)
         if not engine.num_waiting + engine.num_running:
             return

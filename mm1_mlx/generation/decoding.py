@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mm1_mlx.arguments import require_type, require_types
 from mm1_mlx.errors import SamplingError
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import BITS, MAX_TOKENS, PREFILL_STEP_SIZE, Sampling
@@ -31,6 +32,7 @@ class Decoding:
     vision_batch_size: int | None = None  # views encoded together; None means as many as free memory allows
 
     def __post_init__(self) -> None:
+        require_types(self, SamplingError)
         require_at_least_1("max_tokens", self.max_tokens)
         require_at_least_1("prefill_step_size", self.prefill_step_size)
         if self.vision_batch_size is not None:
@@ -59,13 +61,16 @@ class Decoding:
 
 
 def require_at_least_1(name: str, value: int) -> None:
-    """Refuse a setting that is smaller than 1."""
+    """Refuse a setting that is no whole number or smaller than 1."""
+    require_type(name, value, int, SamplingError)
     if value < 1:
         raise SamplingError(f"`{name}` is {value}, expected at least 1.")
 
 
 def require_kv_settings(max_kv_size: int | None, kv_bits: int | None) -> None:
     """Refuse settings that none of mlx-lm's KV caches supports."""
+    for name, value in (("max_kv_size", max_kv_size), ("kv_bits", kv_bits)):
+        require_type(name, value, int | None, SamplingError)
     if kv_bits is not None and kv_bits not in BITS:
         raise SamplingError(f"`kv_bits` is {kv_bits}, expected one of {', '.join(map(str, BITS))}.")
     if max_kv_size is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mm1_mlx.arguments import require_type
 from mm1_mlx.errors import PromptError
 from mm1_mlx.inputs.few_shot import CAPTION, STOP, Shot, few_shot
 from mm1_mlx.inputs.inputs import Inputs
@@ -24,6 +25,9 @@ class Request:
     template: Template = "chat"
     stop: Sequence[str] = ()
     num_low_resolution: int = 0
+
+    def __post_init__(self) -> None:
+        require_type("stop", self.stop, Sequence[str], PromptError)
 
     def prepare(self, processor: Processor) -> Inputs:
         """Return the inputs of the model for this request; errors are those of calling the processor."""

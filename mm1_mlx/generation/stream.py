@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mm1_mlx.arguments import require_type
 from mm1_mlx.errors import SamplingError
 from mm1_mlx.generation.answering import Answering, Piece
 from mm1_mlx.generation.caches import kv_group_size
@@ -70,7 +71,7 @@ def stream_generate(
     """
     decoding = Decoding(
         max_tokens=max_tokens,
-        sampling=sampling or Sampling(),
+        sampling=Sampling() if sampling is None else sampling,
         max_kv_size=max_kv_size,
         kv_bits=kv_bits,
         prefill_step_size=prefill_step_size,
@@ -131,6 +132,8 @@ def stream_answer(
     prefix: Prefix | None = None,
 ) -> Generator[Piece, None, None]:
     """Yield the answer to a request as it is written; arguments and errors are those of ``stream_generate``."""
+    require_type("vision_cache", vision_cache, VisionCache | None, SamplingError)
+    require_type("prefix", prefix, Prefix | None, SamplingError)
     if prefix is None:
         prefix = Prefix(model, kv_bits=decoding.kv_bits, max_kv_size=decoding.max_kv_size)
     elif (decoding.max_kv_size, decoding.kv_bits) != (None, None):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from mm1_mlx.arguments import require_type, require_types
 from mm1_mlx.errors import PictureError, PromptError
 from mm1_mlx.files.json_lines import read_json_lines, require_known
 from mm1_mlx.inputs.picture import Source, open_picture
@@ -53,6 +54,7 @@ class Shot:
     rationale: str | None = None  # the chain of thought, which stands before the answer
 
     def __post_init__(self) -> None:
+        require_types(self, PromptError)
         for name in ("caption", "question", "answer", "rationale"):
             text = getattr(self, name)
             if text is None:
@@ -95,6 +97,8 @@ def few_shot(shots: Sequence[Shot], query: Shot) -> FewShotPrompt:
     Raises:
         PromptError: a shot is not worked out, or shots and query are not all captions or all questions.
     """
+    require_type("shots", shots, Sequence[Shot], PromptError)
+    require_type("query", query, Shot, PromptError)
     _check_shots(shots, [f"shot {number}" for number in range(1, len(shots) + 1)])
     kind = shots[0].kind if shots else "caption" if query.question is None else "question"
     if kind == "caption" and query.question is not None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from mm1_mlx.arguments import require_type
 from mm1_mlx.config import MM1Config
-from mm1_mlx.errors import PromptError, is_panic
+from mm1_mlx.errors import PictureError, PromptError, is_panic
 from mm1_mlx.inputs.context import PictureCost, require_context
 from mm1_mlx.inputs.control_tokens import ControlTokens
 from mm1_mlx.inputs.few_shot import Shot, few_shot
@@ -115,6 +116,8 @@ class Processor:
             PictureError: a picture cannot be opened.
         """
         require_list(images)
+        require_type("images", images, Sequence[Source], PictureError)
+        require_type("num_low_resolution", num_low_resolution, int, PromptError)
         ids = self.prompt_ids(prompt, len(images), system=system, template=template)
 
         def messages() -> list[tuple[str, int]]:
@@ -148,6 +151,9 @@ class Processor:
         Raises:
             PromptError: as ``__call__``, except that the context is not checked.
         """
+        require_type("prompt", prompt, str | Sequence, PromptError)
+        require_type("system", system, str | None, PromptError)
+        require_type("template", template, Template, PromptError)
         hide = self._controls.hide
         chat = template == "chat" and bool(self.tokenizer.chat_template)
         if chat:

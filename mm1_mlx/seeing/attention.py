@@ -31,6 +31,27 @@ class Word:
     paid: Float[np.ndarray, "M"]  # each visual token's share of its attention, in reading order
 
 
+@dataclass(frozen=True)
+class Attended:
+    """An answer, and the attention that its words paid to the picture."""
+
+    words: list[Word]
+    num_layers: int  # of the decoder, that attend
+    layer: int | None  # the one that is shown, from 1; None means the mean of all
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return " ".join(word.text for word in self.words)
+
+    @property
+    def source(self) -> str:
+        """Where the attention was measured, in words."""
+        if self.layer is None:
+            return f"the mean of all heads and {self.num_layers} layers of the decoder"
+        return f"layer {self.layer} of {self.num_layers} of the decoder, the mean of its heads"
+
+
 def answer_with_attention(
     model: MM1,
     processor: Processor,
@@ -39,7 +60,7 @@ def answer_with_attention(
     *,
     max_tokens: int = MAX_TOKENS,
     layer: int | None = None,
-) -> list[Word]:
+) -> Attended:
     """Answer a question greedily, and return the words with their attention, averaged over heads and layers.
 
     Args:
@@ -65,12 +86,14 @@ def answer_with_attention(
     if not words:
         raise PromptError("the model answers with nothing; ask something else.")
     attention = compute_attention(model, inputs, answer)
+    num_layers = len(attention)
     if layer is not None:
         require_number("--layer", layer, len(attention), "layers that attend")
         attention = attention[layer - 1 : layer]
     is_visual = np.array(inputs.input_ids == model.config.image_token_id)
     paid = attention.mean(axis=0)[:, : len(is_visual)][:, is_visual]
-    return [Word(number, text, paid[tokens].mean(axis=0)) for number, (text, tokens) in enumerate(words, 1)]
+    found = [Word(number, text, paid[tokens].mean(axis=0)) for number, (text, tokens) in enumerate(words, 1)]
+    return Attended(found, num_layers, layer)
 
 
 def name_layers(layer: int | None) -> str:

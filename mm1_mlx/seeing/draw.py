@@ -105,26 +105,36 @@ class Panel:
             ImageDraw.Draw(seen).rectangle(self.pixels(box), fill=0)
         self.image.paste(PAPER, (0, 0), seen)
 
-    def heat(self, values: Iterable[tuple[Box, float]]) -> None:
-        """Turn the picture grey, and draw ``values`` as colours over their boxes.
-
-        Values add up where boxes overlap, and the largest sum has the strongest colour.
-        """
+    def measure_heat(self, values: Iterable[tuple[Box, float]]) -> Float[np.ndarray, "h w"]:
+        """Return the sum of ``values`` at each pixel; they add up where their boxes overlap."""
         found = np.zeros(self.size[::-1], np.float32)
         for box, value in values:
             left, top, right, bottom = self.pixels(box)
             found[top:bottom, left:right] += value
+        return found
+
+    def heat(self, values: Iterable[tuple[Box, float]], strongest: float | None = None) -> None:
+        """Turn the picture grey, and draw ``values`` as colours over their boxes.
+
+        Args:
+            values: what ``measure_heat`` adds up.
+            strongest: the sum with the strongest colour; by default the largest of this panel.
+        """
+        found = self.measure_heat(values)
+        strongest = float(found.max(initial=0)) if strongest is None else strongest
         grey = np.asarray(self.image.convert("L"), np.float32)[..., None] * 0.75 + 64
-        self.image = Image.fromarray(draw_heat(grey, found / max(found.max(initial=0), 1e-12)))
+        self.image = Image.fromarray(draw_heat(grey, found / max(strongest, 1e-12)))
         self.draw = ImageDraw.Draw(self.image)
 
 
-def heat_key(low: str, high: str, *, size: int) -> Image.Image:
-    """Draw a key to the colours of heat, from ``low`` to ``high``, in letters of ``size`` pixels."""
+def heat_key(low: str, high: str, *, size: int, width: int) -> Image.Image:
+    """Draw a key to the colours of heat, from ``low`` to ``high``, in letters of ``size``, within ``width`` pixels."""
     length = 14 * size
     bar = Image.fromarray(draw_heat(np.float32(255), np.tile(np.linspace(0, 1, length), (size, 1))))
     ImageDraw.Draw(bar).rectangle((0, 0, length - 1, size - 1), outline=FAINT)
-    return join_row([draw_text(low, size=size, color=FAINT), bar, draw_text(high, size=size, color=FAINT)])
+    begin = draw_text(low, size=size, color=FAINT)
+    end = draw_text(high, size=size, color=FAINT, width=width - begin.width - length - 16)
+    return join_row([begin, bar, end])
 
 
 def draw_heat(

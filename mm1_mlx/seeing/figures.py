@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
 from mm1_mlx.inputs.sub_images import OVERVIEW
-from mm1_mlx.seeing.attention import Word, name_layers
+from mm1_mlx.seeing.attention import Attended, Word
 from mm1_mlx.seeing.boxes import Box, Sight, whole_box
 from mm1_mlx.seeing.draw import (
     FAINT,
@@ -26,6 +27,7 @@ THUMBNAIL = 7  # side of a thumbnail, as a multiple of the height of letters
 MOST_THUMBNAILS, MOST_MAPS = 48, 36
 COLUMNS = 6  # of maps in a figure
 NARROWEST = 640  # pixels; the least width of a figure
+LARGEST_CELL = 480  # pixels, each side, of one of several maps
 MARGIN, GAP = 24, 14  # pixels
 
 
@@ -76,14 +78,25 @@ def responses_figure(
         where = f", view {token.view + 1}" if len(seen.views) > 1 else ""
         where += f", row {token.row}, column {token.column}" if token.row else ""
         drawn.append(HeatMap(f"token {number}{where}", maps[number], token.boxes))
-    title, most = f"{name}: what visual tokens respond to", "the patch that moves the token most"
-    return _heat_figure(title, picture, seen, drawn, len(columns) if in_grid else COLUMNS, most)
+    columns = len(columns) if in_grid else COLUMNS
+    panels = _make_panels(picture, seen, drawn, columns)
+    cells = [_draw_map(panel, heat_map) for panel, heat_map in zip(panels, drawn, strict=True)]
+    most = "the patch that moves the token most, in each map its own; outlined: the token's own part"
+    return _heat_figure(f"{name}: what visual tokens respond to", cells, columns, panels[0], seen, most)
 
 
 def attention_figure(
-    question: str, picture: Image.Image, seen: Sight, words: Sequence[Word], layer: int | None = None
+    question: str, picture: Image.Image, seen: Sight, attended: Attended, words: Sequence[Word]
 ) -> Image.Image:
-    """Draw a map of what each word of an answer attended to on the picture, in one layer or on average."""
+    """Draw a map of what words of an answer attended to, all in one scale of colours, beside the picture.
+
+    Args:
+        question: what was asked.
+        picture: the picture that the question is about.
+        seen: the places of its views and visual tokens.
+        attended: the answer.
+        words: the words of it to draw.
+    """
     drawn = []
     for word in words[:MOST_MAPS]:
         heat = [
@@ -93,11 +106,19 @@ def attention_figure(
             for found in spread(token.boxes, paid)
         ]
         drawn.append(HeatMap(f'{word.number} "{word.text}" {100 * word.paid.sum():.0f} %', heat))
+    columns = min(len(drawn) + 1, COLUMNS)
+    panels = _make_panels(picture, seen, [*drawn, None], columns)
+    strongest = max(float(panels[0].measure_heat(heat_map.values).max(initial=0.0)) for heat_map in drawn)
+    cells = [_caption(panels[-1], "the picture")]
+    cells += [_draw_map(panel, one, strongest) for panel, one in zip(panels[:-1], drawn, strict=True)]
+    share = strongest * picture.width * picture.height  # of 1 % of the picture's pixels, in %
     more = f" (the first {len(drawn)} of {len(words)} words)" if len(drawn) < len(words) else ""
     most = (
-        f"where the word attended most, {name_layers(layer)}; %: of all its attention, what the picture got"
+        f"{share:.2g} % of a word's attention on 1 % of the picture, in all maps; "
+        "behind each word: what of its attention the picture got"
     )
-    return _heat_figure(f"{question}{more}", picture, seen, drawn, COLUMNS, most)
+    title = f"{question}\nAnswer: {attended.text}{more}\nAttention: {attended.source}"
+    return _heat_figure(title, cells, columns, panels[0], seen, most)
 
 
 def spread(boxes: Sequence[Box], weight: float) -> list[tuple[Box, float]]:
@@ -106,25 +127,36 @@ def spread(boxes: Sequence[Box], weight: float) -> list[tuple[Box, float]]:
     return [(box, weight / area) for box in boxes]
 
 
-def _heat_figure(
-    title: str, picture: Image.Image, seen: Sight, maps: list[HeatMap], columns: int, most: str
-) -> Image.Image:
-    """Draw one large map, or several in rows of at most ``columns``; ``most`` explains the strongest colour."""
-    columns, boxes = min(columns, len(maps)), [view.box for view in seen.views]
-    side = min((LARGEST - GAP * (columns - 1)) // columns, 480)
+def _make_panels(picture: Image.Image, seen: Sight, maps: Sequence[Any], columns: int) -> list[Panel]:
+    """Make a panel for each map, a large one for a single map."""
+    boxes = [view.box for view in seen.views]
+    columns = min(columns, len(maps))
+    side = min((LARGEST - GAP * (columns - 1)) // columns, LARGEST_CELL)
     size = {"least": side, "most": side} if len(maps) > 1 else {}
-    panels = [Panel(picture, boxes, **size) for _ in maps]
-    width = max(columns * (panels[0].size[0] + GAP) - GAP, NARROWEST)
-    letters = min(_letters(width), max(side // 17, 12))
-    drawn = []
-    for panel, heat_map in zip(panels, maps, strict=True):
-        panel.heat(heat_map.values)
-        for box in heat_map.outlined:
-            panel.outline(box, INK)
-        caption = draw_text(heat_map.caption, size=letters, width=max(panel.size[0], side // 2))
-        drawn.append(join_column([panel.image, caption], gap=6))
-    key = heat_key("0", most, size=letters)
-    return _figure(title, [sheet(drawn, columns, gap=GAP), *_remarks(panels[0], seen, width), key], width)
+    return [Panel(picture, boxes, **size) for _ in maps]
+
+
+def _draw_map(panel: Panel, heat_map: HeatMap, strongest: float | None = None) -> Image.Image:
+    panel.heat(heat_map.values, strongest)
+    for box in heat_map.outlined:
+        panel.outline(box, INK)
+    return _caption(panel, heat_map.caption)
+
+
+def _caption(panel: Panel, words: str) -> Image.Image:
+    width = panel.size[0]
+    letters = min(max(max(panel.size) // 15, 14), 22)
+    return join_column([panel.image, draw_text(words, size=letters, width=max(width, 240))], gap=6)
+
+
+def _heat_figure(
+    title: str, cells: list[Image.Image], columns: int, panel: Panel, seen: Sight, most: str
+) -> Image.Image:
+    """Draw maps in rows of at most ``columns``, and below them a key; ``most`` explains the strongest colour."""
+    maps = sheet(cells, columns, gap=GAP)
+    width = max(maps.width, NARROWEST)
+    key = heat_key("0", most, size=_letters(width), width=width)
+    return _figure(title, [maps, *_remarks(panel, seen, width), key], width)
 
 
 def _remarks(panel: Panel, seen: Sight, width: int) -> list[Image.Image]:

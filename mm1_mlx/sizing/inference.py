@@ -130,28 +130,22 @@ def cache_bytes(model: MM1, context: int) -> int | None:
         return None
 
 
-def describe_fit(found: list[ModelNeed], memory: int) -> str:
-    """Return in words which forms of the model fit into ``memory`` bytes: 16 bits or as stored, or packed ones."""
-    if any(need.total is None for need in found):
-        return "unknown: this decoder does not tell what its KV cache takes"
-    fitting = [
-        need.name for need in found if need.name != FULL and need.total is not None and need.total <= memory
-    ]
-    if not fitting:
-        return "does not fit"
-    return f"fits at {fitting[0]}" if fitting[0] in PACKED else "fits"
-
-
 def memory_table(found: list[ModelNeed], memory: int) -> str:
-    """Return a table of the needs, in GB, for people to read."""
+    """Return a table of the needs, in GB, each with a verdict on ``memory`` bytes, for people to read."""
     lines = [
         f"{f'GB, of {memory / 1e9:.1f} here':20} {'weights':>9} {'KV cache':>9} {'visual work':>12} {'sum':>9}"
     ]
     for need in found:
-        fits = "" if need.total is None else "fits" if need.total <= memory else "does not fit"
         sizes = (need.weights, need.kv_cache, need.visual_work, need.total)
         shown = ["unknown" if size is None else f"{size / 1e9:.3f}" for size in sizes]
         lines.append(
-            f"{need.name:20} {shown[0]:>9} {shown[1]:>9} {shown[2]:>12} {shown[3]:>9}  {fits}".rstrip()
+            f"{need.name:20} {shown[0]:>9} {shown[1]:>9} {shown[2]:>12} {shown[3]:>9}  {_verdict(need, memory)}"
         )
     return "\n".join(lines)
+
+
+def _verdict(need: ModelNeed, memory: int) -> str:
+    if need.total is None:
+        return "unknown: this decoder does not tell what its KV cache takes"
+    left = memory - need.total
+    return f"fits, {left / 1e9:.1f} GB left" if left >= 0 else f"does not fit, {-left / 1e9:.1f} GB short"

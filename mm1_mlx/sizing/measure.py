@@ -23,6 +23,7 @@ from mm1_mlx.inputs.layout import layout
 from mm1_mlx.inputs.picture import open_picture
 from mm1_mlx.inputs.preprocess import normalize
 from mm1_mlx.inputs.sub_images import views
+from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import PREFILL_STEP_SIZE
 from mm1_mlx.sizing.work import Work, count_work
@@ -92,19 +93,27 @@ class Measurement:
         self.jpeg = make_jpeg(*case.picture_size, random)
         untagged = replace(config, image_config=config.image_config.changed(position_tags="none"))
         picture = layout(case.picture_size, untagged, num_images=case.num_images)
+        self.visual_tokens = picture.ids.count(config.image_token_id) * case.num_images
+        self._require_room(len(picture.ids) * case.num_images + case.prompt_tokens)
         text = random.integers(config.text_config.vocab_size - 1, size=case.prompt_tokens)
         text += text >= config.image_token_id  # all tokens but the one that stands for pictures
         self.input_ids = mx.array(picture.ids * case.num_images + text.tolist())
-        self.visual_tokens = picture.ids.count(config.image_token_id) * case.num_images
         starts = [picture.num_made * number for number in range(case.num_images)]
         self.order = [n if n < 0 else n + start for start in starts for n in picture.order or ()] or None
-        context, length = config.text_config.max_positions, len(self.input_ids)
-        if context is not None and length + self.case.max_tokens > context:
-            raise PromptError(
-                f"{self.visual_tokens:,} visual tokens, {length - self.visual_tokens:,} of text and "
-                f"{self.case.max_tokens:,} of answer pass the model's context of {context:,}; "
-                "lower `num_images`, `prompt_tokens` or `max_tokens`."
-            )
+
+    def _require_room(self, length: int) -> None:
+        """Refuse a prompt of ``length`` tokens, and its answer, that pass the context or the machine's memory."""
+        decoder = self.model.config.text_config
+        context, answer = decoder.max_positions, self.case.max_tokens
+        fitting = machine_memory() // (4 * decoder.hidden_dims)  # embeddings alone, in float32
+        limits = {"the model's context": context, "what this machine's memory holds": fitting}
+        for limit, most in limits.items():
+            if most is not None and length + answer > most:
+                raise PromptError(
+                    f"{self.visual_tokens:,} visual tokens, {length - self.visual_tokens:,} of text and "
+                    f"{answer:,} of answer pass {limit}, {most:,}; "
+                    "lower `num_images`, `prompt_tokens` or `max_tokens`."
+                )
 
     def repeat(self, repeats: int, *, warmup: int = 1) -> None:
         """Run from file to last token, ``warmup`` times unmeasured, then ``repeats`` times; count the work once."""

@@ -9,6 +9,7 @@ from mlx.utils import tree_flatten
 
 from mm1_mlx.config import DecoderConfig, MlxLmDecoderConfig, MM1Config
 from mm1_mlx.errors import ConfigError
+from mm1_mlx.machine import machine_memory
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.presets import DECODERS, IMAGE_ENCODERS, VOCAB_SIZE
 
@@ -62,10 +63,20 @@ class Variant:
 
 
 def make_random_model(config: MM1Config, dtype: mx.Dtype) -> MM1:
-    """Make a model with random weights, which are evaluated."""
+    """Make a model with random weights, which are evaluated.
+
+    Raises:
+        ConfigError: the weights are larger than this machine's memory.
+    """
     model = MM1(config)
     model.set_dtype(dtype)
-    for _, weight in tree_flatten(model.parameters()):
+    weights = tree_flatten(model.parameters())
+    needed, there = sum(weight.nbytes for _, weight in weights), machine_memory()
+    if needed > there:
+        raise ConfigError(
+            f"the weights take {needed / 1e9:.1f} GB, this machine has {there / 1e9:.1f}; lower `layers` or `decoder_dims`."
+        )
+    for _, weight in weights:
         mx.eval(weight)  # one at a time, because they are drawn in float32
     model.eval()
     return model

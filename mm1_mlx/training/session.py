@@ -81,6 +81,6 @@ def run_task(
             bar.say(f"there is no checkpoint in {folder} yet; beginning at the start")
         bar.start(trainer.progress.update)
         trainer.train()
-    if first:
-        draw_curve(folder)
+    if first and (drawn := draw_curve(folder)):
+        bar.say(f"The losses are drawn in {drawn}")
     return trainer

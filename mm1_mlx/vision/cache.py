@@ -17,7 +17,9 @@ from pathlib import Path
 import mlx.core as mx
 from jaxtyping import Float
 
+from mm1_mlx.arguments import require_type
 from mm1_mlx.arrays import load_tensors, memory_of, to_number
+from mm1_mlx.errors import SamplingError
 from mm1_mlx.files.identity import vision_identity
 from mm1_mlx.files.tensor_files import save_tensors
 from mm1_mlx.files.writing import clean_up, new_file, require_file
@@ -34,16 +36,24 @@ class VisionCache:
 
     Raises:
         OSError: the folder cannot be made.
+        SamplingError: the limit or the folder is not one.
     """
 
-    def __init__(self, max_bytes: int = VISION_CACHE_MB * 1_000_000, folder: Path | None = None):
+    def __init__(self, max_bytes: int = VISION_CACHE_MB * 1_000_000, folder: str | Path | None = None):
+        require_type("max_bytes", max_bytes, int | float, SamplingError)
+        require_type("folder", folder, str | Path | None, SamplingError)
+        if not 0 <= max_bytes < float("inf"):
+            raise SamplingError(f"`max_bytes` is {max_bytes}, expected 0 or more.")
         self.max_bytes = max_bytes
-        self.folder = folder
+        self.folder = folder = None if folder is None else Path(folder)
         self.hits = self.misses = 0
         self.nbytes = 0  # bytes of the tokens in memory
         self._entries: OrderedDict[str, mx.array] = OrderedDict()
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except ValueError as error:  # a NUL character
+                raise SamplingError(f"`folder` is {str(folder)!r}, which cannot be made: {error}.") from None
             clean_up(folder)
 
     def __contains__(self, key: str) -> bool:

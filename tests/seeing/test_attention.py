@@ -177,7 +177,7 @@ def test_a_character_of_several_tokens_takes_them_all(mm1_tiny):
 
 def test_a_colour_is_read_off_the_object_that_was_asked_for(mm1_tiny):
     picture = Image.open(PICTURES / "shapes.png").convert("RGB")
-    (word,) = answer_with_attention(*mm1_tiny, picture, "What color is the circle?")
+    (word,) = answer_with_attention(*mm1_tiny, picture, "What color is the circle?").words
     token = find_sight(picture.size, mm1_tiny[1].config).tokens[word.paid.argmax()]
     ((left, top, right, bottom),) = token.boxes
     assert word.text == "purple" and 0.1 < word.paid.sum() < 1
@@ -187,7 +187,10 @@ def test_a_colour_is_read_off_the_object_that_was_asked_for(mm1_tiny):
 def test_one_layer_can_be_chosen(mm1_tiny):
     picture = Image.open(PICTURES / "shapes.png").convert("RGB")
     ask = (*mm1_tiny, picture, "What color is the circle?")
-    layers = [answer_with_attention(*ask, layer=layer)[0].paid for layer in (1, 2, 3, 4)]
-    np.testing.assert_allclose(np.mean(layers, axis=0), answer_with_attention(*ask)[0].paid, rtol=1e-5)
+    layers = [answer_with_attention(*ask, layer=layer).words[0].paid for layer in (1, 2, 3, 4)]
+    np.testing.assert_allclose(np.mean(layers, axis=0), answer_with_attention(*ask).words[0].paid, rtol=1e-5)
+    attended = answer_with_attention(*ask, layer=2)
+    assert (attended.text, attended.num_layers) == ("purple", 4)
+    assert attended.source == "layer 2 of 4 of the decoder, the mean of its heads"
     with pytest.raises(PromptError, match="--layer is 5, expected 1 to 4"):
         answer_with_attention(*ask, layer=5)

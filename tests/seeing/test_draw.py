@@ -87,6 +87,15 @@ def test_heat_adds_up_and_is_thickest_where_there_is_most():
     assert dark[10, 10] > dark[10, 300] == dark[300, 10] > dark[300, 300] == 0
 
 
+def test_panels_may_share_a_scale_of_colours():
+    weak, alone, strong = (Panel(plain(640, 640, "#ffffff")) for _ in range(3))
+    weak.heat([((0.0, 0.0, 64.0, 64.0), 1.0)], 4.0)
+    alone.heat([((0.0, 0.0, 64.0, 64.0), 1.0)])
+    strong.heat([((0.0, 0.0, 64.0, 64.0), 4.0)], 4.0)
+    darkest = [int(np.asarray(panel.image.convert("L")).min()) for panel in (weak, alone, strong)]
+    assert darkest[0] > darkest[1] == darkest[2]
+
+
 def test_no_heat_at_all_is_a_grey_picture():
     panel = Panel(plain(640, 640))
     panel.heat([(WHOLE, 0.0)])

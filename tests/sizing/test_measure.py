@@ -138,5 +138,5 @@ def test_views_are_encoded_in_batches():
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers():
-    with pytest.raises(PromptError, match=r"8 visual tokens, 600 of text .* 4 of answer .* context of 512"):
+    with pytest.raises(PromptError, match=r"8 visual tokens, 600 of text .* 4 of answer .* context, 512"):
         measured(SMALL, replace(CASE, prompt_tokens=600))
