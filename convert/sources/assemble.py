@@ -74,7 +74,7 @@ def assemble(options: Options) -> Recipe:
     try:
         decoder, arrays = _decoder(folder)
     except ConfigError as error:
-        raise ConfigError(error if str(folder) in str(error) else f"{folder}: {error}") from None
+        raise ConfigError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     require_proportion(encoder.to_dict(), shapes_of(tensors), encoder_folder)
     connector = _connector_config(options, encoder, decoder)
     fresh = _initialize_connector(connector, options.seed, encoder_dtype(tensors))

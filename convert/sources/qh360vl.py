@@ -83,7 +83,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         eos_token_id=end_token_ids(folder, tokenizer, ("<|eot_id|>",)),
         prompt_config=PromptConfig(after_image="\n", system=SYSTEM),
     )
-    require_sizes(model, shapes | shapes_of(tower), config.where)
+    require_sizes(model, {**shapes, **shapes_of(tower)}, config.where)
     sets = [tensors] if tower is tensors else [tensors, tower]
     key_tables = tables(model, [shapes_of(one) for one in sets])
     apart = (

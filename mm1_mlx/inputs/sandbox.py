@@ -17,10 +17,11 @@ from functools import lru_cache, wraps
 from typing import Any
 
 from jinja2 import Template, TemplateError, Undefined, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import LoopContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from mm1_mlx.errors import PromptError
@@ -284,7 +285,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             getattr(obj, "__wrapped__", obj), "__self__", None
         )  # jinja wraps a text's format method
         if isinstance(owner, str):
-            obj = _bound(obj.__name__, obj, (owner,))
+            obj = _bound(getattr(obj, "__name__", ""), obj, (owner,))
         return _weigh_made(super().call(context, obj, *args, **options))
 
 

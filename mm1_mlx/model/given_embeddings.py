@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float
 
+from mm1_mlx.arrays import to_number
 from mm1_mlx.model.layer_calls import redirect_calls
 
 PROBE_LENGTH = 2  # positions that the probe of the scale reads
@@ -80,9 +81,9 @@ def measure_scale(decoder: Any, table: nn.Module, dims: int) -> float:
     Gemma and Granite multiply. A decoder that treats them in another way, such as by a norm, gives 1.
     """
     one, two = (_reach_first_layer(decoder, table, value, dims) for value in (1.0, 2.0))
-    scale = float(one.flatten()[0].item())
-    scaled = bool(mx.all(one == scale).item()) and bool(mx.allclose(two, 2 * one).item())
-    return scale if scaled and scale > 0 else 1.0
+    scale = to_number(one.flatten()[0])
+    scaled = mx.all(one == scale) & mx.allclose(two, 2 * one)
+    return scale if to_number(scaled) and scale > 0 else 1.0
 
 
 def _reach_first_layer(decoder: Any, table: nn.Module, value: float, dims: int) -> mx.array:

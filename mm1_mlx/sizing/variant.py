@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
+from mm1_mlx.arrays import flatten
 from mm1_mlx.config import DecoderConfig, MlxLmDecoderConfig, MM1Config
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.machine import machine_memory
@@ -70,13 +70,13 @@ def make_random_model(config: MM1Config, dtype: mx.Dtype) -> MM1:
     """
     model = MM1(config)
     model.set_dtype(dtype)
-    weights = tree_flatten(model.parameters())
-    needed, there = sum(weight.nbytes for _, weight in weights), machine_memory()
+    weights = flatten(model.parameters()).values()
+    needed, there = sum(weight.nbytes for weight in weights), machine_memory()
     if needed > there:
         raise ConfigError(
             f"the weights take {needed / 1e9:.1f} GB, this machine has {there / 1e9:.1f}; lower `layers` or `decoder_dims`."
         )
-    for _, weight in weights:
+    for weight in weights:
         mx.eval(weight)  # one at a time, because they are drawn in float32
     model.eval()
     return model

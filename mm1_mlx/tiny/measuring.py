@@ -18,6 +18,7 @@ from mm1_mlx.generation.batch import answers_of
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.engine import Engine
 from mm1_mlx.generation.request import Request
+from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
 from mm1_mlx.settings import BATCH_SIZE
@@ -192,6 +193,8 @@ def _rank(engine: Engine, trial: Trial, request: Request) -> str:
     """Return the likeliest of an item's choices."""
     gap = " " if request.template == "plain" else ""
     continuations = [gap + choice for choice in trial.choices]
+    if isinstance(request.prompt, Inputs):
+        raise ValueError("choices are ranked after a prompt of text or messages, not after prepared inputs.")
     scored = engine.score(request.prompt, request.images, continuations, template=request.template)
     totals = [each.total for each in scored]
     return trial.choices[totals.index(max(totals))]
