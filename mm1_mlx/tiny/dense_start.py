@@ -25,7 +25,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mm1_mlx.arrays import flatten, load_tensors
 from mm1_mlx.checkpoint.save import save
+from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.tensor_files import save_tensors
+from mm1_mlx.files.writing import new_file
 from mm1_mlx.image_config import ImageConfig
 from mm1_mlx.inputs.preprocess import normalize, to_square
 from mm1_mlx.model.mm1 import MM1
@@ -49,6 +53,7 @@ LABELS = (KIND_LABELS, COLOR_LABELS, SIZE_LABELS)
 SHOWN = {"any": 5.0, "pictograms": 3.0, "symbols": 1.0, "words": 0.5, "shapes": 1.0, "counting": 1.0}
 UNNAMED = 0.25  # share of the updates that show classes whose names no other stage uses
 ALONE_PIXELS = 56  # of the picture of one large thing
+LEARNED = "learned.safetensors"  # encoder and heads, or encoder and connector, as a run leaves them
 EMPTY_WEIGHT = 0.25  # of a patch that nothing covers, beside one that something does
 
 
@@ -90,6 +95,22 @@ class DenseTask(Task):
         """The settings of the run besides its recipe."""
         return {"task": type(self).__name__, "alone": self._alone}
 
+    def begin_with(self, file: Path) -> None:
+        """Take the weights that an earlier run of this task has learned, all of which there must be.
+
+        Raises:
+            CheckpointError: the file has other tensors than this task learns, or of other shapes.
+        """
+        (found, _), wanted = load_tensors(file), flatten(self.model.trainable_parameters())
+        if {name: value.shape for name, value in found.items()} != {
+            name: value.shape for name, value in wanted.items()
+        }:
+            raise CheckpointError(
+                f"{file} holds other weights than {type(self).__name__} learns; give those of its run."
+            )
+        learned = [(name, value.astype(wanted[name].dtype)) for name, value in found.items()]
+        self.model.load_weights(learned, strict=False)
+
     def updates(self, first: int, stop: int) -> Iterator[list[SceneBatch]]:
         """Yield the scenes of each update."""
         for update in range(first, stop):
@@ -128,10 +149,13 @@ class DenseTask(Task):
         return sums[0], tuple(sums)
 
     def save(self, folder: Path, weights: Mapping[str, mx.array]) -> None:
-        """Write the model folder, without the heads."""
+        """Write the model folder, without the heads; and all that learned in half its bits, for ``--weights``."""
         model = self._beginning.model
         model.config = replace(model.config, untrained=untrained_parts(model))
         save(model, folder / "model", companions=self._beginning.companions, overwrite=True)
+        with new_file(folder / LEARNED) as file:
+            learned = flatten(self.model.trainable_parameters())
+            save_tensors(file, {name: value.astype(mx.float16) for name, value in learned.items()})
 
 
 class EncoderTask(DenseTask):
@@ -242,6 +266,9 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--recipe", type=Path, required=True, help="a recipe file that describes the model")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--weights", type=Path, help=f"the {LEARNED} of an earlier run of the same task, to begin with"
+    )
     parser.add_argument("--iters", type=int, default=5000)
     parser.add_argument(
         "--alone", type=int, default=0, help="updates with pictures of one large thing, first"
@@ -269,6 +296,8 @@ def main() -> None:
     if "image_encoder" in beginning.model.config.untrained:
         encoder.position_embedding = sine_positions(encoder.config.grid_side, encoder.config.hidden_dims)
     task = TASKS[args.task](beginning, recipe, alone=args.alone)
+    if args.weights is not None:
+        task.begin_with(args.weights)
     options = RunOptions(steps_per_report=args.steps_per_report, save_every=args.save_every)
     run_task(task, options, args.output, Session(False, "", "mm1-tiny", {}, args.resume))
 
