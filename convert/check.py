@@ -15,7 +15,7 @@ import numpy as np
 
 from mm1_mlx.arrays import to_number
 from mm1_mlx.checkpoint.card import replace_parity
-from mm1_mlx.checkpoint.load import load
+from mm1_mlx.checkpoint.load import read_model
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.writing import new_file
 from mm1_mlx.inputs.layout import layout
@@ -152,10 +152,10 @@ def check(
     Raises:
         MM1Error: the folder or the reference cannot be read, or they are not of one model.
     """
-    model, processor = load(folder, dtype=dtype)
+    model, processor = read_model(folder, dtype=dtype)
     if original is not None:
         report = Report(f"{public_name(original)}, {num_questions} questions of the tiny world", dtype)
-        other, _ = load(original, dtype=dtype)
+        other, _ = read_model(original, dtype=dtype)
         found = divergence(model, other, processor, num_questions)
         report.tell("KL divergence, mean (nats)", found.mean)
         report.tell("KL divergence, largest (nats)", found.largest)

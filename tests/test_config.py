@@ -106,7 +106,10 @@ def test_every_field_has_another_value_than_its_default_in_those_tests():
             config.prompt_config,
         ):
             tested[type(part)] |= {f.name for f in fields(part) if getattr(part, f.name) != f.default}
-    elsewhere = {"feature_layer", "num_heads"}  # in the presets' encoders, and of the attention pooling
+    elsewhere = {
+        *("feature_layer", "num_heads"),  # in the presets' encoders, and of the attention pooling
+        *("norm", "patch_norm", "gated", "bias"),  # in AIMv2, of tests/convert/test_encoders.py
+    }
     for config_class, names in tested.items():
         assert {f.name for f in fields(config_class)} - names <= elsewhere
 
@@ -173,7 +176,7 @@ def test_a_decoder_of_mlx_lms_needs_its_type_width_and_vocabulary(key):
         (
             "vision_config",
             {"activation": "relu"},
-            "ImageEncoderConfig.activation is 'relu', expected one of quick_gelu, gelu, gelu_tanh.",
+            "ImageEncoderConfig.activation is 'relu', expected one of quick_gelu, gelu, gelu_tanh, silu.",
         ),
         (
             "connector_config",
@@ -330,8 +333,12 @@ MISFITS = [
     ("vision_config", {"num_heads": 3}, "hidden_dims is 128, not a multiple of num_heads 3."),
     ("vision_config", {"image_size": 13}, "image_size is 13, smaller than one patch of 14."),
     ("vision_config", {"patch_size": 0}, "patch_size is 0, expected more than 0."),
-    ("connector_config", {"num_blocks": -1}, "num_blocks is -1, expected 0 or more."),
-    ("connector_config", {"hidden_dims": 0}, "hidden_dims is 0, expected more than 0."),
+    ("connector_config", {"num_blocks": -1}, "num_blocks is -1, expected 0 to 10000."),
+    (
+        "connector_config",
+        {"hidden_dims": 0},
+        "input_dims and hidden_dims are 128 and 0, expected at least 3: squeeze-excite takes a quarter.",
+    ),
     ("connector_config", {"num_readout_layers": 4}, "num_readout_layers is 4, expected 1 to 3."),
     ("connector_config", {"position_grid": 0}, "position_grid is 0, expected more than 0 or null."),
     ("connector_config", {"num_extra_tokens": -1}, "num_extra_tokens is -1, expected 0 or more."),

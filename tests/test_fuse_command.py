@@ -86,7 +86,7 @@ def test_in_float32_fused_equals_unfused(run, room, tmp_path):
     argv = ("--model", room / "model", "--adapter-path", room / "one 32", "--dtype", "float32")
     assert run(*argv, "--save-path", made)[0] == 0
     unfused, _ = load(room / "model", adapter_path=room / "one 32", dtype="float32")
-    np.testing.assert_allclose(compute_logits(load(made)[0]), compute_logits(unfused), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(compute_logits(load(made)[0]), compute_logits(unfused), rtol=0, atol=5e-5)
 
 
 def test_several_adapters_are_fused_with_their_weights(run, room, tmp_path):
@@ -95,7 +95,7 @@ def test_several_adapters_are_fused_with_their_weights(run, room, tmp_path):
     code, _, _ = run("--model", room / "model", *argv, "--save-path", made, "--dtype", "float32")
     unfused, _ = load(room / "model", adapter_path=weights, dtype="float32")
     assert code == 0
-    np.testing.assert_allclose(compute_logits(load(made)[0]), compute_logits(unfused), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(compute_logits(load(made)[0]), compute_logits(unfused), rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("dequantize", [False, True])
@@ -123,7 +123,8 @@ def test_the_card_is_that_of_the_fused_model(run, room, tmp_path):
         assert "no other model has the same" in card and "untrained" not in card
     bits = float(card.partition("quantized to ")[2].split()[0])
     count = count_parameters(load(room / "model", lazy=True)[0])
-    assert bits == pytest.approx(8 * (made / "model.safetensors").stat().st_size / count, rel=0.01)
+    nbytes = sum(value.nbytes for value in mx.load(str(made / "model.safetensors")).values())
+    assert bits == pytest.approx(8 * nbytes / count, rel=0.01)
 
 
 def test_a_connector_that_was_trained_is_not_called_untrained(run, room, tmp_path):
@@ -135,7 +136,7 @@ def test_a_connector_that_was_trained_is_not_called_untrained(run, room, tmp_pat
     made = tmp_path / "fused"
     run("--model", folder, "--adapter-path", tmp_path / "adapter", "--save-path", made)
     assert "untrained" not in (made / "README.md").read_text()
-    assert json.loads((made / "config.json").read_text())["untrained"] == []
+    assert "untrained" not in json.loads((made / "config.json").read_text())
 
 
 def test_generate_answers_with_an_adapter(run, room, picture):

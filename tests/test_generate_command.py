@@ -269,7 +269,10 @@ def damage_weights(folder, key, value):
 
 DAMAGE = {
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model*.safetensors"),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        "which is missing; download what is missing",
+    ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer"),
     "broken weights": (lambda f: (f / "model.safetensors").write_bytes(b"x"), "is damaged"),
     "unknown key": (lambda f: damage_config(f, patch_sise=1), "unknown key 'patch_sise'"),
@@ -296,6 +299,6 @@ def test_a_damaged_model_folder(run, tiny_folder, kind):
     refused(run("--model", tiny_folder, "--prompt", ASK), words)
 
 
-@pytest.mark.parametrize("name", ["~nobody/model", "x" * 5000, "a\0b"])
+@pytest.mark.parametrize("name", ["~nobody/model", "x" * 5000])
 def test_odd_model_names(run, name):
     refused(run("--model", name, "--prompt", ASK))

@@ -42,7 +42,9 @@ class ParquetShard:
         with _explain_damage(f"{path} cannot be read as Parquet"):
             self._file = pyarrow.parquet.ParquetFile(path)
             there = self._file.schema_arrow.names
-        self._columns = {key: columns.get(key, key) for key in WANTED if columns.get(key, key) in there}
+        renamed = set(columns.values())  # these are not read under their own names too
+        own = {key: key for key in WANTED if key in there and key not in renamed}
+        self._columns = own | {key: column for key, column in columns.items() if column in there}
         twice = [column for column in self._columns.values() if there.count(column) > 1]
         if twice:
             raise DataError(f"{path} has two columns called {twice[0]}; rename one.")

@@ -56,7 +56,8 @@ class Stream:
         for column in self._columns.values():
             if column not in values:
                 raise DataError(f"{self.name} has no column {column}; its columns: {', '.join(values)}.")
-        values = values | {key: values[column] for key, column in self._columns.items()}
+        renamed = {key: values[column] for key, column in self._columns.items()}
+        values = {key: value for key, value in values.items() if key not in self._columns.values()} | renamed
         return read_row(values, name=f"{self.name}, row {number}", folder=None)
 
     def _next(self) -> dict[str, Any]:

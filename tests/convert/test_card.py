@@ -52,7 +52,7 @@ def test_the_front_matter_has_the_fields_of_the_hub():
 
 def test_the_body_tells_source_sizes_and_precision():
     card = model_card(replace(FACTS, bits_per_weight=4.5))
-    sizes = (FACTS.encoder, FACTS.connector, FACTS.decoder, FACTS.num_visual_tokens)
+    sizes = (*FACTS.parts, *FACTS.parts.values())
     for words in ("`owner/model` as a model folder", *sizes, "bfloat16, quantized to 4.50 bits per weight"):
         assert words in card
     assert "quantized" not in model_card(FACTS)

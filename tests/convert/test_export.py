@@ -220,7 +220,8 @@ def test_an_output_that_exists_is_refused(tmp_path, capsys):
 
 def test_an_output_that_exists_is_replaced_where_asked(tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
+    for name in ("config.json", "model.safetensors", "old"):
+        (tmp_path / "out" / name).touch()
     assert main(["export", str(make_model(NO_UNPAD)), "--output", str(tmp_path / "out"), "--overwrite"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out'}: hyperclovax's layout; 1 folder\n"
     assert stored(tmp_path / "out").keys() == stored(exported_folder(NO_UNPAD)).keys()

@@ -185,7 +185,8 @@ def folder(tmp_path):
     facts = CardFacts(
         *("owner/model-mlx", "owner/model", "owner/model", ["owner/model"]),
         {"license": "other", "license_name": "seed", "license_link": "LICENSE"},
-        *("ViT", "C-Abstractor", "llama", "144", "bfloat16", None, (), None),
+        {"image encoder": "ViT", "connector": "C-Abstractor", "decoder": "llama"},
+        *("bfloat16", None, (), None),
     )
     (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
     (folder / "config.json").write_text("{}")

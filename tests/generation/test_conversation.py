@@ -132,7 +132,7 @@ def test_an_interrupt_in_the_middle_of_a_token_costs_the_kv_cache_alone(chat, fi
 
 def test_an_interrupt_before_the_answer_takes_the_question_back(mm1_tiny, files):
     class Interrupted(VisionCache):
-        def get(self, key):
+        def get(self, *args):
             raise KeyboardInterrupt
 
     chat = Conversation(*mm1_tiny, model_name="mm1-tiny", vision_cache=Interrupted())

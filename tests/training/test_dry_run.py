@@ -116,11 +116,11 @@ def test_a_folder_without_its_weights_will_do(tiny_folder, capsys, bits):
 def test_of_a_hub_id_no_weights_are_downloaded(tiny_folder, monkeypatch):
     asked = []
 
-    def snapshot(name, allow_patterns):
+    def snapshot(name, allow_patterns, **options):
         asked.extend(allow_patterns)
         return tiny_folder
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: tiny_folder / file)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, **options: tiny_folder / file)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     skeleton("owner/name")
     assert "*.json" in asked and not any("safetensors" in pattern for pattern in asked)

@@ -52,7 +52,8 @@ def test_cached_embeddings_equal_uncached_ones(mm1_tiny, pictures):
     timing = Timing()
     found = embed(model, inputs, timing, vision_cache=cache)
     assert timing.encoded_views == 1
-    assert mx.array_equal(found, embed(model, inputs))
+    # Matrix products of other sizes may add in another order.
+    assert mx.allclose(found, embed(model, inputs), rtol=0, atol=1e-5)
 
 
 def test_two_pictures_of_one_size_share_no_entry(mm1_tiny, pictures):

@@ -33,7 +33,8 @@ def stopping(task, update):
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    path = folder / "metrics.jsonl"  # written with the first report
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def weights(folder):
