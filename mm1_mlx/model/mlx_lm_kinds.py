@@ -14,7 +14,7 @@ KINDS = (
     "kimi_linear", "Klear", "laguna", "lfm2", "lfm2_moe", "lille-130m", "llama", "llama4_text", "longcat_flash",
     "mamba", "mamba2", "mellum", "mimo", "mimo_v2_flash", "minicpm", "minicpm3", "minimax", "ministral3",
     "mistral4", "mixtral", "muse_glimmer", "nanbeige", "nanochat", "nemotron", "nemotron-nas", "nemotron_h",
-    "olmo2", "olmo3", "olmo_hybrid", "olmoe", "openelm", "phi", "phi3", "phi3small", "phimoe", "phixtral",
+    "olmo2", "olmo3", "olmo_hybrid", "olmoe", "openelm", "phi", "phi3", "phimoe", "phixtral",
     "plamo", "plamo2", "plamo3", "qwen", "qwen2", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe",
     "qwen3_moe", "qwen3_next", "qwen3_vl", "recurrent_gemma", "rwkv7", "seed_oss", "smollm3", "spark2_5",
     "stablelm", "starcoder2", "step3p5", "talkie", "telechat3", "youtu_llm",
@@ -30,6 +30,7 @@ REASONS = {
     "gemma3n": "looks ids up in further tables inside its layers",
     "longcat_flash_ngram": "looks pieces of text up by their ids inside its layers",
     "olmo": "needs the package ai2-olmo",
+    "phi3small": "wrote past its memory where it was tried",
     "prism_hadamard_qwen35": "is packed in a way of its own",
     **dict.fromkeys(_READ_PICTURES, _PICTURES),
 }

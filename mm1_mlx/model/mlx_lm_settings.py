@@ -47,6 +47,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {  # what a kind always computes with, as 
     "apertus": {"hidden_act": "xielu"},
     "gpt_neox": {"attention_bias": True, "hidden_act": "gelu"},
     "gpt_oss": {"attention_bias": True},
+    "kimi_k3": {"hidden_act": "situ"},
     "llama4_text": {"no_rope_layer_interval": 4},
     "nanochat": {"final_logit_softcapping": 15.0, "hidden_act": "relu2"},
     "phi": {"hidden_act": "gelu_new"},

@@ -492,7 +492,7 @@ def test_a_place_that_may_not_be_written_to(refused, source, tmp_path, monkeypat
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".out-x"))
 
     monkeypatch.setattr(Path, "mkdir", no_permission)
-    assert refused(source) == "TMP/.out-x: Permission denied."
+    assert refused(source) == "TMP/out: Permission denied."
 
 
 def test_a_disk_that_fills_up_while_writing(run, source, tmp_path, monkeypatch):

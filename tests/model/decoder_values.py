@@ -4,6 +4,8 @@ import importlib
 from dataclasses import MISSING, fields
 from typing import Any
 
+from mm1_mlx.model.mlx_lm_settings import NEUTRAL
+
 VOCABULARY = 96
 FULL = ["full_attention", "full_attention"]
 VALUES = {
@@ -295,7 +297,11 @@ def values_of(kind: str) -> dict[str, Any]:
     values = VALUES | {"model_type": kind} | SPECIAL.get(kind, {})
     args = importlib.import_module(f"mlx_lm.models.{kind}").ModelArgs
     known = {field.name for field in fields(args)}
-    if "text_config" not in known:
+    if "text_config" in known:  # the decoder inside reads them
+        values = {
+            name: value for name, value in values.items() if name == "hidden_act" or name not in NEUTRAL
+        }
+    else:
         values = {name: value for name, value in values.items() if name in known or name == "model_type"}
     for field in fields(args):
         if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
