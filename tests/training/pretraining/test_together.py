@@ -123,6 +123,6 @@ def test_two_processes_learn_what_one_does(tmp_path):
                 continue  # softmax takes no notice of it: its gradient is rounding alone
             # where a gradient is nearly 0 its rounding decides which way Adam goes, so no number is compared alone
             apart, size = np.linalg.norm(value - theirs[key]), np.linalg.norm(theirs[key])
-            assert apart <= 1e-3 * size, (name, key)
+            assert apart <= 5e-3 * size, (name, key)
     shares = [metrics(tmp_path / which, "mixed", "mixture") for which in ("one", "two")]
     assert shares[0] == shares[1]
