@@ -40,6 +40,20 @@ def _activation(config: SourceConfig, default: str) -> Activation:
     return ACTIVATIONS[name]
 
 
+def _transformers_sizes(config: SourceConfig, patch_size: int | None = None) -> dict[str, Any]:
+    """Return the sizes that transformers' vision encoders all state; ``patch_size`` is used where none is stated."""
+    return {
+        "image_size": config.need("image_size", int),
+        "patch_size": config.get("patch_size", int, patch_size)
+        if patch_size
+        else config.need("patch_size", int),
+        "hidden_dims": config.need("hidden_size", int),
+        "feed_forward_dims": config.need("intermediate_size", int),
+        "num_layers": config.need("num_hidden_layers", int),
+        "num_heads": config.need("num_attention_heads", int),
+    }
+
+
 def clip_config(
     config: SourceConfig, *, feature_layer: int = -1, patch_size: int | None = None
 ) -> ImageEncoderConfig:
@@ -48,14 +62,7 @@ def clip_config(
     ``patch_size``, from its tensors, is used where the file states none.
     """
     return ImageEncoderConfig(
-        image_size=config.need("image_size", int),
-        patch_size=config.get("patch_size", int, patch_size)
-        if patch_size
-        else config.need("patch_size", int),
-        hidden_dims=config.need("hidden_size", int),
-        feed_forward_dims=config.need("intermediate_size", int),
-        num_layers=config.need("num_hidden_layers", int),
-        num_heads=config.need("num_attention_heads", int),
+        **_transformers_sizes(config, patch_size),
         activation=_activation(config, "quick_gelu"),  # transformers' default
         norm_eps=config.get("layer_norm_eps", float, 1e-5),
         class_token=True,
@@ -87,12 +94,7 @@ def siglip_config(
 ) -> ImageEncoderConfig:
     """Return the sizes of transformers' SigLIP vision encoder, whose last hidden state is normalised, unlike CLIP's."""
     return ImageEncoderConfig(
-        image_size=config.need("image_size", int),
-        patch_size=config.need("patch_size", int),
-        hidden_dims=config.need("hidden_size", int),
-        feed_forward_dims=config.need("intermediate_size", int),
-        num_layers=config.need("num_hidden_layers", int),
-        num_heads=config.need("num_attention_heads", int),
+        **_transformers_sizes(config),
         activation=_activation(config, "gelu_pytorch_tanh"),
         norm_eps=config.get("layer_norm_eps", float, 1e-6),
         class_token=False,
@@ -123,12 +125,7 @@ def aimv2_config(config: SourceConfig, *, feature_layer: int = -1) -> ImageEncod
             f"{config.where}: qkv_bias is {biases[0]} and mlp_bias {biases[1]}, expected both alike."
         )
     return ImageEncoderConfig(
-        image_size=config.need("image_size", int),
-        patch_size=config.need("patch_size", int),
-        hidden_dims=config.need("hidden_size", int),
-        feed_forward_dims=config.need("intermediate_size", int),
-        num_layers=config.need("num_hidden_layers", int),
-        num_heads=config.need("num_attention_heads", int),
+        **_transformers_sizes(config),
         activation=_activation(config, "silu"),
         norm_eps=config.get("rms_norm_eps", float, 1e-5),
         class_token=False,

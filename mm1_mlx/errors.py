@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # what commands a terminal: all but tab and newline
+TURNS = r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what breaks lines or turns text around
+UNPRINTABLE = re.compile(f"[{CONTROLS}{TURNS}]")
 
 
 def printable(text: str) -> str:
     """Return text with escapes, such as \\x1b, for the characters that would command a terminal or turn it around."""
-    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class MM1Error(Exception):

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+from mm1_mlx.errors import CONTROLS
+
+COMMANDING = re.compile(f"[{CONTROLS}]")
 
 
 def escape_controls(text: str) -> str:
     """Return text in which each control character but tab and newline is written as ``\\x`` and two digits."""
-    return CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\r\n", "\n"))
+    return COMMANDING.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\r\n", "\n"))
 
 
 class Terminal:

@@ -19,7 +19,7 @@ from mm1_mlx.generation.answering import Answering
 from mm1_mlx.generation.batch import answers_of
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.engine import WINDOW, Engine
-from mm1_mlx.generation.likelihood import Likelihood, likelihoods
+from mm1_mlx.generation.likelihood import Likelihood, find_likeliest, likelihoods
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.reading import read
 from mm1_mlx.generation.request import Request
@@ -183,8 +183,7 @@ class Asker:
                 template=request.template,
                 num_low_resolution=request.num_low_resolution,
             )
-        totals = [likelihood.total for likelihood in scored]
-        return {"ranked": choices[totals.index(max(totals))]}
+        return {"ranked": choices[find_likeliest(scored)]}
 
     def _begin_line(self, cell: Cell, index: int) -> Line:
         exam = self._writer.exam

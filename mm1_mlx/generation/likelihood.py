@@ -43,6 +43,11 @@ class Likelihood:
         return sum(self.log_likelihoods)
 
 
+def find_likeliest(scored: Sequence[Likelihood]) -> int:
+    """Return the place of the likeliest text; the first of equally likely ones."""
+    return max(range(len(scored)), key=lambda place: scored[place].total)
+
+
 @dataclass(frozen=True)
 class _Token:
     """A token to score, which follows the prompt and the first ``place`` tokens of a pass."""

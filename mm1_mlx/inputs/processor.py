@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from mm1_mlx.arguments import require_type
 from mm1_mlx.config import MM1Config
-from mm1_mlx.errors import PictureError, PromptError, is_panic
+from mm1_mlx.errors import PromptError, is_panic
 from mm1_mlx.inputs.context import PictureCost, require_context
 from mm1_mlx.inputs.control_tokens import ControlTokens
 from mm1_mlx.inputs.few_shot import Shot, few_shot
@@ -116,7 +116,6 @@ class Processor:
             PictureError: a picture cannot be opened.
         """
         require_list(images)
-        require_type("images", images, Sequence[Source], PictureError)
         require_type("num_low_resolution", num_low_resolution, int, PromptError)
         ids = self.prompt_ids(prompt, len(images), system=system, template=template)
 

@@ -17,6 +17,7 @@ from mm1_mlx.evaluation.intervals import Interval, bootstrap_interval
 from mm1_mlx.generation.batch import answers_of
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.engine import Engine
+from mm1_mlx.generation.likelihood import find_likeliest
 from mm1_mlx.generation.request import Request
 from mm1_mlx.inputs.inputs import Inputs
 from mm1_mlx.inputs.processor import Processor
@@ -196,5 +197,4 @@ def _rank(engine: Engine, trial: Trial, request: Request) -> str:
     if isinstance(request.prompt, Inputs):
         raise ValueError("choices are ranked after a prompt of text or messages, not after prepared inputs.")
     scored = engine.score(request.prompt, request.images, continuations, template=request.template)
-    totals = [each.total for each in scored]
-    return trial.choices[totals.index(max(totals))]
+    return trial.choices[find_likeliest(scored)]

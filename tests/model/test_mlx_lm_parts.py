@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from decoder_values import values_of
 from mlx_lm.generate import GenerationResponse, generate_step, stream_generate
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.sample_utils import make_sampler
@@ -24,28 +25,7 @@ from mm1_mlx.model.mlx_lm_parts import (
     token_embedding,
 )
 
-VALUES = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 40,
-    "max_position_embeddings": 64,
-    "rope_theta": 1000.0,
-    "tie_word_embeddings": True,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "norm_topk_prob": True,
-    "sliding_window": 64,
-    "sliding_window_pattern": 2,
-    "layer_types": ["full_attention", "full_attention"],
-}
+VALUES = values_of("llama") | {"vocab_size": 40}
 
 
 @pytest.mark.parametrize(
