@@ -143,9 +143,20 @@ def entry_points(
         return run_command(module_doc, add_arguments, run, argv, take_defaults=take_defaults)
 
     def script() -> None:
+        leave_out("torch")
         exit_process(main())
 
     return main, script
+
+
+def leave_out(package: str) -> None:
+    """Keep a package from being imported in this process, unless it is loaded already.
+
+    transformers, whose tokenizers are used, loads all of PyTorch wherever it is installed: that takes longer than
+    all other imports.
+    """
+    modules: dict[str, Any] = sys.modules  # None there: importing the package fails as if it were not installed
+    modules.setdefault(package, None)
 
 
 def find_command_name() -> str:

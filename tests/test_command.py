@@ -1,6 +1,8 @@
 """What every command does with an error."""
 
 import argparse
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +45,23 @@ def test_the_folder_of_a_run_is_called_by_the_commands_own_flag(flag):
     parser = argparse.ArgumentParser()
     parser.add_argument(flag)
     assert put_in_words(MM1Error("give another `folder`."), parser) == f"give another {flag}."
+
+
+def test_a_command_loads_no_pytorch(tmp_path):
+    pytest.importorskip("torch")
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "mm1_mlx.generate",
+        "--prompt",
+        "Hi",
+        "--max-tokens",
+        "1",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert result.returncode == 0
+    assert "transformers" in imported
+    assert "torch" not in imported
