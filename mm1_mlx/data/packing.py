@@ -29,6 +29,9 @@ class Packed:
     names: tuple[str, ...]  # names of the rows
     ids: Integer[mx.array, "L"]
     learned: Bool[mx.array, "L"]  # tokens that count in the loss
+    places: Integer[
+        mx.array, "P"
+    ]  # positions whose next token is learned; one at least, so that arrays are not empty
     rows: Integer[mx.array, "L"]  # the row that each position belongs to; -1 is padding
     pictures: tuple[PreparedPicture, ...]
     num_learned: int
@@ -85,6 +88,9 @@ def join(examples: Sequence[Example], *, pad_to: int = PAD_TO, apart: bool = Tru
         names=tuple(example.name for example in examples),
         ids=mx.array(ids.astype(np.int32)),
         learned=mx.array(learned),
+        places=mx.array(
+            np.flatnonzero(learned[1:]).astype(np.int32) if learned.any() else np.zeros(1, np.int32)
+        ),
         rows=mx.array(rows.astype(np.int32)),
         pictures=tuple(picture for example in examples for picture in example.pictures),
         num_learned=int(learned.sum()),
@@ -95,7 +101,7 @@ def join(examples: Sequence[Example], *, pad_to: int = PAD_TO, apart: bool = Tru
 def idle_sequence() -> Packed:
     """Return a sequence of padding alone, which a process computes when it has nothing to learn but others have."""
     ids = mx.zeros(PAD_TO, dtype=mx.int32)
-    return Packed((), ids, ids != 0, ids - 1, (), num_learned=0, num_tokens=0)
+    return Packed((), ids, ids != 0, ids[:1], ids - 1, (), num_learned=0, num_tokens=0)
 
 
 class RowsApart:
@@ -139,7 +145,11 @@ def logits_of(
     packed: Packed,
     embeddings: Float[mx.array, "L D"],
     routings: list[Routing] | None = None,
-) -> Float[mx.array, "L V"]:
-    """Compute the decoder's logits of a packed sequence; ``routings`` collects what its routers decide."""
-    cache = row_caches(model, packed)
-    return model(packed.ids[None], cache=cache, input_embeddings=embeddings[None], routings=routings)[0]
+    places: Integer[mx.array, "P"] | None = None,
+) -> Float[mx.array, "Q V"]:
+    """Compute the decoder's logits of a packed sequence, at all positions or at ``places``.
+
+    ``routings`` collects what its routers decide.
+    """
+    cache, ids = row_caches(model, packed), packed.ids[None]
+    return model(ids, cache=cache, input_embeddings=embeddings[None], routings=routings, places=places)[0]

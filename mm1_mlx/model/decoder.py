@@ -143,20 +143,24 @@ class Decoder(nn.Module):
         cache: list[Any] | None = None,
         input_embeddings: Float[mx.array, "B L D"] | None = None,
         routings: list[Routing] | None = None,
-    ) -> Float[mx.array, "B L V"]:
-        """Return the logits of the next token at every position.
+        places: Integer[mx.array, "P"] | None = None,
+    ) -> Float[mx.array, "B Q V"]:
+        """Return the logits of the next token at every position, or at ``places`` only.
 
         Args:
             input_ids: the tokens; not needed where ``input_embeddings`` are given.
             cache: one of mlx-lm's caches for each layer.
             input_embeddings: embeddings to read in place of ``input_ids``.
             routings: a list that collects what the routers of a sparse decoder decide.
+            places: the positions whose logits are wanted; all by default.
         """
         if input_embeddings is None:
             if input_ids is None:
                 raise ValueError("there is nothing to read; give input_ids or input_embeddings.")
             input_embeddings = self.embed(input_ids)
         x = self.states(input_embeddings, cache, routings)
+        if places is not None:
+            x = x[:, places]
         x = self.embed_tokens.as_linear(x) if self.config.tied_head else self.lm_head(x)
         return scale_by(x, self.config.logits_multiplier)
 

@@ -1,20 +1,21 @@
 """Let a decoder of mlx-lm read embeddings: for one call, its table of tokens returns them instead of looking ids up.
 
-Only some of mlx-lm's decoders take ``input_embeddings``; all of them look ids up in a table first. The table keeps its
-place and its parameters, and only its class becomes one that knows of given embeddings. Each thread gives its own.
+Only some of mlx-lm's decoders take ``input_embeddings``; all of them look ids up in a table first. In the same way its
+head computes logits of some places only, where no others are wanted. Table and head keep their places and parameters,
+and only their classes become ones that know what is given. Each thread gives its own.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from mm1_mlx.arrays import to_number
 from mm1_mlx.model.layer_calls import redirect_calls
@@ -23,10 +24,11 @@ PROBE_LENGTH = 2  # positions that the probe of the scale reads
 
 
 class _Given(threading.local):
-    """What the tables of this thread return for the present call, by table."""
+    """What is given for the present call of this thread, by the identity of a table or head."""
 
     def __init__(self):
         self.embeddings: dict[int, mx.array] = {}
+        self.places: dict[int, mx.array] = {}
 
 
 _given = _Given()
@@ -40,39 +42,72 @@ class _Reached(Exception):
 
 
 def read_embeddings(
-    decoder: Any, table: nn.Module, embeddings: Float[mx.array, "B L D"], cache: list[Any] | None = None
-) -> Float[mx.array, "B L V"]:
-    """Return the logits of a decoder of mlx-lm after it has read ``embeddings`` as rows of its ``table``."""
-    with give(table, embeddings):
-        return decoder(mx.zeros(embeddings.shape[:2], mx.int32), cache=cache)
+    decoder: Any,
+    table: nn.Module,
+    embeddings: Float[mx.array, "B L D"],
+    cache: list[Any] | None = None,
+    places: Integer[mx.array, "P"] | None = None,
+) -> Float[mx.array, "B Q V"]:
+    """Return the logits of a decoder of mlx-lm after it has read ``embeddings`` as rows of its ``table``.
+
+    Where ``places`` are given, only their logits are returned: Q is then P, and otherwise L.
+    """
+    ids = mx.zeros(embeddings.shape[:2], mx.int32)
+    if places is None:
+        with give(table, embeddings):
+            return decoder(ids, cache=cache)
+    head = getattr(decoder, "lm_head", None)
+    with give(table, embeddings), _choose(head if isinstance(head, nn.Module) else table, places):
+        logits = decoder(ids, cache=cache)
+    return logits if logits.shape[1] == len(places) else logits[:, places]  # a head of another name gives all
+
+
+def give(table: nn.Module, embeddings: mx.array) -> AbstractContextManager[None]:
+    """Have a table of tokens return ``embeddings`` inside the block, whatever ids it is asked for by this thread."""
+    return _give(table, _given.embeddings, embeddings)
+
+
+def _choose(head: nn.Module, places: mx.array) -> AbstractContextManager[None]:
+    """Have a head, or the table that is one, compute the logits of ``places`` only, when this thread asks it."""
+    return _give(head, _given.places, places)
 
 
 @contextmanager
-def give(table: nn.Module, embeddings: mx.array) -> Iterator[None]:
-    """Have a table of tokens return ``embeddings`` inside the block, whatever ids it is asked for by this thread."""
-    kind = type(table)
-    if not hasattr(kind, "looks_up"):
-        object.__setattr__(table, "__class__", _make_kind(kind))
-    before = _given.embeddings.get(id(table))
-    _given.embeddings[id(table)] = embeddings
+def _give(module: nn.Module, given: dict[int, mx.array], value: mx.array) -> Iterator[None]:
+    if not hasattr(type(module), "knows_of"):
+        object.__setattr__(module, "__class__", _make_kind(type(module)))
+    before = given.get(id(module))
+    given[id(module)] = value
     try:
         yield
     finally:
         if before is None:
-            del _given.embeddings[id(table)]
+            del given[id(module)]
         else:
-            _given.embeddings[id(table)] = before
+            given[id(module)] = before
 
 
 @cache
-def _make_kind(kind: type) -> type:
-    """Return a class of tables that asks for given embeddings first, and then does as ``kind``."""
+def _make_kind(kind: Any) -> type:
+    """Return a class of tables and heads that asks for what is given first, and then does as ``kind``."""
 
-    def call(self: Any, ids: mx.array) -> mx.array:
-        given = _given.embeddings.get(id(self))
-        return kind.__call__(self, ids) if given is None else given
+    def call(self: Any, x: mx.array) -> mx.array:
+        embeddings = _given.embeddings.get(id(self))
+        if embeddings is not None:
+            return embeddings
+        return kind.__call__(self, chosen(self, x))
 
-    return type(kind.__name__, (kind,), {"__call__": call, "looks_up": kind})
+    def as_linear(self: Any, x: mx.array) -> mx.array:
+        return kind.as_linear(self, chosen(self, x))
+
+    def chosen(self: Any, x: mx.array) -> mx.array:
+        places = _given.places.get(id(self))
+        return x if places is None else x[:, places]
+
+    methods = {"__call__": call, "knows_of": kind} | (
+        {"as_linear": as_linear} if hasattr(kind, "as_linear") else {}
+    )
+    return type(kind.__name__, (kind,), methods)
 
 
 def measure_scale(decoder: Any, table: nn.Module, dims: int) -> float:

@@ -174,21 +174,24 @@ class MM1(nn.Module):
         input_embeddings: Float[mx.array, "B L D"] | None = None,
         token_order: Integer[mx.array, "M"] | None = None,
         routings: list[Routing] | None = None,
-    ) -> Float[mx.array, "B L V"]:
+        places: Integer[mx.array, "P"] | None = None,
+    ) -> Float[mx.array, "B Q V"]:
         """Return the logits; ``input_embeddings``, where given, replace both ids and pictures.
 
         Ids with places for visual tokens need their ``pixel_values``; without these, all ids are read as text. A list
-        given as ``routings`` collects what the routers of our decoder decide, if it is sparse.
+        given as ``routings`` collects what the routers of our decoder decide, if it is sparse. Logits are those of
+        every position, or of ``places`` only.
         """
         if input_embeddings is None and input_ids is not None and pixel_values is not None:
             input_embeddings = self.embed_inputs(
                 input_ids, pixel_values=pixel_values, token_order=token_order
             )
         if isinstance(self.decoder, Decoder):
-            return self.decoder(input_ids, cache=cache, input_embeddings=input_embeddings, routings=routings)
+            return self.decoder(input_ids, cache, input_embeddings, routings, places)
         if input_embeddings is None:
-            return self.decoder(input_ids, cache=cache)
-        return read_embeddings(self.decoder, self._table, input_embeddings, cache)
+            logits = self.decoder(input_ids, cache=cache)
+            return logits if places is None else logits[:, places]
+        return read_embeddings(self.decoder, self._table, input_embeddings, cache, places)
 
     def quant_predicate(self, path: str, module: nn.Module) -> bool | dict[str, Any]:
         """Say whether and how a quantized folder packs a module by default: the decoder's layers, but not its routers.

@@ -22,10 +22,11 @@ def loss_sum(
     model: MM1, packed: Packed, seen: FrozenOutput, routings: list[Routing] | None = None
 ) -> Float[mx.array, ""]:
     """Return the cross entropy of the learned tokens of one packed sequence, in nats, summed in float32."""
-    logits = logits_of(model, packed, embed_pictures(model, packed.ids, packed.pictures, seen), routings)
-    learned = packed.learned[1:]  # the first token of a row is never learned, so no row predicts the next
-    losses = nn.losses.cross_entropy(logits[:-1].astype(mx.float32), packed.ids[1:])
-    return mx.sum(mx.where(learned, losses, 0.0))
+    embeddings, places = embed_pictures(model, packed.ids, packed.pictures, seen), packed.places
+    logits = logits_of(model, packed, embeddings, routings, places)
+    following = places + 1  # the first token of a row is never learned, so no row predicts the next
+    losses = nn.losses.cross_entropy(logits.astype(mx.float32), packed.ids[following])
+    return mx.sum(mx.where(packed.learned[following], losses, 0.0))
 
 
 def objective(

@@ -120,6 +120,12 @@ def test_input_embeddings_take_the_place_of_ids():
     assert_close(decoder(ids + 1, input_embeddings=decoder.embed(ids)), decoder(ids), tolerance=0)
 
 
+@pytest.mark.parametrize("tied_head", [True, False])
+def test_logits_of_some_places_are_those_of_all_at_these_places(tied_head):
+    decoder, ids, places = make(replace(DENSE, tied_head=tied_head)), random_ids(2, 9), mx.array([0, 5, 8])
+    assert_close(decoder(ids, places=places), decoder(ids)[:, places])
+
+
 def test_the_embedding_multiplier_scales_what_is_read_and_not_a_tied_head():
     plain, scaled = make(DENSE), make(replace(DENSE, embedding_multiplier=3.0))
     ids = random_ids(1, 7)

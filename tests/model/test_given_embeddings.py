@@ -72,6 +72,24 @@ def test_a_packed_table_gives_way_too():
     assert mx.array_equal(read_embeddings(decoder, table, table(IDS)), decoder(IDS))
 
 
+@pytest.mark.parametrize(("tied", "head"), [(True, nn.Embedding), (False, nn.Linear)])
+def test_a_head_computes_the_logits_of_the_places_alone(monkeypatch, tied, head):
+    decoder, table = make("phi3", tie_word_embeddings=tied)
+    expected, name, rows = decoder(IDS), "as_linear" if tied else "__call__", []
+    plain = getattr(head, name)
+
+    def counted(self, x):
+        if self is table or self is decoder["lm_head"]:
+            rows.append(x.shape[1])
+        return plain(self, x)
+
+    monkeypatch.setattr(head, name, counted)
+    found = read_embeddings(decoder, table, table(IDS), places=mx.array([0, 3]))
+    np.testing.assert_allclose(found, expected[:, mx.array([0, 3])], rtol=1e-5, atol=1e-6)
+    assert rows == [2]
+    assert mx.array_equal(decoder(IDS), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "scale"),
     [

@@ -182,7 +182,7 @@ def test_gradient_checkpointing_leaves_the_layers_as_they_were(make):
 
 
 def test_gradient_checkpointing_takes_less_memory(make, tmp_path):
-    deep = replace(SMALL, text_config=replace(SMALL.text_config, num_layers=8))
+    deep = replace(SMALL, text_config=replace(SMALL.text_config, num_layers=16))
     peaks = []
     for on in (False, True):
         settings = replace(QUICK, iters=2, batch_size=10, max_seq_length=512, grad_checkpoint=on)
