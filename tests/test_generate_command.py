@@ -1,13 +1,17 @@
 """The command as people run it: answers, numbers, and every mistake in one clear line."""
 
+import fcntl
 import importlib
 import io
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from functools import partial
 
 import mlx.core as mx
@@ -187,12 +191,20 @@ def subprocess_command(*argv, **options):
     )
 
 
-def test_ctrl_c_exits_130_without_a_traceback(tmp_path):
-    os.mkfifo(tmp_path / "slow.png")  # reading it waits, so the command is certainly at work
-    process = subprocess_command("--image", tmp_path / "slow.png", "--prompt", ASK)
-    with open(tmp_path / "slow.png", "wb"):  # opens once the command reads
+def unread_bytes(pipe):
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+
+
+def test_ctrl_c_exits_130_without_a_traceback():
+    with subprocess_command("--image", "-", "--prompt", ASK, stdin=subprocess.PIPE) as process:
+        process.stdin.write(" ")
+        process.stdin.flush()
+        while unread_bytes(process.stdin):
+            time.sleep(0.05)
+        time.sleep(0.2)  # now the command waits for more
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        process.wait(timeout=60)
+        err = process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in err and "interrupted" in err
 

@@ -187,7 +187,9 @@ class MM1(nn.Module):
                 input_ids, pixel_values=pixel_values, token_order=token_order
             )
         if isinstance(self.decoder, Decoder):
-            return self.decoder(input_ids, cache, input_embeddings, routings, places)
+            return self.decoder(
+                input_ids, cache=cache, input_embeddings=input_embeddings, routings=routings, places=places
+            )
         if input_embeddings is None:
             logits = self.decoder(input_ids, cache=cache)
             return logits if places is None else logits[:, places]
