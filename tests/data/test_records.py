@@ -583,11 +583,21 @@ ASKED = {"question": "What?", "answer": "A cat."}
         ({"caption": "A cat.", "rationale": "It has ears.", "image": "cat.png"}, "rationale"),
         ({"images": [None], "texts": ["x"], "image": "cat.png"}, "image"),
         ({"text": "A cat.", "video": "cat.mp4"}, "video"),
+        (ASKED | {"image": "cat.png", "image_2": "cat.png"}, "image_2"),
+        (ASKED | {"Context": "Cats are animals."}, "Context"),
     ],
 )
 def test_content_that_would_be_lost_is_named(values, field, folder):
     with pytest.raises(DataError, match=rf"row: {field}( is .*, which is not read here|)"):
         read(values, folder)
+
+
+@pytest.mark.parametrize("key", ["image_path", "img", "Image", "picture", "file_name", "image_url", "photos"])
+def test_a_picture_under_another_key_is_named_where_the_row_has_none(key, folder):
+    with pytest.raises(DataError, match=f"row: {key} is 'cat.png', which is not read; call it image"):
+        read(ASKED | {key: "cat.png"}, folder)
+    shown = ASKED | {"image": "cat.png"}
+    assert read(shown | {key: "cat.png"}, folder) == read(shown, folder)
 
 
 def test_keys_without_content_are_nobodys_loss(folder):
