@@ -26,7 +26,7 @@ CONTENT = frozenset(
             "completion",
         ),
         *("response", "chosen", "rejected", "hint", "lecture", "solution", "explanation", "rationale", "cot"),
-        *("system_message", "paragraph", "captions", "objects", "reason"),
+        *("system_message", "paragraph", "objects", "reason"),
         *("reasoning", "reasoning_content", "thinking", "thought", "thoughts", "refusal"),
         *("image", "images", "video", "videos", "audio", "audios", "answer"),
         *("messages", "conversations", "question", "texts", "caption", "text"),

@@ -478,6 +478,12 @@ class Rows:
         return self
 
 
+def put_hub(monkeypatch, load):
+    """Have a function in place of the package that downloads data sets."""
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    monkeypatch.setattr("mm1_mlx.data.hub_rows.hub_is_reachable", lambda: True)
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """A stand-in for the package ``datasets`` that holds these splits, and what it was asked for."""
@@ -489,7 +495,7 @@ def hub(monkeypatch):
             asked.append(names)
             return {key: Rows(rows) for key, rows in splits.items()}
 
-        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+        put_hub(monkeypatch, load)
         return asked
 
     return hub
@@ -523,7 +529,7 @@ def test_what_the_hub_says_is_handed_on(monkeypatch):
     def load(*_):
         raise ValueError("Config name is missing.\nPick one of\n ['a', 'b']")
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    put_hub(monkeypatch, load)
     with pytest.raises(DataError, match=r"Pick one of \['a', 'b'\] \(A configuration goes behind the name"):
         open_data("owner/cats")
 
