@@ -47,7 +47,9 @@ def _read_template(path: Path) -> str | None:
     values = parse_json(path, f"{path} is not there.")
     found = values.get("chat_template") if isinstance(values, dict) else None
     if found is None and path.name == LEGACY:
-        raise CheckpointError(f"{path} has no key chat_template; write the template under it, or delete the file.")
+        raise CheckpointError(
+            f"{path} has no key chat_template; write the template under it, or delete the file."
+        )
     if found is None or isinstance(found, str):
         return found
     named = _named(found)

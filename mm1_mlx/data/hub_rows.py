@@ -26,7 +26,9 @@ def load_hub_rows(source: str, **options: Any) -> Any:
     name, _, configuration = source.partition(":")
     offline = not hub_is_reachable()
     with ExitStack() as undone:
-        for place in (constants, datasets.config) if offline else ():  # otherwise both try again for half a minute
+        for place in (
+            (constants, datasets.config) if offline else ()
+        ):  # otherwise both try again for half a minute
             undone.callback(setattr, place, "HF_HUB_OFFLINE", place.HF_HUB_OFFLINE)
             setattr(place, "HF_HUB_OFFLINE", True)
         try:

@@ -33,7 +33,8 @@ CONTENT = frozenset(
     }
 )
 PICTURE = re.compile(
-    r"(image|img|picture|photo|pic)s?([_-]?(path|file|url|uri|link|src|name|bytes|data|base64|b64)s?)*|file_?name", re.I
+    r"(image|img|picture|photo|pic)s?([_-]?(path|file|url|uri|link|src|name|bytes|data|base64|b64)s?)*|file_?name",
+    re.I,
 )  # keys under which a picture may stand
 FURTHER_PICTURE = re.compile(r"(image|img|picture|photo|pic)s?[_-]?[0-9]+", re.I)
 WEIGHTS = (

@@ -126,7 +126,7 @@ def require_file(path: Path, *, is_kind: Callable[[Path], bool] | None = None, k
     if stat.S_ISDIR(mode):
         raise CheckpointError(f"{path} is a folder; give the name of a file.")
     if not stat.S_ISREG(mode):
-        raise CheckpointError(f"{path} is no regular file, so it is not replaced; give another name.")
+        raise CheckpointError(f"{path} is no regular file; give the name of one.")
     if is_kind is not None and path.stat().st_size and not is_kind(path):
         raise CheckpointError(f"{path} is there already and is no {kind}; give another name.")
 

@@ -36,7 +36,10 @@ TURNS: dict[Any, Image.Transpose] = {  # by EXIF orientation; 1 is upright
     8: Image.Transpose.ROTATE_90,
 }
 ON_ITS_SIDE = (5, 6, 7, 8)
-BYTES_OF_A_PIXEL, BYTES_OF_JPEG_2000 = 12, 25  # at most, while a picture is decoded; OpenJPEG takes four a sample, twice
+BYTES_OF_A_PIXEL, BYTES_OF_JPEG_2000 = (
+    12,
+    25,
+)  # at most, while a picture is decoded; OpenJPEG takes four a sample, twice
 ICO = b"\0\0\1\0"
 LOG = logging.getLogger("mm1_mlx")  # prints to stderr, unless an application sets it up otherwise
 

@@ -87,7 +87,7 @@ class RunFolder:
                 held.enter_context(lock_folder(self.path))
             except BlockingIOError:
                 raise TrainingError(
-                    f"another run is writing to {self.path}; let it end, or give another `folder`."
+                    f"another process is writing to {self.path}; let it end, or give another `folder`."
                 ) from None
             for folder in (self.path, self.checkpoint_folder, self.best):
                 clean_up(folder)

@@ -26,7 +26,11 @@ LOGIN = OFFLINE.replace("hub import find_folder", "upload import check_login").r
 
 
 def find_offline(name, home, code=OFFLINE):
-    nowhere = {"HF_ENDPOINT": "https://hub.invalid", "HF_HOME": str(home), "HF_TOKEN": "hf_none"}  # .invalid is never a name
+    nowhere = {
+        "HF_ENDPOINT": "https://hub.invalid",
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_none",
+    }  # .invalid is never a name
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     done = subprocess.run(
         [sys.executable, "-c", code, name], env=kept | nowhere, capture_output=True, text=True, check=True
