@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from importlib import import_module
 from typing import Any
 
 from mm1_mlx.checkpoint.hub import hub_is_reachable
@@ -30,7 +31,7 @@ def load_hub_rows(source: str, **options: Any) -> Any:
             (constants, datasets.config) if offline else ()
         ):  # otherwise both try again for half a minute
             undone.callback(setattr, place, "HF_HUB_OFFLINE", place.HF_HUB_OFFLINE)
-            setattr(place, "HF_HUB_OFFLINE", True)
+            vars(place)["HF_HUB_OFFLINE"] = True
         try:
             return datasets.load_dataset(name, configuration or None, **options)
         except (

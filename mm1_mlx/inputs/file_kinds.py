@@ -74,11 +74,11 @@ class Opened:
         """Decode the picture; what the decoder holds, twice the picture for WebP, goes before Pillow makes its own."""
 
         def free_decoder() -> None:
-            setattr(self.picture, "_decoder", None)
+            vars(self.picture)["_decoder"] = None
             type(self.picture).load_prepare(self.picture)
 
-        if hasattr(self.picture, "_decoder"):
-            setattr(self.picture, "load_prepare", free_decoder)  # Pillow calls it when all is decoded
+        if "_decoder" in vars(self.picture):
+            vars(self.picture)["load_prepare"] = free_decoder  # Pillow calls it when all is decoded
         self.picture.load()
 
 

@@ -93,5 +93,5 @@ def test_a_mark_of_byte_order_is_no_part_of_a_template(bare):
 @pytest.mark.parametrize("text", ['{"default": "{{ 1 }}"}', "[]", '"{{ 1 }}"', '{"chat_template": null}'])
 def test_a_file_of_a_template_that_holds_none_is_refused(text, bare):
     (bare / "chat_template.json").write_text(text)
-    with pytest.raises(CheckpointError, match="chat_template.json has no key chat_template"):
+    with pytest.raises(CheckpointError, match=r"chat_template.json has no key chat_template"):
         load(bare)

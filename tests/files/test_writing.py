@@ -232,7 +232,7 @@ def test_a_folder_in_which_another_process_works_is_not_replaced(tmp_path):
     with lock_folder(folder):
         (folder / "work").touch()
         with (
-            pytest.raises(CheckpointError, match="another process is writing .*folder"),
+            pytest.raises(CheckpointError, match=r"another process is writing .*folder"),
             new_folder(folder, overwrite=True),
         ):
             pytest.fail("it began to write")

@@ -269,5 +269,5 @@ def test_decoding_takes_less_than_12_bytes_a_pixel(tmp_path):
 def test_a_jpeg_2000_that_would_take_more_memory_than_any_other_picture_is_refused():
     data = encode(RGB, "JPEG2000")
     assert find_picture(data, max_pixels=1250).size == (30, 20)
-    with pytest.raises(PictureError, match="JPEG 2000 takes up to 25 bytes .* its limit is 599"):
+    with pytest.raises(PictureError, match=r"JPEG 2000 takes up to 25 bytes .* its limit is 599"):
         find_picture(data, max_pixels=1249)
