@@ -27,9 +27,8 @@ def load_hub_rows(source: str, **options: Any) -> Any:
     name, _, configuration = source.partition(":")
     offline = not hub_is_reachable()
     with ExitStack() as undone:
-        for place in (
-            (constants, datasets.config) if offline else ()
-        ):  # otherwise both try again for half a minute
+        places = (constants, import_module("datasets.config")) if offline else ()
+        for place in places:  # otherwise both try again for half a minute
             undone.callback(setattr, place, "HF_HUB_OFFLINE", place.HF_HUB_OFFLINE)
             vars(place)["HF_HUB_OFFLINE"] = True
         try:
