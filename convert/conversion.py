@@ -242,7 +242,7 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
     """Write the first companion's tokenizer files, and the generation settings and licences of any companion."""
     first = recipe.companions[0]
     for name in COMPANIONS:
-        if name not in ("README.md", "generation_config.json") and (first / name).exists():
+        if name != "generation_config.json" and (first / name).exists():
             shutil.copyfile(first / name, folder / name)
     if not (folder / TOKENIZER_FILES[0]).exists():
         load_tokenizer(first).save_pretrained(folder)  # so that reading it needs no SentencePiece

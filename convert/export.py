@@ -28,7 +28,7 @@ from .source_config import read_json
 from .sources import SOURCES, honeybee
 from .tensors import Tensors, open_tensors
 
-TAKEN_ALONG = {*COMPANIONS, PREPROCESSOR} - {"README.md"}  # the card describes the model folder
+TAKEN_ALONG = {*COMPANIONS, PREPROCESSOR}
 
 
 def export(folder: str | Path, output: str | Path, *, overwrite: bool = False) -> str:

@@ -18,6 +18,7 @@ from mm1_mlx.other_names import explain_foreign_flag
 from mm1_mlx.terminal import guard_terminals
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # exit codes: 128 + the signal's number, as in shells
+MAY_BE_EMPTY = ("prompt", "system", "report_to")
 OTHER_NAMES = {  # parameters whose flags have other names; a command has one of these
     "max_pixels": ("max_image_pixels",),
     "folder": ("adapter_path", "output"),
@@ -88,7 +89,7 @@ def run_command(
             if take_defaults is not None:
                 take_defaults(parser, argv)
             args = parser.parse_args(argv)
-            _require_no_nul(args)
+            _require_usable_words(args)
             run(args)
             sys.stdout.flush()
         except MM1Error as error:
@@ -112,8 +113,9 @@ def _add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action=ShowVersion, nargs=0, default=argparse.SUPPRESS, help="print it")
 
 
-def _require_no_nul(args: argparse.Namespace) -> None:
-    """Refuse values with a NUL character: a shell cannot give one, no path holds one.
+def _require_usable_words(args: argparse.Namespace) -> None:
+    """Refuse values with a NUL character, which no path holds, and empty ones, such as a shell makes of an unset
+    variable, where no text is asked for.
 
     Raises:
         UsageError: the message names the parameter.
@@ -122,6 +124,8 @@ def _require_no_nul(args: argparse.Namespace) -> None:
         words = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(word, str) and "\0" in word for word in words):
             raise UsageError(f"`{name}` holds a NUL character; leave it out.")
+        if "" in words and name not in MAY_BE_EMPTY:
+            raise UsageError(f"`{name}` is empty; give a value, or leave it out.")
 
 
 def set_stream_errors(stream: Any, errors: str) -> None:

@@ -141,8 +141,6 @@ def _measure(args: argparse.Namespace) -> None:
         raise UsageError("give --tasks NAME; --list-tasks tells which there are.")
     if args.resume and not args.output:
         raise UsageError("--resume goes on with an --output folder; give it.")
-    if args.output == "":  # a variable of a shell script that was never set
-        raise UsageError("--output is empty; give a folder.")
     settings = _settings_of(args)
     from mm1_mlx.evaluation.exam import open_exam
     from mm1_mlx.evaluation.report import write_tables

@@ -154,8 +154,10 @@ def _answer_one(args: argparse.Namespace) -> None:
                 print(piece.text, end="", flush=True)
     except MM1Error:
         if pieces and not args.json:
-            print(flush=True)  # the error begins a line of its own
+            print(flush=True)
         raise
+    if not args.json:
+        print(flush=True)  # what goes to stderr begins a line of its own
     if args.save_prompt_cache and prefix is not None:
         prefix.save(Path(args.save_prompt_cache).expanduser())
     last = pieces[-1]
@@ -169,7 +171,6 @@ def _answer_one(args: argparse.Namespace) -> None:
         found = {"text": text, "finish_reason": last.finish_reason, "model": args.model}
         print(json.dumps(found | _short_answer(text, shots) | numbers))
         return
-    print(flush=True)
     _print_numbers(args, timing, numbers)
 
 

@@ -266,7 +266,7 @@ class Terminal:
     def type(self, keys):
         os.write(self.keys, keys.encode())
 
-    def wait_for(self, words, seconds=60):
+    def wait_for(self, words, seconds=180):
         """What was shown since the last wait until ``words``, without the terminal's own codes."""
         end = time.monotonic() + seconds
         while words not in self.shown:
@@ -298,16 +298,19 @@ def terminal(tmp_path):
 
 
 def test_ctrl_c_in_a_terminal_stops_the_answer_and_keeps_the_conversation(terminal, tiny_folder):
-    for name in ("config.json", "generation_config.json"):  # no answer ends by itself
+    for name in ("config.json", "generation_config.json"):  # no answer ends by itself, or within minutes
         path = tiny_folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 0}))
-    terminal = terminal("--model", tiny_folder, "--max-tokens", 900)
+        values = json.loads(path.read_text()) | {"eos_token_id": 0}
+        if "text_config" in values:
+            values["text_config"]["max_positions"] = 100_000
+        path.write_text(json.dumps(values))
+    terminal = terminal("--model", tiny_folder, "--max-tokens", 90_000)
     terminal.type("Hello!\r")
     terminal.wait_for("Show me a picture")
     terminal.type("\x03")
     terminal.wait_for("\n[stopped]")
     terminal.wait_for("tokens read, ")
-    assert int(terminal.wait_for(" written").split()[0]) < 800
+    assert int(terminal.wait_for(" written").split()[0]) < 90_000
     terminal.wait_for("\n>")
     terminal.type("Who are you?\r")
     terminal.wait_for("I am mm1-tiny")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mm1_mlx.command import Subcommand, add_subcommands, put_in_words
+from mm1_mlx.command import Subcommand, add_subcommands, put_in_words, run_command
 from mm1_mlx.errors import MM1Error, SamplingError
 
 
@@ -65,3 +65,17 @@ def test_a_command_loads_no_pytorch(tmp_path):
     assert result.returncode == 0
     assert "transformers" in imported
     assert "torch" not in imported
+
+
+@pytest.mark.parametrize("word", ["", "a\0b"])
+def test_a_word_that_names_nothing_is_refused(word, capsys):
+    def add_arguments(parser):
+        parser.add_argument("--adapter-path", dest="adapters", action="append", default=[])
+        parser.add_argument("--prompt")
+
+    def run(argv):
+        return run_command("", add_arguments, lambda args: None, argv), capsys.readouterr().err
+
+    assert run(["--prompt", ""]) == (0, "")
+    code, err = run(["--adapter-path", "one", "--adapter-path", word])
+    assert code == 2 and err.startswith(f"mm1: --adapter-path {'holds a NUL' if word else 'is empty'}")

@@ -10,10 +10,11 @@ from mm1_mlx.files.json_files import parse_json
 from mm1_mlx.files.tensor_files import report_unreadable
 
 FILE = "chat_template.jinja"
+LEGACY = "chat_template.json"
 MORE = "additional_chat_templates"  # a folder of templates by name
 PLACES = (
     "processor_config.json",
-    "chat_template.json",
+    LEGACY,
     FILE,
     f"{MORE}/default.jinja",
     "tokenizer_config.json",
@@ -40,11 +41,15 @@ def _read_template(path: Path) -> str | None:
     if path.suffix == ".jinja":
         with report_unreadable(path):
             try:
-                return path.read_text(encoding="utf-8")
+                return path.read_text(encoding="utf-8-sig")
             except UnicodeError as error:
                 raise CheckpointError(f"{path} is not UTF-8 text ({error}).") from None
     values = parse_json(path, f"{path} is not there.")
     found = values.get("chat_template") if isinstance(values, dict) else None
+    if found is None and path.name == LEGACY:
+        raise CheckpointError(
+            f"{path} has no key chat_template; write the template under it, or delete the file."
+        )
     if found is None or isinstance(found, str):
         return found
     named = _named(found)

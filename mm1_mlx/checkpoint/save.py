@@ -28,7 +28,6 @@ COMPANIONS = (
     "merges.txt",
     "chat_template.jinja",
     "generation_config.json",
-    "README.md",
 )
 
 
@@ -47,11 +46,11 @@ def save(
     Args:
         model: what to save.
         path: the folder to make.
-        companions: a folder whose tokenizer, chat template and model card are copied.
+        companions: a folder whose tokenizer, chat template and licence are copied; its card is of another model.
         dtype: the stored type of floating-point weights; None keeps their type.
         overwrite: replace ``path`` where it exists.
         weights: all weights by key, where the model holds only a part of each; None takes the model's own.
-        card: text of the folder's README.md, in place of that of ``companions``.
+        card: text of the folder's README.md; by default there is none.
 
     Raises:
         CheckpointError: ``path`` exists, or holds no model to replace, or ``companions`` holds no tokenizer.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mm1_mlx.checkpoint.hub import hub_is_reachable
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.weight_files import WEIGHTS
 
@@ -27,15 +28,17 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def check_login() -> None:
-    """Refuse to start work that ends in an upload while nobody is logged in.
+    """Refuse to start work that ends in an upload while nobody is logged in, or the hub cannot be reached.
 
     Raises:
-        CheckpointError: there is no Hugging Face token.
+        CheckpointError: there is no Hugging Face token, or no connection.
     """
     from huggingface_hub import get_token
 
     if get_token() is None:
         raise CheckpointError(f"uploading needs a Hugging Face token: {LOG_IN}, or set HF_TOKEN.")
+    if not hub_is_reachable():
+        raise CheckpointError("uploading needs the hub, which cannot be reached; check the connection.")
 
 
 def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:

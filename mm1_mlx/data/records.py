@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mm1_mlx.checkpoint.hub import HUB_ID
+from mm1_mlx.data.hub_rows import load_hub_rows
 from mm1_mlx.data.row_forms import Record, read_row
 from mm1_mlx.errors import DataError, PromptError
 from mm1_mlx.files.json_lines import parse_object
@@ -185,21 +186,10 @@ def _parse_line(line: bytes, name: str) -> dict[str, Any]:
 
 def _open_hub(source: str) -> dict[Split, NamedRecords]:
     try:
-        import datasets
+        splits = load_hub_rows(source)
     except ImportError:
         raise DataError(
             f"{source} is no folder here; to take it from the Hugging Face hub, run: pip install 'mm1-mlx[data]'."
-        ) from None
-    name, _, configuration = source.partition(":")
-    try:
-        splits = datasets.load_dataset(name, configuration or None)
-    except (
-        Exception
-    ) as error:  # the hub's client raises many kinds of errors; each means that there is no data
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
-        raise DataError(
-            f"{source} is no folder here, and the hub did not give it: {reason} (A configuration goes behind the "
-            "name: owner/name:configuration.)"
         ) from None
     found: dict[Split, NamedRecords] = {}
     for split in get_args(Split):

@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from mm1_mlx.data.unused import require_used
+from mm1_mlx.data.unused import require_no_picture, require_used
 from mm1_mlx.errors import DataError
 from mm1_mlx.inputs.picture import Source
 from mm1_mlx.inputs.prompt import IMAGE, Message, Role, join_texts, num_places, remove_places
@@ -101,6 +101,8 @@ def read_row(values: Values, *, name: str, folder: Path | None, pictures_there: 
         form, read, used = _form_of(values)
         require_used(values, used)
         content = read(values)
+        if not content.pictures:
+            require_no_picture(values)
         images = tuple(_find_picture(value, field, folder) for field, value in content.pictures.items())
         if pictures_there:
             _require_files(images, content.pictures, folder)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mm1_mlx.data.hub_rows import load_hub_rows
 from mm1_mlx.data.row_forms import Record, read_row
 from mm1_mlx.errors import DataError
 
@@ -81,18 +82,10 @@ def open_stream(name: str, split: str, columns: Mapping[str, str], seed: int) ->
         DataError: the hub does not give the data set, or ``datasets`` is not installed.
     """
     try:
-        import datasets
+        rows = load_hub_rows(name, split=split, streaming=True)
     except ImportError:
         raise DataError(
             f"to stream {name} from the Hugging Face hub, run: pip install 'mm1-mlx[data]'."
         ) from None
-    owner, _, configuration = name.partition(":")
-    try:
-        rows = datasets.load_dataset(owner, configuration or None, split=split, streaming=True)
-    except (
-        Exception
-    ) as error:  # the hub's client raises many kinds of errors; each means that there is no data
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"the hub did not give {name}, split {split}: {reason}") from None
     rows = rows.decode(False)  # pictures stay encoded, to be opened later
     return Stream(name, rows.shuffle(seed=seed, buffer_size=SHUFFLED), columns)

@@ -5,6 +5,7 @@ Other unknown keys, such as ids and sources, are nobody's loss.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -25,11 +26,17 @@ CONTENT = frozenset(
             "completion",
         ),
         *("response", "chosen", "rejected", "hint", "lecture", "solution", "explanation", "rationale", "cot"),
+        *("system_message", "paragraph", "objects", "reason"),
         *("reasoning", "reasoning_content", "thinking", "thought", "thoughts", "refusal"),
         *("image", "images", "video", "videos", "audio", "audios", "answer"),
         *("messages", "conversations", "question", "texts", "caption", "text"),
     }
 )
+PICTURE = re.compile(
+    r"(image|img|picture|photo|pic)s?([_-]?(path|file|url|uri|link|src|name|bytes|data|base64|b64)s?)*|file_?name",
+    re.I,
+)  # keys under which a picture may stand
+FURTHER_PICTURE = re.compile(r"(image|img|picture|photo|pic)s?[_-]?[0-9]+", re.I)
 WEIGHTS = (
     "weight",
     "train",
@@ -51,7 +58,8 @@ def require_used(values: Mapping[str, Any], used: Collection[str], field: str = 
     """
     for key, value in values.items():
         name = f"{field}.{key}" if field else key
-        if key in CONTENT and key not in used and not _is_empty(value):
+        is_content = key.lower() in CONTENT or FURTHER_PICTURE.fullmatch(key)
+        if is_content and key.lower() not in used and not _is_empty(value):
             raise DataError(
                 f"{name} is {shown(value)}, which is not read here beside {' and '.join(sorted(used))}; write it into "
                 "the text, or take it out."
@@ -61,6 +69,17 @@ def require_used(values: Mapping[str, Any], used: Collection[str], field: str = 
                 f"{name} is {shown(value)}, but all turns of the assistant are learned alike; take it out, or split "
                 "the row."
             )
+
+
+def require_no_picture(values: Mapping[str, Any]) -> None:
+    """Refuse a row whose only picture stands under a key that no form reads.
+
+    Raises:
+        DataError: there is such a key; the message names it.
+    """
+    for key, value in values.items():
+        if PICTURE.fullmatch(key) and key not in ("image", "images") and not _is_empty(value):
+            raise DataError(f"{key} is {shown(value)}, which is not read; call it image, or take it out.")
 
 
 def _is_empty(value: Any) -> bool:

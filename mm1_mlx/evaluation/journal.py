@@ -60,7 +60,7 @@ class Journal:
             held.enter_context(lock_folder(self._folder))
         except BlockingIOError:
             raise DataError(
-                f"another evaluation is writing to {self._folder}; wait until it ends, or give another `output`."
+                f"another process is writing to {self._folder}; wait until it ends, or give another `output`."
             ) from None
         except OSError as error:
             raise _explain_not_written(self._folder, error) from None

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+NEW = ".mm1-new"  # ends the hidden name of a folder that is being written
+
 
 @contextmanager
 def lock_path(path: Path, make: Callable[[], Any], *, wait: bool = False) -> Iterator[bool]:
@@ -46,23 +48,35 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Keep a folder for whoever is in the block; where there are no locks, it is as if nobody had asked for one.
 
     Raises:
-        BlockingIOError: another one has it.
+        BlockingIOError: another one has it, or is writing a folder that is to stand there.
         OSError: the folder cannot be made.
     """
+    if _is_locked(claim_beside(Path(os.path.realpath(folder)))):
+        raise BlockingIOError
     with lock_path(folder, lambda: folder.mkdir(parents=True, exist_ok=True)):
         yield
 
 
+def claim_beside(folder: Path) -> Path:
+    """Return the hidden folder in which what is to stand at ``folder`` is written."""
+    return folder.with_name(f".{folder.name}{NEW}")
+
+
 def is_abandoned(path: Path) -> bool:
     """Tell whether nobody has a file or folder locked, though locks are known there."""
+    return _is_locked(path) is False
+
+
+def _is_locked(path: Path) -> bool | None:
+    """Tell whether another one has a file or folder locked; None where it is not there or locks are not known."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        return False
+        return None
     try:
-        return _lock(descriptor, wait=False)
+        return False if _lock(descriptor, wait=False) else None
     except BlockingIOError:
-        return False
+        return True
     finally:
         os.close(descriptor)
 

@@ -19,9 +19,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.locking import is_abandoned, lock_path
+from mm1_mlx.files.locking import NEW, claim_beside, is_abandoned, lock_path
 
-NEW, OLD = ".mm1-new", ".mm1-old"
+OLD = ".mm1-old"
 HIDDEN_FILE = re.compile(r"\.mm1-[0-9a-f]{12}\.(.+)", re.S)
 
 
@@ -36,7 +36,7 @@ def new_folder(path: Path, *, overwrite: bool = False, kind: Sequence[str] = ())
 
     Raises:
         CheckpointError: ``path`` is not a folder or another kind of folder, exists and ``overwrite`` is not set, or
-            another process is writing it.
+            another process is writing it; this may also have become true while the block ran.
         OSError: something cannot be written; the error names ``path``.
     """
     given, path = path, Path(os.path.realpath(path))
@@ -44,10 +44,14 @@ def new_folder(path: Path, *, overwrite: bool = False, kind: Sequence[str] = ())
     old = _beside(path, OLD)
     with name_failures(given, path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _claim_folder(path, given) as made, name_failures(given, made):
+    with _claim_folder(path, given) as made, name_failures(given, made), ExitStack() as held:
         _put_right(old)
+        was_there = _lock_there(path, given, held)
         _require_replaceable(given, overwrite, kind)
         yield made
+        if not was_there:
+            _lock_there(path, given, held)
+        _require_replaceable(given, overwrite, kind)
         if path.exists():
             path.rename(old)
             try:
@@ -111,17 +115,18 @@ def new_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def require_file(path: Path, *, is_kind: Callable[[Path], bool] | None = None, kind: str = "") -> None:
-    """Refuse a path that is a pipe, socket or device, or a file of another kind; a folder is refused later, by the
-    operating system.
+    """Refuse a path that is a folder, pipe, socket or device, or a file of another kind.
 
     Raises:
         CheckpointError: what is there must not be replaced.
     """
     mode = _mode(path)
-    if mode is None or stat.S_ISDIR(mode):
+    if mode is None:
         return
+    if stat.S_ISDIR(mode):
+        raise CheckpointError(f"{path} is a folder; give the name of a file.")
     if not stat.S_ISREG(mode):
-        raise CheckpointError(f"{path} is no regular file, so it is not replaced; give another name.")
+        raise CheckpointError(f"{path} is no regular file; give the name of one.")
     if is_kind is not None and path.stat().st_size and not is_kind(path):
         raise CheckpointError(f"{path} is there already and is no {kind}; give another name.")
 
@@ -174,7 +179,7 @@ def _claim_folder(path: Path, given: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: another process has it; the message calls it ``given``.
     """
-    made = claimed = _beside(path, NEW)
+    made = claimed = claim_beside(path)
     with ExitStack() as held:
         try:
             if not held.enter_context(lock_path(claimed, lambda: claimed.mkdir(exist_ok=True))):
@@ -182,15 +187,34 @@ def _claim_folder(path: Path, given: Path) -> Iterator[Path]:
                     claimed.rmdir()
                 made = Path(tempfile.mkdtemp(prefix=f"{claimed.name}-", dir=claimed.parent))  # one of its own
         except BlockingIOError:
-            raise CheckpointError(
-                f"another process is writing {given}; wait until it ends, or choose another folder."
-            ) from None
+            raise _written_by_another(given) from None
         try:
             for left in made.iterdir():
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             yield made
         finally:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def _lock_there(path: Path, given: Path, held: ExitStack) -> bool:
+    """Lock the folder at ``path`` until ``held`` ends, and return whether there is one.
+
+    Raises:
+        CheckpointError: another process has it, such as one that trains there; the message calls it ``given``.
+    """
+    if not path.is_dir():
+        return False
+    try:
+        held.enter_context(lock_path(path, lambda: path.mkdir(exist_ok=True)))
+    except BlockingIOError:
+        raise _written_by_another(given) from None
+    return True
+
+
+def _written_by_another(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"another process is writing {path}; wait until it ends, or choose another folder."
+    )
 
 
 def _put_right(old: Path) -> None:

@@ -66,9 +66,14 @@ class SavedPrompt:
         try:
             with new_file(path, suffix=".safetensors", is_kind=is_saved_prompt, kind=KIND) as temporary:
                 save_prompt_cache(str(temporary), self.cache, metadata)
-        except (OSError, RuntimeError) as error:  # MLX raises RuntimeError
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
+            reason = error.strerror or str(error)
             raise CheckpointError(f"the prompt cache {path} cannot be written: {reason}.") from None
+        except RuntimeError as error:  # MLX's, which tells no reason
+            what = str(error).removeprefix("[write] ").rstrip(".")
+            raise CheckpointError(
+                f"the prompt cache {path} cannot be written ({what}); is the disk full?"
+            ) from None
 
     @classmethod
     def read(cls, path: Path, model: MM1) -> SavedPrompt:
@@ -99,12 +104,14 @@ def is_saved_prompt(path: Path) -> bool:
 
 
 def require_place(path: Path) -> None:
-    """Refuse, before the work, a name at which there is something else than a saved prompt.
+    """Refuse, before the work, a name that no saved prompt can have.
 
     Raises:
-        CheckpointError: it must not be replaced.
+        CheckpointError: there is something else, or no folder that it could stand in.
     """
     require_file(path, is_kind=is_saved_prompt, kind=KIND)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path} cannot be written: there is no folder {path.parent}; make it first.")
 
 
 def _load(path: Path) -> tuple[list[Any], dict[str, str]]:

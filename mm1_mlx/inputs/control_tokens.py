@@ -8,7 +8,8 @@ transformers does with ``split_special_tokens``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from mm1_mlx.inputs.prompt import IMAGE, unescape
 
@@ -16,6 +17,25 @@ MARK = "\ufdd0"  # a code point that Unicode sets aside for use inside a program
 FIRST = 0xE000  # a mark is followed by a private character that numbers the token
 
 Encode = Callable[..., list[int]]  # takes text, and whether control tokens in it are text; returns ids
+
+
+def find_control_tokens(added: Mapping[int, Any], template: str) -> dict[int, str]:
+    """Return the control tokens of a tokenizer by id: special ones, and others with which a template builds turns.
+
+    Some publishers forget to call ``<|user|>`` special. Tags in pairs, such as ``<think>`` and ``</think>``, may
+    stand in answers, so they count only where they are called special.
+
+    Args:
+        added: the tokenizer's added tokens, of transformers' type, by id.
+        template: its chat template, and what that writes around turns.
+    """
+    texts = {id: str(token) for id, token in added.items()}
+    pairs = {text.replace("</", "<", 1) for text in texts.values() if text.startswith("</")}
+
+    def builds_turns(text: str) -> bool:
+        return bool(text.strip()) and text in template and text.replace("</", "<", 1) not in pairs
+
+    return {id: text for id, text in texts.items() if added[id].special or builds_turns(text)}
 
 
 class ControlTokens:

@@ -22,7 +22,7 @@ READ = (  # how files begin that Pillow reads
     (rb"\xff\xd8\xff", "JPEG"),
     (rb"GIF8[79]a", "GIF"),
     (rb"RIFF....WEBP", "WebP"),
-    (rb"II[*+]\0|MM\0[*+]", "TIFF"),
+    (rb"II[*+]\0|MM\0\*", "TIFF"),
     (rb"BM", "BMP"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"\0\0\x01\0", "ICO"),
@@ -33,9 +33,11 @@ NOT_READ = (  # how other files begin that people take for pictures, or that loo
     (rb"8BPS", "a Photoshop document"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (rb"II\xbc", "a JPEG XR picture"),
+    (rb"MM\0\+", "a BigTIFF with the high byte first"),
     (rb"\x76\x2f\x31\x01", "an OpenEXR picture"),
     (rb"#\?R", "a Radiance HDR picture"),
     (rb"P7\n", "a PAM picture"),
+    (rb"PF\s", "a PFM picture in colours"),
     (rb"\xd7\xcd\xc6\x9a|\x01\0\x09\0", "a Windows metafile"),
     (rb"....ftyp(?:crx )", "a raw picture of a camera"),
     (rb"FUJIFILMCCD-RAW|IIRO|IIU\0", "a raw picture of a camera"),
@@ -67,6 +69,17 @@ class Opened:
     data: bytes  # a PNG without what is not needed
     has_orientation: bool  # perhaps
     num_frames: int  # 2 stands for any larger number
+
+    def decode(self) -> None:
+        """Decode the picture; what the decoder holds, twice the picture for WebP, goes before Pillow makes its own."""
+
+        def free_decoder() -> None:
+            vars(self.picture)["_decoder"] = None
+            type(self.picture).load_prepare(self.picture)
+
+        if "_decoder" in vars(self.picture):
+            vars(self.picture)["load_prepare"] = free_decoder  # Pillow calls it when all is decoded
+        self.picture.load()
 
 
 def open_file(data: bytes, name: str) -> Opened:

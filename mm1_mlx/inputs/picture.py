@@ -36,6 +36,10 @@ TURNS: dict[Any, Image.Transpose] = {  # by EXIF orientation; 1 is upright
     8: Image.Transpose.ROTATE_90,
 }
 ON_ITS_SIDE = (5, 6, 7, 8)
+BYTES_OF_A_PIXEL, BYTES_OF_JPEG_2000 = (
+    12,
+    25,
+)  # at most, while a picture is decoded; OpenJPEG takes four a sample, twice
 ICO = b"\0\0\1\0"
 LOG = logging.getLogger("mm1_mlx")  # prints to stderr, unless an application sets it up otherwise
 
@@ -57,7 +61,7 @@ class Picture:
             opened = open_file(self.content, self.name)
             low = low_bytes(opened.data) if alpha == "white" and _has_deep_key(opened) else None
             turn = TURNS.get(_orientation(opened.picture) if opened.has_orientation else None)
-            opened.picture.load()
+            opened.decode()
             picture = to_8_bits(opened.picture, alpha, low=low)
             del opened, low  # they take more memory than the result
             return _finish(picture, turn)
@@ -142,6 +146,8 @@ def _measure(data: bytes, name: str, max_pixels: int) -> tuple[int, int]:
             _check_size(struct.unpack(">II", found[1]), name, max_pixels)
     opened = open_file(data, name)
     _check_size(opened.picture.size, name, max_pixels)
+    if opened.picture.format == "JPEG2000":
+        _check_heavy(opened.picture.size, name, max_pixels)
     if opened.num_frames > 1:
         _say_that_the_first_frame_is_read(name)
     orientation = _orientation(opened.picture) if opened.has_orientation else None
@@ -240,6 +246,17 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         raise PictureError(
             f"{name} has {width} x {height} pixels, and the longest side that is read has {MAX_PICTURE_SIDE:,}; "
             "cut it into pieces."
+        )
+
+
+def _check_heavy(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Refuse a JPEG 2000 for which its decoder would take more memory than the largest picture of another format."""
+    width, height = size
+    limit = max_pixels * BYTES_OF_A_PIXEL // BYTES_OF_JPEG_2000
+    if width * height > limit:
+        raise PictureError(
+            f"{name} has {width} x {height} = {width * height:,} pixels, and a JPEG 2000 takes up to "
+            f"{BYTES_OF_JPEG_2000} bytes of memory for each, so its limit is {limit:,}; save it as PNG or JPEG, or shrink it."
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -12,9 +13,9 @@ import mlx.core as mx
 
 from mm1_mlx.arguments import require_type
 from mm1_mlx.config import MM1Config
-from mm1_mlx.errors import PromptError, is_panic
+from mm1_mlx.errors import MM1Error, PromptError, is_panic
 from mm1_mlx.inputs.context import PictureCost, require_context
-from mm1_mlx.inputs.control_tokens import ControlTokens
+from mm1_mlx.inputs.control_tokens import ControlTokens, find_control_tokens
 from mm1_mlx.inputs.few_shot import Shot, few_shot
 from mm1_mlx.inputs.inputs import Inputs, PreparedPicture
 from mm1_mlx.inputs.layout import Layout, layout
@@ -264,11 +265,14 @@ class Processor:
             messages.insert(0, {"role": "system", "content": rules.system})
         if rules.image_part is not None:
             messages = [insert_image_parts(message, rules.image_part) for message in messages]
+        return self._render(messages, answer_next)
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], answer_next: bool) -> str:
         from mm1_mlx.inputs.sandbox import render_template
 
         return render_template(
             self.tokenizer.chat_template,
-            messages=messages,
+            messages=[*messages],
             tools=None,
             documents=None,
             add_generation_prompt=answer_next,
@@ -278,20 +282,29 @@ class Processor:
 
     @cached_property
     def _controls(self) -> ControlTokens:
-        added = self.tokenizer.added_tokens_decoder.values()
-        special = [str(token) for token in added if token.special]
-        tokens = {*special, *self.tokenizer.all_special_tokens, self.image_token}
+        tokens = {*self._control_texts.values(), *self.tokenizer.all_special_tokens, self.image_token}
         return ControlTokens(tokens, {*self._spelled} - {self.tokenizer.unk_token_id})
 
     @cached_property
     def _spelled(self) -> dict[int, list[int]]:
         """The ids of the characters of each control token, by its id; a tokenizer may hold the token as a word too."""
-        added, vocabulary = self.tokenizer.added_tokens_decoder.items(), self.tokenizer.get_vocab()
-        texts = {id: str(token) for id, token in added if token.special}
-        texts[self.config.image_token_id] = self.image_token
+        vocabulary = self.tokenizer.get_vocab()
+        texts = self._control_texts | {self.config.image_token_id: self.image_token}
         return {
             id: [vocabulary[letter] for letter in text if letter in vocabulary] for id, text in texts.items()
         }
+
+    @cached_property
+    def _control_texts(self) -> dict[int, str]:
+        return find_control_tokens(self.tokenizer.added_tokens_decoder, self._turns_of_template())
+
+    def _turns_of_template(self) -> str:
+        """Return what the chat template writes around turns, and the template itself, which may not take such turns."""
+        written = [self.tokenizer.chat_template or ""]
+        for roles in (("system", "user", "assistant"), ("user", "assistant")) if written[0] else ():
+            with suppress(MM1Error):
+                written.append(self._render([{"role": role, "content": "a"} for role in roles], True))
+        return "\n".join(written)
 
     def _encode(self, text: str, as_text: bool = False) -> list[int]:
         """Return the ids of ``text`` alone, without special tokens around it, and with ``as_text`` without any in it."""

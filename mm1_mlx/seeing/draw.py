@@ -212,6 +212,15 @@ def write_png(image: Image.Image, path: Path) -> None:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
+def require_png_place(path: Path) -> None:
+    """Refuse a path at which there is something else than a PNG file.
+
+    Raises:
+        CheckpointError: it must not be replaced.
+    """
+    require_file(path, is_kind=_is_png, kind="PNG file")
+
+
 def _is_png(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(PNG)) == PNG
@@ -240,7 +249,7 @@ def output_path(given: str | None, source: str, what: str) -> Path:
         raise PictureError(f"--output {path}: there is no folder {path.parent}; make it first.")
     if named and path.exists() and to_path(source).exists() and path.samefile(to_path(source)):
         raise PictureError(f"--output {path} is the picture itself; give another name.")
-    require_file(path, is_kind=_is_png, kind="PNG file")
+    require_png_place(path)
     return path
 
 

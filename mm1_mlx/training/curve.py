@@ -23,8 +23,9 @@ def draw_curve(folder: Path) -> Path | None:
     trained, validated = (_points(rows, name) for name in ("loss", "val_loss"))
     if not trained:
         return None
-    write_png(draw_losses(trained, validated), folder / "loss.png")
-    return folder / "loss.png"
+    drawing = RunFolder(folder).drawing
+    write_png(draw_losses(trained, validated), drawing)
+    return drawing
 
 
 def _points(rows: list[dict[str, Any]], name: str) -> list[Point]:

@@ -65,6 +65,16 @@ class RunFolder:
         """The folder of the weights with the lowest loss on held-out rows."""
         return self.path / "best"
 
+    @property
+    def checkpoint_folder(self) -> Path:
+        """The folder of all checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def drawing(self) -> Path:
+        """The file in which the losses are drawn."""
+        return self.path / "loss.png"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Make the folder, and lock it against other runs. The lock ends with the context, or with the process.
@@ -77,11 +87,11 @@ class RunFolder:
                 held.enter_context(lock_folder(self.path))
             except BlockingIOError:
                 raise TrainingError(
-                    f"another run is writing to {self.path}; let it end, or give another `folder`."
+                    f"another process is writing to {self.path}; let it end, or give another `folder`."
                 ) from None
-            for folder in (self.path, self.path / "checkpoints", self.best):
+            for folder in (self.path, self.checkpoint_folder, self.best):
                 clean_up(folder)
-            for torn in (self.path / "checkpoints").glob(".[0-9]*-*"):  # left by an earlier version
+            for torn in self.checkpoint_folder.glob(".[0-9]*-*"):  # left by an earlier version
                 shutil.rmtree(torn, ignore_errors=True)
             yield
 
@@ -107,7 +117,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """List the checkpoints, the oldest first; each was complete when it got its name."""
-        found = (self.path / "checkpoints").glob("[0-9]*")
+        found = self.checkpoint_folder.glob("[0-9]*")
         return sorted(path for path in found if path.name.isdecimal() and path.is_dir())
 
     def newest(self) -> Path | None:
@@ -147,7 +157,7 @@ class RunFolder:
             return
         forms = {name: (shards.whole_shape(keys[name], value), value.dtype) for name, value in state.items()}
         of_weights = {key: (value.shape, value.dtype) for key, value in weights.items()}
-        path = self.path / "checkpoints" / f"{progress.update:08d}"
+        path = self.checkpoint_folder / f"{progress.update:08d}"
         with self.explain_failure(f"the checkpoint {path}"), new_folder(path, overwrite=True) as made:
             write_tensors(made / "weights.safetensors", of_weights, weights.values())
             write_tensors(made / "optimizer.safetensors", forms, arrays)

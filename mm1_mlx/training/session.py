@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.errors import TrainingError
+from mm1_mlx.seeing.draw import require_png_place
 from mm1_mlx.training.curve import draw_curve
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.progress import ProgressBar
@@ -32,18 +33,23 @@ class Session:
 
 
 def require_fresh(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder that cannot be made, or that holds a run which would be overwritten.
+    """Refuse a folder that cannot be made, or that holds a run, or something else, which would be overwritten.
 
     Args:
         folder: the folder of the run.
         resume: the run that it holds is to be resumed.
 
     Raises:
-        TrainingError: the folder holds a run, or a file has the name of the folder or of one above it.
+        CheckpointError: something else has the name of the drawing of the losses.
+        TrainingError: the folder holds a run, or a file has the name of the folder or of one above or in it.
     """
     way = next(path for path in (folder, *folder.parents) if path.exists())
     if not way.is_dir():
         raise TrainingError(f"{way} is a file, so {folder} can be no folder; give another `folder`.")
+    for inner in (RunFolder(folder).best, RunFolder(folder).checkpoint_folder):
+        if inner.exists() and not inner.is_dir():
+            raise TrainingError(f"{inner} is a file, but a run has a folder there; give another `folder`.")
+    require_png_place(RunFolder(folder).drawing)
     there = RunFolder(folder).newest()
     if there is not None and not resume:
         raise TrainingError(f"{there} is there already; `resume` goes on from it, or give another `folder`.")

@@ -83,3 +83,15 @@ def test_named_templates_without_a_default_are_refused(bare):
 def test_a_model_without_a_template_says_how_it_reads_prompts(bare, capsys):
     load(bare)
     assert capsys.readouterr().err == f"mm1: {bare} has no chat template: prompts are read as plain text.\n"
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_template(bare):
+    (bare / "chat_template.jinja").write_text("\ufeff{{ 1 }}")
+    assert find_chat_template(bare) == "{{ 1 }}"
+
+
+@pytest.mark.parametrize("text", ['{"default": "{{ 1 }}"}', "[]", '"{{ 1 }}"', '{"chat_template": null}'])
+def test_a_file_of_a_template_that_holds_none_is_refused(text, bare):
+    (bare / "chat_template.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"chat_template.json has no key chat_template"):
+        load(bare)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 OFFLINE = """
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.errors import MM1Error
@@ -17,11 +19,21 @@ except MM1Error as error:
 """
 
 
-def find_offline(name, home):
-    nowhere = {"HF_ENDPOINT": "https://hub.invalid", "HF_HOME": str(home)}  # .invalid is never a name
+ROWS = OFFLINE.replace("checkpoint.hub import find_folder", "data.records import open_data as find_folder")
+LOGIN = OFFLINE.replace("hub import find_folder", "upload import check_login").replace(
+    "find_folder(sys.argv[1])", "check_login()"
+)
+
+
+def find_offline(name, home, code=OFFLINE):
+    nowhere = {
+        "HF_ENDPOINT": "https://hub.invalid",
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_none",
+    }  # .invalid is never a name
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, name], env=kept | nowhere, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, name], env=kept | nowhere, capture_output=True, text=True, check=True
     )
     assert "Retry" not in done.stderr
     return done.stdout.strip()
@@ -34,6 +46,21 @@ def test_a_misspelt_id_is_told_at_once(tmp_path):
         "check the name, and the connection."
     )
     assert time.monotonic() - start < 30  # the hub's client alone waits for 23 s between its tries
+
+
+def test_a_misspelt_data_set_is_told_at_once(tmp_path):
+    pytest.importorskip("datasets")
+    start = time.monotonic()
+    assert find_offline("nobody/rows", tmp_path, ROWS) == (
+        "nobody/rows is no folder here and was not downloaded before, and the hub cannot be reached; "
+        "check the name, and the connection."
+    )
+    assert time.monotonic() - start < 30
+
+
+def test_an_upload_that_nothing_could_reach_is_refused_before_the_work(tmp_path):
+    told = find_offline("nobody/nothing", tmp_path, LOGIN)
+    assert told == "uploading needs the hub, which cannot be reached; check the connection."
 
 
 def test_a_model_in_the_cache_is_found(tmp_path):

@@ -300,3 +300,10 @@ def test_a_folder_may_have_a_card_and_weights_of_its_own(mm1_tiny, tmp_path):
     assert (tmp_path / "own" / "README.md").read_text() == "# Own\n"
     loaded, _ = load(tmp_path / "own")
     assert all(mx.array_equal(value, weights[key]) for key, value in tree_flatten(loaded.parameters()))
+
+
+def test_the_card_of_another_model_is_not_copied(mm1_tiny, tmp_path):
+    companions = find_folder("mm1-tiny")
+    assert (companions / "README.md").exists()
+    save(mm1_tiny[0], tmp_path / "own", companions=companions)
+    assert not (tmp_path / "own" / "README.md").exists()

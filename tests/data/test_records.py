@@ -478,6 +478,12 @@ class Rows:
         return self
 
 
+def put_hub(monkeypatch, load):
+    """Have a function in place of the package that downloads data sets."""
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    monkeypatch.setattr("mm1_mlx.data.hub_rows.hub_is_reachable", lambda: True)
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """A stand-in for the package ``datasets`` that holds these splits, and what it was asked for."""
@@ -489,7 +495,7 @@ def hub(monkeypatch):
             asked.append(names)
             return {key: Rows(rows) for key, rows in splits.items()}
 
-        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+        put_hub(monkeypatch, load)
         return asked
 
     return hub
@@ -523,7 +529,7 @@ def test_what_the_hub_says_is_handed_on(monkeypatch):
     def load(*_):
         raise ValueError("Config name is missing.\nPick one of\n ['a', 'b']")
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    put_hub(monkeypatch, load)
     with pytest.raises(DataError, match=r"Pick one of \['a', 'b'\] \(A configuration goes behind the name"):
         open_data("owner/cats")
 
@@ -583,11 +589,21 @@ ASKED = {"question": "What?", "answer": "A cat."}
         ({"caption": "A cat.", "rationale": "It has ears.", "image": "cat.png"}, "rationale"),
         ({"images": [None], "texts": ["x"], "image": "cat.png"}, "image"),
         ({"text": "A cat.", "video": "cat.mp4"}, "video"),
+        (ASKED | {"image": "cat.png", "image_2": "cat.png"}, "image_2"),
+        (ASKED | {"Context": "Cats are animals."}, "Context"),
     ],
 )
 def test_content_that_would_be_lost_is_named(values, field, folder):
     with pytest.raises(DataError, match=rf"row: {field}( is .*, which is not read here|)"):
         read(values, folder)
+
+
+@pytest.mark.parametrize("key", ["image_path", "img", "Image", "picture", "file_name", "image_url", "photos"])
+def test_a_picture_under_another_key_is_named_where_the_row_has_none(key, folder):
+    with pytest.raises(DataError, match=f"row: {key} is 'cat.png', which is not read; call it image"):
+        read(ASKED | {key: "cat.png"}, folder)
+    shown = ASKED | {"image": "cat.png"}
+    assert read(shown | {key: "cat.png"}, folder) == read(shown, folder)
 
 
 def test_keys_without_content_are_nobodys_loss(folder):

@@ -269,7 +269,7 @@ def test_two_evaluations_do_not_write_to_one_folder(mm1_tiny, tmp_path):
     (tmp_path / "out").mkdir()
     with (
         lock_folder(tmp_path / "out"),
-        pytest.raises(DataError, match=r"another evaluation is writing to .*out; wait"),
+        pytest.raises(DataError, match=r"another process is writing to .*out; wait"),
     ):
         evaluate(*mm1_tiny, [COLOR], FEW, output=tmp_path / "out", resume=True)
     assert list((tmp_path / "out").iterdir()) == []

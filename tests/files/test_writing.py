@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from mm1_mlx.errors import CheckpointError
-from mm1_mlx.files.locking import lock_path
+from mm1_mlx.files.locking import lock_folder, lock_path
 from mm1_mlx.files.writing import clean_up, new_file, new_files, new_folder
 
 
@@ -78,7 +78,7 @@ def test_what_is_no_file_is_neither_replaced_nor_written_to(name, link, tmp_path
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "notes").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(CheckpointError, match="notes is a folder"):
         write(tmp_path / "notes")
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
@@ -225,3 +225,33 @@ def test_a_lock_is_of_what_stands_there(tmp_path):
         path.unlink()
         with lock_path(path, path.touch):
             assert path.exists()
+
+
+def test_a_folder_in_which_another_process_works_is_not_replaced(tmp_path):
+    folder = tmp_path / "folder"
+    with lock_folder(folder):
+        (folder / "work").touch()
+        with (
+            pytest.raises(CheckpointError, match=r"another process is writing .*folder"),
+            new_folder(folder, overwrite=True),
+        ):
+            pytest.fail("it began to write")
+    assert os.listdir(folder) == ["work"]
+
+
+def test_a_folder_that_another_process_made_meanwhile_is_not_replaced(tmp_path):
+    folder = tmp_path / "folder"
+    with pytest.raises(CheckpointError, match="folder exists"), new_folder(folder) as made:
+        (made / "late").touch()
+        folder.mkdir()
+        (folder / "work").touch()
+    assert os.listdir(folder) == ["work"] and os.listdir(tmp_path) == ["folder"]
+
+
+def test_nobody_begins_to_work_where_a_folder_is_being_written(tmp_path):
+    with new_folder(tmp_path / "folder") as made:
+        (made / "new").touch()
+        with pytest.raises(BlockingIOError), lock_folder(tmp_path / "folder"):
+            pytest.fail("it was locked")
+    with lock_folder(tmp_path / "folder"):
+        assert os.listdir(tmp_path / "folder") == ["new"]

@@ -2,7 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -140,3 +143,24 @@ def test_what_is_no_saved_prompt_is_not_replaced(run, tmp_path):
 def test_a_saved_prompt_goes_to_a_folder_that_exists(run, tmp_path):
     code, _, err = run("one", "--save-prompt-cache", tmp_path / "no" / "prompt.safetensors")
     assert code == 1 and "mm1: " in err and "no" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("folder", "is a folder"), ("none/file", "there is no folder"), ("notes/file", "there is no folder")],
+)
+def test_a_place_that_no_prompt_can_be_saved_in_is_refused_before_the_answer(run, tmp_path, name, words):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes").write_text("mine")
+    code, answer, err = run("one", "--save-prompt-cache", tmp_path / name)
+    assert (code, answer) == (1, None) and words in err
+
+
+def test_an_error_after_the_answer_begins_a_line_of_its_own(tmp_path, picture):
+    command = [sys.executable, "-m", "mm1_mlx.generate", "--prompt", ASK, "--image", str(picture)]
+    saving = ["--save-prompt-cache", str(tmp_path / "saved")]
+    limits = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))}
+    done = subprocess.run([*command, *saving], stdout=-1, stderr=subprocess.STDOUT, text=True, **limits)
+    *answer, error = done.stdout.splitlines()
+    assert done.returncode == 1 and answer and error.startswith("mm1: the prompt cache")
+    assert "is the disk full?" in error and os.listdir(tmp_path) == []

@@ -248,6 +248,9 @@ def test_decoding_takes_less_than_12_bytes_a_pixel(tmp_path):
         "16 bits": encode(grey, compress_level=1),
         "floats": tiff((grey / 65535).astype(np.float32), **BLACK_IS_0),
         "RGBA": encode(np.zeros((side, side, 4), np.uint8), compress_level=1),
+        "WebP": encode(np.zeros((side, side, 3), np.uint8), "WEBP", method=0),
+        "WebP with alpha": encode(np.zeros((side, side, 4), np.uint8), "WEBP", method=0),
+        "AVIF with alpha": encode(np.zeros((side, side, 4), np.uint8), "AVIF", speed=10),
         "RGB of 16 bits with a key": b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in key),
     }
     for name, data in files.items():
@@ -261,3 +264,10 @@ def test_decoding_takes_less_than_12_bytes_a_pixel(tmp_path):
         used = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         used *= 1 if sys.platform == "darwin" else 1024
         assert used < 12 * side**2 + 30_000_000, name
+
+
+def test_a_jpeg_2000_that_would_take_more_memory_than_any_other_picture_is_refused():
+    data = encode(RGB, "JPEG2000")
+    assert find_picture(data, max_pixels=1250).size == (30, 20)
+    with pytest.raises(PictureError, match=r"JPEG 2000 takes up to 25 bytes .* its limit is 599"):
+        find_picture(data, max_pixels=1249)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 from small_models import SMALL
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from mm1_mlx import Processor
 from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
@@ -19,6 +19,7 @@ from mm1_mlx.evaluation.prompts import PROMPTS
 from mm1_mlx.evaluation.tasks.task import Item
 from mm1_mlx.generation.batch_file import read_rows
 from mm1_mlx.generation.request import Request
+from mm1_mlx.inputs.control_tokens import find_control_tokens
 from mm1_mlx.inputs.few_shot import Shot
 
 PLAIN = "red"  # what stands in the place of the token in the text to compare with
@@ -83,12 +84,18 @@ KINDS = {
 }
 
 
-def write_tokenizer(folder, kind):
-    """Write a tokenizer of a kind with its chat template, and return the ids of its special tokens by name."""
+def write_tokenizer(folder, kind, *, special=True):
+    """Write a tokenizer of a kind with its chat template, and return the ids of its special tokens by name.
+
+    Without ``special``, its tokens are not called so.
+    """
     make, specials, (begin, between, end) = KINDS[kind]
     tokenizer, trainer = make(specials)
     tokenizer.train_from_iterator([*WORDS, *specials] * 3, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    values = json.loads(tokenizer.to_str())
+    for token in values["added_tokens"]:
+        token["special"] = special
+    (folder / "tokenizer.json").write_text(json.dumps(values))
     begins = next(token for token in specials if token in (begin, "<|begin_of_text|>", "<|endoftext|>"))
     settings = {"bos_token": begins, "eos_token": end.strip(), "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -183,3 +190,29 @@ def test_a_special_token_that_normalisation_makes_is_no_structure(tmp_path):
         for text in ("a \uff1cs\uff1e b", "a red b")
     )
     assert wide == plain
+
+
+@pytest.mark.parametrize("kind", ["Llama 3", "ChatML"])
+def test_a_token_that_builds_turns_is_no_text_though_its_tokenizer_does_not_call_it_special(kind, tmp_path):
+    specials = write_tokenizer(tmp_path, kind, special=False)
+    image = [*specials][-1]
+    config = replace(SMALL, image_token_id=specials[image], eos_token_id=None)
+    processor = Processor(load_tokenizer_of(tmp_path, config), config)
+    begin, _, end = KINDS[kind][2]
+
+    def turns(text):
+        return [id for id in processor.prompt_ids(text, 0) if id in (specials[begin], specials[end.strip()])]
+
+    assert len(turns("red")) > 2
+    for token in (begin, end.strip()):
+        assert turns(f"a {token}assistant red") == turns("a assistant red")
+
+
+def test_tags_in_pairs_stay_what_they_are_unless_they_are_called_special():
+    added = {
+        number: AddedToken(text, special=special)
+        for number, (text, special) in enumerate(
+            [("<think>", False), ("</think>", False), ("<|user|>", False), ("<b>", False), ("<x>", True)]
+        )
+    }
+    assert find_control_tokens(added, "<|user|><think>") == {2: "<|user|>", 4: "<x>"}

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from mm1_mlx.errors import CheckpointError, TrainingError
+from mm1_mlx.errors import CheckpointError, MM1Error, TrainingError
 from mm1_mlx.training.options import RunOptions
 from mm1_mlx.training.recipe import Recipe
 from mm1_mlx.training.run import Run
 from mm1_mlx.training.run_folder import RunFolder, read_run
+from mm1_mlx.training.session import require_fresh
 
 RUN = Run(Recipe(iters=20, seed=3), RunOptions(keep=1), {"tuning": {"decoder": "lora"}, "rows": 10})
 FIRST = {  # the settings of the first version that wrote any, by its names
@@ -107,7 +108,10 @@ def test_a_line_that_is_no_report_is_left_out(tmp_path):
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    with folder.lock(), pytest.raises(TrainingError, match=r"another run is writing to .*run; let it end"):
+    with (
+        folder.lock(),
+        pytest.raises(TrainingError, match=r"another process is writing to .*run; let it end"),
+    ):
         folder.lock().__enter__()
     torn = tmp_path / "run" / "checkpoints" / ".00000100-abcdefgh"
     torn.mkdir(parents=True)
@@ -131,3 +135,11 @@ def test_what_cannot_be_written_is_told_with_the_way_on(tmp_path):
 def test_other_weights_are_told_without_their_digests():
     was, now = (replace(RUN, task={"base": base}) for base in ("1234", "5678"))
     assert was.differences(now) == ["it began with other weights"]
+
+
+@pytest.mark.parametrize("name", ["loss.png", "checkpoints", "best"])
+def test_a_file_that_stands_in_the_way_is_refused_before_the_run(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(MM1Error, match=name):
+        require_fresh(tmp_path, resume=False)
+    assert (tmp_path / name).read_text() == "mine"
