@@ -26,6 +26,7 @@ from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
+from ..decoder_settings import find_kind
 from ..hub import find_source, hub_ids
 from ..image_encoders import (
     aimv2_config,
@@ -108,7 +109,7 @@ def assemble(options: Options) -> Recipe:
 def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     """Return a decoder's configuration and its weights, opened but not read."""
     config = read_json(folder / "config.json")
-    values = dict(config.values)
+    values = config.values | {"model_type": find_kind(config)}
     if values.get("quantization") or values.get("quantization_config"):
         raise CheckpointError(
             f"{config.where}: the decoder is quantized; take the original and `quantize` it."

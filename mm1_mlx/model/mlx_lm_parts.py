@@ -23,7 +23,7 @@ from mlx_lm.tuner.callbacks import get_reporting_callbacks
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
-from mlx_lm.utils import _get_classes, load_model
+from mlx_lm.utils import MODEL_REMAPPING, _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.weight_files import find_weights
@@ -43,6 +43,7 @@ __all__ = [
     "check_settings",
     "create_attention_mask",
     "get_reporting_callbacks",
+    "is_known",
     "linear_to_lora_layers",
     "load_decoder",
     "load_prompt_cache",
@@ -86,6 +87,11 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
     except Exception as error:  # each architecture fails in its own way on unexpected values
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
+
+
+def is_known(kind: str) -> bool:
+    """Tell whether mlx-lm has a decoder of this kind, under this name or another."""
+    return MODEL_REMAPPING.get(kind, kind) in {*KINDS, *REASONS}
 
 
 def check_settings(values: dict[str, Any], where: str) -> None:
