@@ -29,10 +29,13 @@ from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 from ..decoder_settings import find_kind
 from ..hub import find_source, hub_ids
 from ..image_encoders import (
+    TEXT_HALF,
     aimv2_config,
     aimv2_keys,
     aimv2_publisher_keys,
     clip_config,
+    find_prefix,
+    note_text_half,
     open_clip_config,
     open_clip_keys,
     siglip_config,
@@ -102,7 +105,10 @@ def assemble(options: Options) -> Recipe:
         companions=(tokens, folder),
         origins=(encoder_folder, folder),
         base_models=hub_ids(options.encoder, options.decoder),
-        notes=("The connector is new and untrained: train the model before you ask it anything.",),
+        notes=(
+            *note_text_half(tensors.infos),
+            "The connector is new and untrained: train the model before you ask it anything.",
+        ),
     )
 
 
@@ -216,7 +222,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
     values = read_json(folder / "config.json")
     vision = values.section("vision_config") if "vision_config" in values else values
     kind = str(vision.get("model_type", str, values.get("model_type", str, "")))
-    mean, std, prefix = CLIP_MEAN, CLIP_STD, _prefix(tensors)
+    mean, std, prefix = CLIP_MEAN, CLIP_STD, find_prefix(tensors.infos)
     if "aimv2" in kind:
         encoder = aimv2_config(vision, feature_layer=layer)
         publisher = any(name.startswith("trunk.") for name in tensors.infos)
@@ -234,19 +240,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
         )
     image = _image_config(encoder, mean=mean, std=std, squash="siglip" in kind, folder=folder)
     table = table.add_prefixes(prefix, "image_encoder.")
-    dropped = (
-        "text_model.*",
-        "logit_scale",
-        "logit_bias",
-        "text_projection.weight",
-        "visual_projection.weight",
-    )
-    return encoder, image, tensors, table + KeyTable({}, dropped)
-
-
-def _prefix(tensors: Tensors) -> str:
-    """Return what stands before the vision tensors' names: nothing where transformers 5 saved the vision model alone."""
-    return "vision_model." if any(name.startswith("vision_model.") for name in tensors.infos) else ""
+    return encoder, image, tensors, table + KeyTable({}, TEXT_HALF)
 
 
 def _image_config(
