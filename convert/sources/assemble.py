@@ -26,7 +26,7 @@ from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
-from ..decoder_settings import find_kind
+from ..decoder_settings import complete_settings, find_kind
 from ..hub import find_source, hub_ids
 from ..image_encoders import (
     TEXT_HALF,
@@ -126,10 +126,10 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
             require_proportion(section or values, shapes, config.where)
     if "tie_word_embeddings" not in values and "lm_head.weight" in shapes:
         values["tie_word_embeddings"] = False  # mlx-lm ties some decoders by default, and then drops the head
-    values = _restore_rope(values)
     if isinstance(values.get("text_config"), dict):
-        values["text_config"] = _restore_rope(values["text_config"])
-    if "text_config" not in values:
+        values["text_config"] = complete_settings(values["text_config"])
+    else:
+        values = complete_settings(values)
         build_decoder(
             MlxLmDecoderConfig(values).values
         )  # refuses a decoder that takes no pictures before its weights are read
@@ -139,24 +139,6 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     elif not any(key.startswith("output") for key in arrays):  # InternLM's name of a head
         own["tie_word_embeddings"] = True
     return MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES}), arrays
-
-
-def _restore_rope(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of rotary positions where mlx-lm reads them.
-
-    transformers 5 moved them, and gives Gemma 3 one set for each kind of layer.
-    """
-    rope = values.get("rope_parameters")
-    if not isinstance(rope, dict):
-        return values
-    sliding = rope.get("sliding_attention") or {}
-    rope = rope.get("full_attention") or rope
-    moved = {
-        "rope_theta": rope.get("rope_theta"),
-        "rope_scaling": rope if rope.get("rope_type", "default") != "default" else None,
-        "rope_local_base_freq": sliding.get("rope_theta"),
-    }
-    return {key: value for key, value in moved.items() if value is not None} | values
 
 
 def encoder_dtype(tensors: Tensors) -> mx.Dtype:
