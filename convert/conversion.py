@@ -25,7 +25,7 @@ from .recipe import ORIGIN, PREPROCESSOR, Options, Recipe, shapes_of
 from .source_config import SourceConfig, read_json
 from .sources import SOURCES
 from .sources.assemble import assemble
-from .tokenizers import TOKENIZER_FILES, load_tokenizer
+from .tokenizers import SETTINGS, TOKENIZER_FILES, load_tokenizer, write_settings
 from .writer import Plan, make_plan, require_disk_space, write_weights
 
 FOR_A_NEW_MODEL = ("decoder", "connector", "num_visual_tokens", "feature_layer", "seed")
@@ -244,6 +244,8 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
     for name in COMPANIONS:
         if name != "generation_config.json" and (first / name).exists():
             shutil.copyfile(first / name, folder / name)
+    if (first / SETTINGS).exists():
+        write_settings(first, folder)
     if not (folder / TOKENIZER_FILES[0]).exists():
         load_tokenizer(first).save_pretrained(folder)  # so that reading it needs no SentencePiece
     if recipe.chat_template is not None:

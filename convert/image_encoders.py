@@ -5,6 +5,7 @@ For each there are the sizes, from its own configuration, and the key table.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mm1_mlx.config import Activation, ImageEncoderConfig
@@ -21,6 +22,16 @@ from .key_table import (
     split_thirds,
 )
 from .source_config import SourceConfig
+
+INNER = "vision_model."  # before the names of a vision model's tensors, except where transformers 5 saved it alone
+# What a whole CLIP or SigLIP holds besides its image encoder; the decoder takes the place of that.
+TEXT_HALF = (
+    "text_model.*",
+    "logit_scale",
+    "logit_bias",
+    "text_projection.weight",
+    "visual_projection.weight",
+)
 
 ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",
@@ -52,6 +63,22 @@ def _transformers_sizes(config: SourceConfig, patch_size: int | None = None) -> 
         "num_layers": config.need("num_hidden_layers", int),
         "num_heads": config.need("num_attention_heads", int),
     }
+
+
+def find_prefix(names: Iterable[str], outer: str = "") -> str:
+    """Return what stands before the names of a vision model's tensors inside ``outer``."""
+    own = [name for name in names if name.startswith(outer)]
+    alone = bool(own) and not any(name.startswith(outer + INNER) for name in own)
+    return outer if alone else outer + INNER
+
+
+def note_text_half(names: Iterable[str]) -> tuple[str, ...]:
+    """Say that the text half of an image encoder is left out, where there is one."""
+    if any(name.startswith("text_model.") for name in names):
+        return (
+            f"The image encoder's text half ({', '.join(TEXT_HALF)}) is left out: the decoder reads text.",
+        )
+    return ()
 
 
 def clip_config(

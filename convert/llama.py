@@ -8,6 +8,7 @@ from mm1_mlx.config import DecoderConfig, MlxLmDecoderConfig
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.model.mlx_lm_parts import check_settings
 
+from .decoder_settings import find_kind
 from .key_table import SAME, KeyTable, Move, keep_first_rows
 from .source_config import SourceConfig
 
@@ -25,7 +26,7 @@ def llama_config(config: SourceConfig, shapes: Shapes) -> MlxLmDecoderConfig:
         CheckpointError: the decoder is not a Llama, or a size is absent.
         ConfigError: a setting is one that mlx-lm's Llama does not compute with.
     """
-    kind = config.get("model_type", str, "llama")
+    kind = find_kind(config) or "llama"
     if kind not in ("llama", "vicuna"):
         raise CheckpointError(
             f"{config.where}: the decoder is {kind!r}, and only Llama decoders of this source are known here."

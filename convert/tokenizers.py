@@ -9,6 +9,7 @@ from typing import Any
 
 from mm1_mlx.checkpoint.tokenizer import explain_tokenizer_errors, probe_tokenizer
 from mm1_mlx.errors import CheckpointError
+from mm1_mlx.files.json_files import write_json
 
 from .hub import find_source
 from .recipe import Options
@@ -16,6 +17,7 @@ from .source_config import SourceConfig, read_json
 
 DECODER_SECTIONS = ("text_config", "language_config", "lm_config", "llm_config")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+SETTINGS = "tokenizer_config.json"
 
 
 def tokenizer_folder(folder: Path, options: Options, named: str | None = None) -> Path:
@@ -44,18 +46,46 @@ def _has_tokenizer(folder: Path) -> bool:
 def load_tokenizer(folder: Path) -> Any:
     """Load the transformers tokenizer of ``folder``; no code of the folder is executed.
 
-    Raises:
-        CheckpointError: it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
+    A tokenizer with a class of its publisher's own is read from its ``tokenizer.json``, which says how text is cut.
 
+    Raises:
+        CheckpointError: it cannot be loaded, or only its publisher's code can load it.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    own = _has_own_code(folder)
+    if own and not (folder / TOKENIZER_FILES[0]).exists():
+        raise CheckpointError(
+            f"the tokenizer of {folder} is its publisher's own code, which is not run here, and it has no "
+            f"{TOKENIZER_FILES[0]}; give a tokenizer that has one with `tokenizer` (a folder or hub id)."
+        )
     with (
         explain_tokenizer_errors(folder),
         warnings.catch_warnings(action="ignore"),  # transformers warns about the config.json beside it
     ):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        kind = PreTrainedTokenizerFast if own else AutoTokenizer
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=False)
         probe_tokenizer(tokenizer)
         return tokenizer
+
+
+def _has_own_code(folder: Path) -> bool:
+    """Tell whether a folder names code of its publisher's as the class of its tokenizer."""
+    named = (_read_values(folder / name).get("auto_map") for name in (SETTINGS, "config.json"))
+    return any(isinstance(names, dict) and "AutoTokenizer" in names for names in named)
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    return read_json(path).values if path.exists() else {}
+
+
+def write_settings(source: Path, folder: Path) -> None:
+    """Write a tokenizer's settings into ``folder`` without the names of code that is not there."""
+    values = _read_values(source / SETTINGS)
+    if _has_own_code(source):
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    values.pop("auto_map", None)
+    write_json(folder / SETTINGS, values)
 
 
 def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], vocab_size: int) -> int:

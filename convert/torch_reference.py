@@ -20,12 +20,10 @@ from mm1_mlx.model.mm1 import MM1
 
 from .reference import Reference
 from .source_config import SourceConfig, read_json
-from .sources import hyperclovax, kanana, qh360vl
 from .tensors import Tensors, open_tensors
 
 PROMPT_LENGTH = 12
 PICTURE_SIZE = (230, 150)  # neither square nor a multiple of a patch
-ENCODER_PREFIXES = (qh360vl.INNER_ENCODER, hyperclovax.ENCODER, kanana.ENCODER, "")  # longest first
 
 
 def torch_reference(source: Path, model: MM1) -> Reference:
@@ -79,12 +77,12 @@ def _make_picture() -> Any:
 
 def _encoder_of(source: Path, config: SourceConfig, tensors: Tensors) -> tuple[Tensors, SourceConfig]:
     """Return the tensors and configuration of the image encoder, which 360VL keeps in a folder of its own."""
-    if "mm_vision_tower" not in config:
-        return tensors, config.section("vision_config") if "vision_config" in config else config
-    place = source / config.need("mm_vision_tower", str)
-    if not place.is_dir():
-        raise CheckpointError(f"{place} is no folder; put the image encoder there to check against it.")
-    return open_tensors(place), read_json(place / "config.json")
+    if "mm_vision_tower" in config:
+        place = source / config.need("mm_vision_tower", str)
+        if not place.is_dir():
+            raise CheckpointError(f"{place} is no folder; put the image encoder there to check against it.")
+        tensors, config = open_tensors(place), read_json(place / "config.json")
+    return tensors, config.section("vision_config") if "vision_config" in config else config
 
 
 def _encoder_states(

@@ -26,12 +26,16 @@ from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
+from ..decoder_settings import complete_settings, find_kind
 from ..hub import find_source, hub_ids
 from ..image_encoders import (
+    TEXT_HALF,
     aimv2_config,
     aimv2_keys,
     aimv2_publisher_keys,
     clip_config,
+    find_prefix,
+    note_text_half,
     open_clip_config,
     open_clip_keys,
     siglip_config,
@@ -101,14 +105,17 @@ def assemble(options: Options) -> Recipe:
         companions=(tokens, folder),
         origins=(encoder_folder, folder),
         base_models=hub_ids(options.encoder, options.decoder),
-        notes=("The connector is new and untrained: train the model before you ask it anything.",),
+        notes=(
+            *note_text_half(tensors.infos),
+            "The connector is new and untrained: train the model before you ask it anything.",
+        ),
     )
 
 
 def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     """Return a decoder's configuration and its weights, opened but not read."""
     config = read_json(folder / "config.json")
-    values = dict(config.values)
+    values = config.values | {"model_type": find_kind(config)}
     if values.get("quantization") or values.get("quantization_config"):
         raise CheckpointError(
             f"{config.where}: the decoder is quantized; take the original and `quantize` it."
@@ -119,10 +126,10 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
             require_proportion(section or values, shapes, config.where)
     if "tie_word_embeddings" not in values and "lm_head.weight" in shapes:
         values["tie_word_embeddings"] = False  # mlx-lm ties some decoders by default, and then drops the head
-    values = _restore_rope(values)
     if isinstance(values.get("text_config"), dict):
-        values["text_config"] = _restore_rope(values["text_config"])
-    if "text_config" not in values:
+        values["text_config"] = complete_settings(values["text_config"])
+    else:
+        values = complete_settings(values)
         build_decoder(
             MlxLmDecoderConfig(values).values
         )  # refuses a decoder that takes no pictures before its weights are read
@@ -132,24 +139,6 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
     elif not any(key.startswith("output") for key in arrays):  # InternLM's name of a head
         own["tie_word_embeddings"] = True
     return MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES}), arrays
-
-
-def _restore_rope(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of rotary positions where mlx-lm reads them.
-
-    transformers 5 moved them, and gives Gemma 3 one set for each kind of layer.
-    """
-    rope = values.get("rope_parameters")
-    if not isinstance(rope, dict):
-        return values
-    sliding = rope.get("sliding_attention") or {}
-    rope = rope.get("full_attention") or rope
-    moved = {
-        "rope_theta": rope.get("rope_theta"),
-        "rope_scaling": rope if rope.get("rope_type", "default") != "default" else None,
-        "rope_local_base_freq": sliding.get("rope_theta"),
-    }
-    return {key: value for key, value in moved.items() if value is not None} | values
 
 
 def encoder_dtype(tensors: Tensors) -> mx.Dtype:
@@ -215,7 +204,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
     values = read_json(folder / "config.json")
     vision = values.section("vision_config") if "vision_config" in values else values
     kind = str(vision.get("model_type", str, values.get("model_type", str, "")))
-    mean, std, prefix = CLIP_MEAN, CLIP_STD, _prefix(tensors)
+    mean, std, prefix = CLIP_MEAN, CLIP_STD, find_prefix(tensors.infos)
     if "aimv2" in kind:
         encoder = aimv2_config(vision, feature_layer=layer)
         publisher = any(name.startswith("trunk.") for name in tensors.infos)
@@ -233,19 +222,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
         )
     image = _image_config(encoder, mean=mean, std=std, squash="siglip" in kind, folder=folder)
     table = table.add_prefixes(prefix, "image_encoder.")
-    dropped = (
-        "text_model.*",
-        "logit_scale",
-        "logit_bias",
-        "text_projection.weight",
-        "visual_projection.weight",
-    )
-    return encoder, image, tensors, table + KeyTable({}, dropped)
-
-
-def _prefix(tensors: Tensors) -> str:
-    """Return what stands before the vision tensors' names: nothing where transformers 5 saved the vision model alone."""
-    return "vision_model." if any(name.startswith("vision_model.") for name in tensors.infos) else ""
+    return encoder, image, tensors, table + KeyTable({}, TEXT_HALF)
 
 
 def _image_config(

@@ -15,7 +15,7 @@ from mm1_mlx.errors import CheckpointError
 
 from ..c_abstractor import check_declared, connector_config, connector_keys
 from ..hub import hub_ids
-from ..image_encoders import clip_config, clip_values, transformers_keys
+from ..image_encoders import clip_config, clip_values, find_prefix, transformers_keys
 from ..key_table import KeyTable
 from ..llama import HEAD, llama_config, llama_keys
 from ..recipe import Options, Part, Recipe, Shapes, select_prefix, shapes_of
@@ -23,7 +23,7 @@ from ..source_config import SourceConfig
 from ..tensors import Tensors, open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 
-ENCODER, CONNECTOR, DECODER = "vision_model.vision_model.", "abstractor.", "language_model."
+ENCODER, CONNECTOR, DECODER = "vision_model.", "abstractor.", "language_model."
 
 # Honeybee cuts a prompt here and tokenises the pieces one by one, so that each begins with a space.
 HUMAN, ASSISTANT = "\nHuman: ", "\nAI: "
@@ -68,7 +68,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
     tower = vision.get("encoder_type", str, "openai.clip")
     if tower != "openai.clip":
         raise CheckpointError(f"{vision.where}: encoder_type is {tower!r}, and only 'openai.clip' is known.")
-    patch = shapes.get(f"{ENCODER}embeddings.patch_embedding.weight")
+    patch = shapes.get(f"{find_prefix(shapes, ENCODER)}embeddings.patch_embedding.weight")
     encoder = clip_config(
         vision,
         patch_size=patch[-1] if patch else None,
@@ -111,7 +111,7 @@ def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
     """Return the key tables, from the sizes of the model and of the source's tensors."""
     encoder, connector = config.vision_config, config.connector_config
     return [
-        transformers_keys(encoder).add_prefixes(ENCODER, "image_encoder.")
+        transformers_keys(encoder).add_prefixes(find_prefix(shapes[0], ENCODER), "image_encoder.")
         + connector_keys(connector, select_prefix(shapes[0], CONNECTOR)).add_prefixes(CONNECTOR, "connector.")
         + llama_keys(config.text_config, select_prefix(shapes[0], DECODER)).add_prefixes(DECODER, "decoder.")
     ]

@@ -16,7 +16,7 @@ from mm1_mlx.config import ImageConfig, ImageEncoderConfig, MM1Config, PromptCon
 from mm1_mlx.errors import CheckpointError
 
 from ..c_abstractor import connector_config, connector_keys
-from ..image_encoders import clip_config, siglip_config, transformers_keys
+from ..image_encoders import clip_config, find_prefix, siglip_config, transformers_keys
 from ..key_table import SAME, KeyTable, Move
 from ..llama import llama_config, llama_keys
 from ..recipe import PREPROCESSOR, Options, Part, Recipe, Shapes, select_prefix, shapes_of
@@ -24,7 +24,7 @@ from ..source_config import SourceConfig, read_json
 from ..tensors import open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 
-ENCODER, CONNECTOR, DECODER = "vision_model.vision_model.", "mm_projector.", "language_model."
+ENCODER, CONNECTOR, DECODER = "vision_model.", "mm_projector.", "language_model."
 ROW_END = "image_newline"
 
 # Its chat template writes a picture as three blocks, from these fields of the message's part.
@@ -91,7 +91,9 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
 def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
     """Return the key tables, from the sizes of the model and of the source's tensors."""
     table = (
-        transformers_keys(config.vision_config).add_prefixes(ENCODER, "image_encoder.")
+        transformers_keys(config.vision_config).add_prefixes(
+            find_prefix(shapes[0], ENCODER), "image_encoder."
+        )
         + connector_keys(config.connector_config, select_prefix(shapes[0], CONNECTOR)).add_prefixes(
             CONNECTOR, "connector."
         )

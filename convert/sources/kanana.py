@@ -26,7 +26,8 @@ from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenize
 
 ENCODER, CONNECTOR, DECODER = "vision_model.", "abstractor.", "language_model."
 
-CUT_AT = ("\nHuman: ", "\nAI: ")  # as Honeybee does, Kanana tokenises the pieces between one by one
+# As Honeybee does, Kanana tokenises the pieces between these one by one. A picture is a turn of its own.
+HUMAN, ASSISTANT = "\nHuman: ", "\nAI: "
 
 # Kanana writes -1 into the places of visual tokens, so any token that text never holds can stand for one.
 IMAGE_TOKENS = ("<image>", "<|image|>", "<|reserved_special_token_44|>", "<unk>")
@@ -80,12 +81,12 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
             resize="smart",
             alpha="drop",
             size_multiple=encoder.patch_size * connector.merge_size,
-            min_pixels=processor.need("min_pixels", int),
-            max_pixels=processor.need("max_pixels", int),
+            min_pixels=_find_pixels(processor, "min_pixels", "shortest_edge"),
+            max_pixels=_find_pixels(processor, "max_pixels", "longest_edge"),
         ),
         image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS, decoder.vocab_size),
         eos_token_id=end_token_ids(folder, tokenizer),
-        prompt_config=PromptConfig(cut_at=CUT_AT, row_token_id=new_line[0]),
+        prompt_config=PromptConfig(cut_at=(HUMAN, ASSISTANT), after_image=HUMAN, row_token_id=new_line[0]),
     )
     require_sizes(model, shapes, config.where)
     return Recipe(
@@ -96,6 +97,16 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         origins=(folder,),
         base_models=("kakaocorp/kanana-1.5-v-3b-instruct",),
     )
+
+
+def _find_pixels(processor: SourceConfig, *names: str) -> int:
+    """Return a limit of a picture's pixels, which transformers writes at the top, or in ``size`` by either name."""
+    size = processor.section("size") if isinstance(processor.values.get("size"), dict) else processor
+    for section in (processor, size):
+        for name in names:
+            if section.values.get(name) is not None:
+                return section.need(name, int)
+    return processor.need(names[0], int)
 
 
 def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:

@@ -14,7 +14,7 @@ from mm1_mlx.errors import CheckpointError
 
 from ..c_abstractor import check_declared, connector_config, connector_keys
 from ..hub import find_source, hub_ids
-from ..image_encoders import clip_config, transformers_keys
+from ..image_encoders import TEXT_HALF, clip_config, find_prefix, note_text_half, transformers_keys
 from ..key_table import KeyTable
 from ..llama import llama_config, llama_keys
 from ..recipe import Options, Part, Recipe, Shapes, select_prefix, shapes_of
@@ -23,7 +23,7 @@ from ..tensors import Tensors, open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
 
 DETAIL, OVERVIEW = "model.mm_projector_ctt.", "model.mm_projector_ori."
-INNER_ENCODER, OWN_ENCODER = "model.vision_tower.vision_tower.vision_model.", "vision_model."
+INNER_ENCODER = "model.vision_tower.vision_tower."
 
 SUBFOLDER = "vision_tower"  # where an export puts the encoder
 IMAGE_TOKEN = "<|reserved_special_token_44|>"  # 128049 in Llama 3's vocabulary, 128052 in Llama 3.1's
@@ -100,6 +100,7 @@ def read(folder: Path, config: SourceConfig, options: Options) -> Recipe:
         companions=(tokens, folder),
         origins=tuple(dict.fromkeys((folder, next(iter(tower.shards)).parent))),
         base_models=hub_ids(config.values.get("_name_or_path")),
+        notes=note_text_half(tower.infos),
     )
 
 
@@ -126,8 +127,9 @@ def tables(config: MM1Config, shapes: Sequence[Shapes]) -> list[KeyTable]:
             prefix, ours
         )
     if len(shapes) == 1:
-        return [main + encoder.add_prefixes(INNER_ENCODER, "image_encoder.")]
-    return [main, encoder.add_prefixes(OWN_ENCODER, "image_encoder.")]
+        return [main + encoder.add_prefixes(find_prefix(shapes[0], INNER_ENCODER), "image_encoder.")]
+    own = encoder.add_prefixes(find_prefix(shapes[1]), "image_encoder.")
+    return [main, own + KeyTable({}, TEXT_HALF)]
 
 
 def _encoder(

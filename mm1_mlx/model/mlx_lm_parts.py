@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mlx_lm.tuner.callbacks import get_reporting_callbacks
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import build_schedule, linear_to_lora_layers
-from mlx_lm.utils import _get_classes, load_model
+from mlx_lm.utils import MODEL_REMAPPING, _get_classes, load_model
 
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.weight_files import find_weights
@@ -43,7 +44,9 @@ __all__ = [
     "check_settings",
     "create_attention_mask",
     "get_reporting_callbacks",
+    "is_known",
     "linear_to_lora_layers",
+    "list_settings",
     "load_decoder",
     "load_prompt_cache",
     "make_prompt_cache",
@@ -54,6 +57,8 @@ __all__ = [
 ]
 
 AdapterLayer = LoRALinear | LoRASwitchLinear | LoRAEmbedding | DoRALinear | DoRAEmbedding
+
+NO_SUCH_KIND = "is not an architecture of mlx-lm"
 
 # These are built with a head, and ``sanitize`` removes it where the weights have none.
 HEAD_GOES_BY_WEIGHTS = frozenset({"gemma3_text", "recurrent_gemma"})
@@ -73,7 +78,7 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
         AttributeError,
         SystemExit,
     ):  # no such file, one without a model, or one that ends the process
-        raise ConfigError(_describe_refusal(name, "is not an architecture of mlx-lm")) from None
+        raise ConfigError(_describe_refusal(name, NO_SUCH_KIND)) from None
     kind = model_class.__module__.rpartition(".")[2]
     if kind not in KINDS:
         raise ConfigError(_describe_refusal(name, REASONS.get(kind, "was not tried with this package")))
@@ -88,6 +93,11 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
         raise ConfigError(f"text_config does not fit mlx-lm's {name} ({reason}).") from None
 
 
+def is_known(kind: str) -> bool:
+    """Tell whether mlx-lm has a decoder of this kind, under this name or another."""
+    return MODEL_REMAPPING.get(kind, kind) in {*KINDS, *REASONS}
+
+
 def check_settings(values: dict[str, Any], where: str) -> None:
     """Refuse settings of a decoder that mlx-lm does not compute with; ``where`` begins the message.
 
@@ -95,6 +105,22 @@ def check_settings(values: dict[str, Any], where: str) -> None:
         ConfigError: there is such a setting.
     """
     require_honoured(values, _get_classes(values)[1], where)
+
+
+def list_settings(values: dict[str, Any]) -> dict[str, bool]:
+    """Return the names of the settings that mlx-lm's decoder reads, and whether it cannot be built without each.
+
+    Raises:
+        ConfigError: mlx-lm has no such decoder.
+    """
+    try:
+        _, args_class = _get_classes(values)
+    except (ValueError, AttributeError, SystemExit):
+        raise ConfigError(_describe_refusal(values["model_type"], NO_SUCH_KIND)) from None
+    return {
+        field.name: field.default is MISSING and field.default_factory is MISSING
+        for field in fields(args_class)
+    }
 
 
 def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.array], dict[str, Any]]:

@@ -51,6 +51,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {  # what a kind always computes with, as 
     "llama4_text": {"no_rope_layer_interval": 4},
     "nanochat": {"final_logit_softcapping": 15.0, "hidden_act": "relu2"},
     "phi": {"hidden_act": "gelu_new"},
+    "recurrent_gemma": {"partial_rotary_factor": 0.5},
     "starcoder2": {"hidden_act": "gelu_pytorch_tanh"},
 }
 NO_ROPE_SCALING = {"lfm2", "lfm2_moe", "mixtral", "qwen3_moe"}  # some have a field for it and do not read it
@@ -66,7 +67,17 @@ WHOLE_HEADS = {
     *NO_ROPE_SCALING,
 }
 
-WINDOW_IN_ALL_LAYERS = {"mistral", "mixtral"}  # by kind: these have windows wherever sliding_window is set
+# By kind: these have windows wherever sliding_window is set, Gemma 2 in every other layer.
+WINDOWS_WITHOUT_A_WORD = {
+    "gemma2",
+    "minimax",
+    "ministral3",
+    "mistral",
+    "mixtral",
+    "phi3",
+    "phimoe",
+    "starcoder2",
+}
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -116,7 +127,7 @@ def _has_window(values: Mapping[str, Any]) -> bool:
         return False
     if isinstance(layers, list):
         return SLIDING in layers
-    if values.get("model_type") in WINDOW_IN_ALL_LAYERS:
+    if values.get("model_type") in WINDOWS_WITHOUT_A_WORD:
         return window is not None
     first, total = values.get("max_window_layers"), values.get("num_hidden_layers")
     if isinstance(first, int) and isinstance(total, int) and first >= total:
@@ -127,6 +138,12 @@ def _has_window(values: Mapping[str, Any]) -> bool:
 def _check_pattern(values: Mapping[str, Any], module: str, where: str) -> None:
     """Refuse windows in other layers than those that the decoder finds by counting."""
     layers, every = values.get("layer_types"), values.get("sliding_window_pattern") or 6
+    if isinstance(every, str):  # a letter for each layer, over and over: L has a window
+        if isinstance(layers, list) and layers != [
+            SLIDING if every[n % len(every)] == "L" else FULL for n in range(len(layers))
+        ]:
+            raise ConfigError(f"{where}.layer_types has windows in other layers than sliding_window_pattern.")
+        return
     if isinstance(layers, list) and layers != [
         SLIDING if (n + 1) % every else FULL for n in range(len(layers))
     ]:

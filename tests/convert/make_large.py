@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from stand_in import write_tokenizer
 
 from convert.c_abstractor import connector_keys
+from convert.image_encoders import INNER
 from convert.sources.honeybee import CONNECTOR, DECODER, ENCODER
 from mm1_mlx.config import ConnectorConfig
 
@@ -32,9 +33,9 @@ VISION = {
 def list_shapes(layers: int):
     """List every tensor's name and shape."""
     width, ff = VISION["hidden_size"], VISION["intermediate_size"]
-    yield f"{ENCODER}embeddings.class_embedding", (width,)
-    yield f"{ENCODER}embeddings.patch_embedding.weight", (width, 3, 14, 14)
-    yield f"{ENCODER}embeddings.position_embedding.weight", (257, width)
+    yield f"{ENCODER}{INNER}embeddings.class_embedding", (width,)
+    yield f"{ENCODER}{INNER}embeddings.patch_embedding.weight", (width, 3, 14, 14)
+    yield f"{ENCODER}{INNER}embeddings.position_embedding.weight", (257, width)
     norms = ["pre_layrnorm", "post_layernorm"]
     for i in range(VISION["num_hidden_layers"]):
         layer = f"encoder.layers.{i}"
@@ -42,11 +43,11 @@ def list_shapes(layers: int):
         linears = {f"self_attn.{x}_proj": (width, width) for x in ("q", "k", "v", "out")}
         linears |= {"mlp.fc1": (ff, width), "mlp.fc2": (width, ff)}
         for name, shape in linears.items():
-            yield f"{ENCODER}{layer}.{name}.weight", shape
-            yield f"{ENCODER}{layer}.{name}.bias", shape[:1]
+            yield f"{ENCODER}{INNER}{layer}.{name}.weight", shape
+            yield f"{ENCODER}{INNER}{layer}.{name}.bias", shape[:1]
     for norm in norms:
-        yield f"{ENCODER}{norm}.weight", (width,)
-        yield f"{ENCODER}{norm}.bias", (width,)
+        yield f"{ENCODER}{INNER}{norm}.weight", (width,)
+        yield f"{ENCODER}{INNER}{norm}.bias", (width,)
     connector = ConnectorConfig(
         type="c_abstractor",
         num_visual_tokens=144,

@@ -31,6 +31,7 @@ import mm1_mlx
 from convert.__main__ import main
 from convert.check import check
 from convert.conversion import convert, read_source
+from convert.image_encoders import INNER
 from convert.recipe import Options
 from convert.sources.qh360vl import IMAGE_TOKEN, INNER_ENCODER
 from mm1_mlx.checkpoint.quantize import Packing
@@ -294,15 +295,53 @@ def test_a_norm_that_the_checkpoint_lacks_is_stored_as_an_identity(tmp_path):
 # 360VL
 
 
-def test_an_encoder_among_the_other_tensors_gives_the_same_folder(tmp_path):
+@pytest.mark.parametrize("inner", [INNER, ""])  # as transformers 4 and 5 write it
+def test_an_encoder_among_the_other_tensors_gives_the_same_folder(inner, tmp_path):
     folder = copy_folder(make_source(QH360VL), tmp_path / "in")
     apart = folder / "vision_tower" / "model.safetensors"
     encoder = mx.load(str(apart))
     mx.eval(encoder)
     apart.unlink()
-    inside = {INNER_ENCODER + key.removeprefix("vision_model."): value for key, value in encoder.items()}
+    inside = {INNER_ENCODER + inner + key.removeprefix(INNER): value for key, value in encoder.items()}
     convert(str(edit(folder, tensors_of(QH360VL) | inside)), tmp_path / "out")
     assert same_model(tmp_path / "out", make_model(QH360VL))
+
+
+def make_whole_clip(folder, prefix=INNER):
+    """Copy 360VL into a folder, and give its image encoder a text half, as openai/clip-vit-large-patch14-336 has."""
+    copy_folder(make_source(QH360VL), folder)
+    tower = folder / "vision_tower"
+    names = ("logit_scale", "text_projection.weight", "text_model.final_layer_norm.weight")
+    text = dict.fromkeys((*names, "visual_projection.weight"), mx.ones((4, 4)))
+    vision = {prefix + key.removeprefix(INNER): value for key, value in load_weights(tower).items()}
+    values = json.loads((tower / "config.json").read_text())
+    (tower / "config.json").unlink()
+    (tower / "config.json").write_text("{}")
+    edit(tower, vision | text, model_type="clip", vision_config=values, text_config={}, projection_dim=4)
+    return folder
+
+
+@pytest.mark.parametrize("prefix", [INNER, ""])
+def test_the_text_half_of_a_whole_clip_is_left_out_and_told_of(prefix, tmp_path):
+    folder = make_whole_clip(tmp_path / "in", prefix)
+    made = convert(str(folder), tmp_path / "out")
+    assert same_model(tmp_path / "out", make_model(QH360VL))
+    assert made.notes[0].startswith("The image encoder's text half (text_model.*, logit_scale,")
+
+
+@needs_torch
+def test_a_whole_clip_is_checked_against_transformers(tmp_path):
+    folder = make_whole_clip(tmp_path / "in")
+    convert(str(folder), tmp_path / "out")
+    assert check(tmp_path / "out", torch_source=str(folder)).passed
+
+
+@pytest.mark.parametrize("name", [HONEYBEE, ANYRES])
+def test_an_encoder_as_transformers_5_names_it_inside_gives_the_same_folder(name, tmp_path):
+    folder = copy_folder(make_source(name), tmp_path / "in")
+    outer = {key.replace(f"{INNER}{INNER}", INNER): value for key, value in tensors_of(name).items()}
+    convert(str(edit(folder, outer)), tmp_path / "out")
+    assert same_model(tmp_path / "out", make_model(name))
 
 
 def test_an_encoder_may_be_given_in_place_of_the_folders_own(tmp_path):
