@@ -20,6 +20,7 @@ from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error
 from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.writing import new_folder
 
+from .gguf_file import is_gguf
 from .hub import find_source, public_name
 from .recipe import ORIGIN, PREPROCESSOR, Options, Recipe, shapes_of
 from .source_config import SourceConfig, read_json
@@ -101,6 +102,10 @@ def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:
     Raises:
         CheckpointError: no module knows it.
     """
+    if is_gguf(folder):
+        raise CheckpointError(
+            f"{folder} is a GGUF file, which holds a decoder alone; give it as `decoder`, with an `encoder`."
+        )
     config = read_json(folder / "config.json")
     module = _module(config, kind, folder)
     try:
