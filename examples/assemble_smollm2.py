@@ -62,7 +62,7 @@ def name_of(thing: tiny.PictogramClass) -> str:
 
 
 def make_rows(folder: Path, stock: Path, num_classes: int, seed: int) -> None:
-    """Write rows to train, to validate and to test, and a second folder whose test pictures are swapped."""
+    """Write rows to train, to validate and to test, and a second folder whose rows have each other's pictures."""
     rng = random.Random(seed)
     sets = tiny.Stock.of_folder(stock, (*STYLES, NEW_STYLE))
     chosen = rng.sample(sorted(sets.classes("named"), key=lambda one: one.name), num_classes)
@@ -80,13 +80,14 @@ def make_rows(folder: Path, stock: Path, num_classes: int, seed: int) -> None:
                     splits[split].append(row)
     for split, rows in splits.items():
         write_rows(folder / f"{split}.jsonl", rows)
-    write_rows(swapped / "test.jsonl", swap(splits["test"], folder.resolve()))
+        write_rows(swapped / f"{split}.jsonl", swap(rows, folder.resolve()))
     print(f"{len(splits['train'])} rows to train, {len(splits['test'])} to test, are in {folder}")
 
 
 def swap(rows: Sequence[dict[str, str]], folder: Path) -> list[dict[str, str]]:
-    """Return the rows with each other's pictures, none with its own."""
-    moved = [*rows[1:], rows[0]]
+    """Return the rows with pictures of other things, in the same number of each."""
+    half = len(rows) // 2
+    moved = [*rows[half:], *rows[:half]]
     return [row | {"image": str(folder / other["image"])} for row, other in zip(rows, moved, strict=True)]
 
 
@@ -152,6 +153,8 @@ def main() -> None:
     parser.add_argument("--joint-updates", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.classes < 2 or min(args.connector_updates, args.joint_updates) < 1:
+        parser.error("expected at least 2 classes and 1 update of each stage")
     output, decoder = args.output, find_decoder()
     stock = Path(args.stock or output / "stock")
     tiny.fetch(stock)
