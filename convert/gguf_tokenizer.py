@@ -13,7 +13,6 @@ from mm1_mlx.checkpoint.card import LICENSE_KEYS
 from mm1_mlx.checkpoint.chat_template import FILE
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.json_files import write_json
-from mm1_mlx.files.weights import list_some
 
 from .gguf_file import GgufFile
 
@@ -154,14 +153,12 @@ def _build_byte_level(file: GgufFile, vocabulary: dict[str, int]) -> Any:
             f"{file.path}: {KEY}pre is {name!r}; {', '.join(SPLITS)} are known here. Give the model's own tokenizer "
             "with `tokenizer` (a folder or hub id)."
         )
-    merges = [tuple(merge.split(" ")) for merge in file.need_list(f"{KEY}merges", str)]
-    wrong = [
-        " ".join(merge)
-        for merge in merges
-        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocabulary.keys()
-    ]
-    if wrong:
-        raise CheckpointError(f"{file.path}: its tokens do not go with the merges {list_some(wrong)}.")
+    merges = []
+    for merge in file.need_list(f"{KEY}merges", str):
+        first, _, second = merge.partition(" ")
+        if not {first, second, first + second} <= vocabulary.keys():
+            raise CheckpointError(f"{file.path}: its tokens do not go with the merge {merge!r}.")
+        merges.append((first, second))
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=name in WHOLE_WORDS))
     split, own = SPLITS[name], pre_tokenizers.ByteLevel(add_prefix_space=False)
     if name == "smollm":

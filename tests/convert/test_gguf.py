@@ -276,7 +276,7 @@ REFUSED = {
     ),
     "an unknown tokenizer": ({"tokenizer.ggml.model": "bert"}, "its tokenizer is 'bert'; gpt2 and llama"),
     "no tokenizer": ({"tokenizer.ggml.model": None}, "has no tokenizer; give one with `tokenizer`"),
-    "merges of no tokens": ({"tokenizer.ggml.merges": ["x y"]}, "do not go with the merges x y"),
+    "merges of no tokens": ({"tokenizer.ggml.merges": ["x y"]}, "do not go with the merge 'x y'"),
     "tokens that are numbers": ({"tokenizer.ggml.tokens": [1, 2]}, "has 2 values, expected a list of str"),
     "an end past the tokens": (
         {"tokenizer.ggml.eos_token_id": 999},
