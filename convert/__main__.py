@@ -37,8 +37,15 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", help="folder or hub id, where the source has none")
     parser.add_argument("--image-token", help="token that stands for a picture, in place of the source's")
     new = parser.add_argument_group("a new model")
-    new.add_argument("--encoder", help="image encoder: folder or hub id; also where 360VL's stands apart")
-    new.add_argument("--decoder", help="decoder: any that mlx-lm loads and that takes embeddings")
+    new.add_argument(
+        "--encoder",
+        help="image encoder: folder or hub id, or mm1-tiny or another model folder for its own; also where 360VL's "
+        "stands apart",
+    )
+    new.add_argument(
+        "--decoder",
+        help="decoder: any that mlx-lm loads and that takes embeddings; or a GGUF file of a llama, qwen2 or qwen3",
+    )
     new.add_argument(
         "--connector", choices=get_args(NewConnector), default="c_abstractor", help="fresh, to be trained"
     )

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import mlx.core as mx
 
+from mm1_mlx.arrays import main_dtype
 from mm1_mlx.checkpoint.card import CardFacts, describe_parts, model_card, source_license
 from mm1_mlx.checkpoint.chat_template import FILE, PLACES, find_chat_template
 from mm1_mlx.checkpoint.hub import EMBEDDED
@@ -20,6 +21,7 @@ from mm1_mlx.errors import CheckpointError, ConfigError, MM1Error
 from mm1_mlx.files.json_files import write_json
 from mm1_mlx.files.writing import new_folder
 
+from .gguf_file import is_gguf
 from .hub import find_source, public_name
 from .recipe import ORIGIN, PREPROCESSOR, Options, Recipe, shapes_of
 from .source_config import SourceConfig, read_json
@@ -101,6 +103,10 @@ def read_source(folder: Path, kind: str | None, options: Options) -> Recipe:
     Raises:
         CheckpointError: no module knows it.
     """
+    if is_gguf(folder):
+        raise CheckpointError(
+            f"{folder} is a GGUF file, which holds a decoder alone; give it as `decoder`, with an `encoder`."
+        )
     config = read_json(folder / "config.json")
     module = _module(config, kind, folder)
     try:
@@ -211,7 +217,7 @@ def _card(recipe: Recipe, plan: Plan, facts: Mapping[str, str]) -> str:
             base_models=list(recipe.base_models),
             license=_license(recipe),
             parts=describe_parts(recipe.config),
-            dtype=str(plan.dtype or _stored_dtype(plan)).removeprefix("mlx.core."),
+            dtype=str(plan.dtype or main_dtype(plan.forms.values())).removeprefix("mlx.core."),
             bits_per_weight=plan.bits_per_weight if plan.packing else None,
             untrained=recipe.config.untrained,
             parity=None,
@@ -227,15 +233,6 @@ def _license(recipe: Recipe) -> dict[str, str | list[str]]:
     names = [one.get("license_name", one.get("license", "not-stated")) for one in stated]
     each = [name for one in names for name in (one if isinstance(one, list) else [one])]
     return {"license": "other", "license_name": "-and-".join(dict.fromkeys(each))}
-
-
-def _stored_dtype(plan: Plan) -> mx.Dtype:
-    """Return the type in which most numbers are stored."""
-    sizes: dict[mx.Dtype, int] = {}
-    for form in plan.forms.values():
-        if mx.issubdtype(form.dtype, mx.floating):
-            sizes[form.dtype] = sizes.get(form.dtype, 0) + form.nbytes
-    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def _write_tokenizer(recipe: Recipe, folder: Path) -> None:

@@ -12,6 +12,7 @@ import mlx.core as mx
 from mm1_mlx.config import MM1Config
 
 from .choices import NewConnector
+from .gguf_file import GgufFile
 from .key_table import KeyTable
 from .tensors import TensorInfo, Tensors
 
@@ -39,7 +40,7 @@ class Options:
 class Part:
     """Some of a model's tensors, the table that says where they go, and what the conversion back needs."""
 
-    tensors: Tensors | LoadedTensors
+    tensors: AnyTensors
     table: KeyTable
     source_config: Mapping[str, Any] = field(default_factory=dict)  # the config.json beside them
     subfolder: str = ""  # folder in the source, where they are stored apart from the rest
@@ -73,7 +74,10 @@ class LoadedTensors:
         return self._arrays.pop(name)
 
 
-def shapes_of(tensors: Tensors | LoadedTensors) -> Shapes:
+AnyTensors = Tensors | LoadedTensors | GgufFile
+
+
+def shapes_of(tensors: AnyTensors) -> Shapes:
     """Return every tensor's shape by its name."""
     return {name: info.shape for name, info in tensors.infos.items()}
 

@@ -6,6 +6,7 @@ Each function here covers one use and gives it one type.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -20,6 +21,17 @@ class HasValues(Protocol):
     def tolist(self) -> Any: ...
 
     def item(self) -> Any: ...
+
+
+@runtime_checkable
+class HasDtype(Protocol):
+    """An array, or a tensor that is not read yet."""
+
+    @property
+    def dtype(self) -> mx.Dtype: ...
+
+    @property
+    def nbytes(self) -> int: ...
 
 
 def flatten(tree: Any) -> dict[str, mx.array]:
@@ -37,6 +49,15 @@ def to_list(array: HasValues) -> list[Any]:
 def to_number(array: HasValues) -> int | float:
     """Return the value of an array that holds one real number."""
     return array.item()
+
+
+def main_dtype(stored: Iterable[HasDtype]) -> mx.Dtype:
+    """Return the floating-point type that takes the most bytes among arrays, or among the forms of tensors."""
+    sizes: dict[mx.Dtype, int] = {}
+    for one in stored:
+        if mx.issubdtype(one.dtype, mx.floating):
+            sizes[one.dtype] = sizes.get(one.dtype, 0) + one.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def memory_of(array: Any) -> memoryview:

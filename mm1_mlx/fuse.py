@@ -35,9 +35,11 @@ def run(args: argparse.Namespace) -> None:
     if args.upload_repo is not None:
         check_repo_id(args.upload_repo)
         check_login()
+    from mm1_mlx.arrays import flatten
     from mm1_mlx.checkpoint import load, save
     from mm1_mlx.checkpoint.hub import find_folder
-    from mm1_mlx.checkpoint.load import stored_dtype
+    from mm1_mlx.checkpoint.load import stored_dtypes
+    from mm1_mlx.checkpoint.save import cast_weights
     from mm1_mlx.tuning import fuse_adapters
 
     folder, made = find_folder(args.model), Path(args.save_path).expanduser()
@@ -45,16 +47,17 @@ def run(args: argparse.Namespace) -> None:
         raise CheckpointError(f"--save-path {made} exists; choose another folder or --overwrite it.")
     model, _ = load(folder, adapter_path=found, dtype=args.dtype)
     fuse_adapters(model, dequantize=args.dequantize)
-    dtype = None if args.dtype else stored_dtype(folder)  # a CPU computes in another type
-    card = _card(model, dtype or model.image_encoder.dtype, folder, args)
-    save(model, made, companions=folder, dtype=dtype, overwrite=args.overwrite, card=card)
+    types = None if args.dtype else stored_dtypes(folder)  # a CPU computes in another type
+    card = _card(model, cast_weights(flatten(model.parameters()), types), folder, args)
+    save(model, made, companions=folder, dtype=types, overwrite=args.overwrite, card=card)
     print(made)
     if args.upload_repo is not None:
         print(upload(made, args.upload_repo))
 
 
-def _card(model: MM1, dtype: mx.Dtype, folder: Path, args: argparse.Namespace) -> str:
+def _card(model: MM1, weights: dict[str, mx.array], folder: Path, args: argparse.Namespace) -> str:
     """Return the card of the fused model, which is another than the one it was made of."""
+    from mm1_mlx.arrays import main_dtype
     from mm1_mlx.checkpoint.card import (
         CardFacts,
         describe_parts,
@@ -76,8 +79,8 @@ def _card(model: MM1, dtype: mx.Dtype, folder: Path, args: argparse.Namespace) -
             base_models=[name] if not local and is_hub_id(name) else source_base_models(folder),
             license=source_license(folder),
             parts=describe_parts(model.config),
-            dtype=str(dtype).removeprefix("mlx.core."),
-            bits_per_weight=stored_bits(model, dtype) if packed else None,
+            dtype=str(main_dtype(weights.values())).removeprefix("mlx.core."),
+            bits_per_weight=stored_bits(model, weights) if packed else None,
             untrained=model.config.untrained,
             parity=None,
         )

@@ -96,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many.add_argument("--resume", action="store_true", help="skip what the output has already")
     many.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="answers written together")
     flags.add_memory(parser)
-    parser.add_argument("--max-kv-size", type=int, help="positions kept in the KV cache")
+    parser.add_argument(
+        "--max-kv-size", type=int, help="positions kept in the KV cache; the oldest is overwritten"
+    )
     parser.add_argument("--save-prompt-cache", metavar="FILE", help="keep the read prompt for later runs")
     parser.add_argument(
         "--prompt-cache-file", metavar="FILE", help="a kept prompt: what this one shares with it is not read"
@@ -117,6 +119,7 @@ def _answer_one(args: argparse.Namespace) -> None:
     """Stream the answer to stdout, then print its costs to stderr; or print both as one JSON object."""
     start = time.perf_counter()
     from mm1_mlx.generation import stream_generate
+    from mm1_mlx.generation.caches import require_kept
 
     sampling = flags.sampling_of(args)
     imported = time.perf_counter()
@@ -129,6 +132,9 @@ def _answer_one(args: argparse.Namespace) -> None:
     preprocessed = time.perf_counter()
     if args.prompt_cache_file and prefix is not None:
         prefix.require_start_of(inputs)
+    if shots and args.max_kv_size is not None:
+        num_prompt = len(inputs.input_ids)
+        require_kept(args.max_kv_size, num_prompt, args.max_tokens, [range(num_prompt)], what="shots")
     _print_costs(args, processor, inputs, request.num_low_resolution)
     pieces = []
     answer = stream_generate(

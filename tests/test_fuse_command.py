@@ -15,6 +15,7 @@ from hub_stand_in import TOKEN, Hub
 from tuned_models import compute_logits, make, save_adapter, tuning
 
 from mm1_mlx import load, quantize, save
+from mm1_mlx.arrays import flatten, main_dtype
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.model.mm1 import count_parameters
 from mm1_mlx.tuning.settings import PartTuning
@@ -125,6 +126,26 @@ def test_the_card_is_that_of_the_fused_model(run, room, tmp_path):
     count = count_parameters(load(room / "model", lazy=True)[0])
     nbytes = sum(value.nbytes for value in mx.load(str(made / "model.safetensors")).values())
     assert bits == pytest.approx(8 * nbytes / count, rel=0.01)
+
+
+def test_each_weight_keeps_the_type_that_the_model_folder_has_it_in(run, tmp_path):
+    model = make()
+    types = {
+        key: mx.bfloat16 if key.startswith("decoder.") else mx.float16 for key in flatten(model.parameters())
+    }
+    save(model, tmp_path / "model", companions=find_folder("mm1-tiny"), dtype=types)
+    save_adapter(tmp_path / "model", tmp_path / "adapter", HOW)
+    argv = ("--model", tmp_path / "model", "--adapter-path", tmp_path / "adapter")
+    assert run(*argv, "--save-path", tmp_path / "fused")[0] == 0
+    found = mx.load(str(tmp_path / "fused" / "model.safetensors"))
+    assert {key: value.dtype for key, value in found.items()} == types
+    main = main_dtype(found.values())
+    assert (
+        f"| weights | {str(main).removeprefix('mlx.core.')} |"
+        in (tmp_path / "fused" / "README.md").read_text()
+    )
+    assert run(*argv, "--save-path", tmp_path / "wide", "--dtype", "float32")[0] == 0
+    assert types_of(tmp_path / "wide") == {mx.float32}
 
 
 def test_a_connector_that_was_trained_is_not_called_untrained(run, room, tmp_path):

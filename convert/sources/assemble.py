@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.arrays import flatten
+from mm1_mlx.checkpoint.hub import EMBEDDED
 from mm1_mlx.checkpoint.sizes import require_proportion
 from mm1_mlx.config import (
     CLIP_MEAN,
@@ -27,6 +28,9 @@ from mm1_mlx.model.connector import make_connector
 from mm1_mlx.model.mlx_lm_parts import build_decoder, load_decoder
 
 from ..decoder_settings import complete_settings, find_kind
+from ..gguf_decoder import read_gguf_decoder
+from ..gguf_file import GgufFile, find_gguf, is_gguf
+from ..gguf_tokenizer import make_companions
 from ..hub import find_source, hub_ids
 from ..image_encoders import (
     TEXT_HALF,
@@ -46,6 +50,7 @@ from ..recipe import PREPROCESSOR, LoadedTensors, Options, Part, Recipe, shapes_
 from ..source_config import read_json
 from ..tensors import Tensors, open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
+from . import mm1
 
 # Tokens of public tokenizers that never occur in text.
 IMAGE_TOKENS = (
@@ -62,6 +67,10 @@ IMAGE_TOKENS = (
 CONNECTOR_WIDTH = 1024  # of Honeybee's convolutions; narrower if the encoder or decoder is
 NOT_SIZES = {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
 HALF = (0.5, 0.5, 0.5)
+UNPACKED = (
+    "The decoder's packed weights are unpacked without rounding, to float32 unless another type is asked for; -q packs "
+    "them as MLX does."
+)
 
 
 def assemble(options: Options) -> Recipe:
@@ -73,16 +82,17 @@ def assemble(options: Options) -> Recipe:
     """
     if options.encoder is None or options.decoder is None:
         raise CheckpointError("nothing to convert: give SOURCE, or `encoder` and `decoder` for a new model.")
-    encoder_folder, folder = find_source(options.encoder), find_source(options.decoder)
+    encoder_folder = EMBEDDED.get(options.encoder) or find_source(options.encoder)
+    folder = find_gguf(find_source(options.decoder))
     encoder, image, tensors, encoder_table = _encoder(encoder_folder, options)
     try:
-        decoder, arrays = _decoder(folder)
+        decoder, part, origin = _gguf_decoder(folder) if is_gguf(folder) else _decoder(folder)
     except ConfigError as error:
         raise ConfigError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     require_proportion(encoder.to_dict(), shapes_of(tensors), encoder_folder)
     connector = _connector_config(options, encoder, decoder)
     fresh = _initialize_connector(connector, options.seed, encoder_dtype(tensors))
-    tokens = tokenizer_folder(folder, options)
+    tokens = tokenizer_folder(origin, options)
     tokenizer = load_tokenizer(tokens)
     return Recipe(
         source="assemble",
@@ -92,28 +102,35 @@ def assemble(options: Options) -> Recipe:
             text_config=decoder,
             image_config=image,
             image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS, decoder.vocab_size),
-            eos_token_id=end_token_ids(folder, tokenizer),
+            eos_token_id=end_token_ids(origin, tokenizer),
             untrained=("connector",),
         ),
         parts=(
             Part(tensors, encoder_table),
             _keep_names(LoadedTensors(fresh, folder, "new connector")),
-            _keep_names(
-                LoadedTensors({f"decoder.{key}": value for key, value in arrays.items()}, folder, "decoder")
-            ),
+            part,
         ),
-        companions=(tokens, folder),
-        origins=(encoder_folder, folder),
+        companions=(tokens, origin),
+        origins=(encoder_folder, origin),
         base_models=hub_ids(options.encoder, options.decoder),
         notes=(
             *note_text_half(tensors.infos),
+            *([UNPACKED] if isinstance(part.tensors, GgufFile) and part.tensors.packed else []),
             "The connector is new and untrained: train the model before you ask it anything.",
         ),
     )
 
 
-def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
-    """Return a decoder's configuration and its weights, opened but not read."""
+def _gguf_decoder(path: Path) -> tuple[MlxLmDecoderConfig, Part, Path]:
+    """Return the configuration and tensors of a GGUF file's decoder, and a folder with its tokenizer and card."""
+    file = GgufFile(path)
+    decoder, table = read_gguf_decoder(file)
+    build_decoder(decoder.values)  # refuses settings that mlx-lm does not compute with
+    return decoder, Part(file, table), make_companions(file)
+
+
+def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, Part, Path]:
+    """Return a decoder's configuration, its weights, opened but not read, and the folder that it was found in."""
     config = read_json(folder / "config.json")
     values = config.values | {"model_type": find_kind(config)}
     if values.get("quantization") or values.get("quantization_config"):
@@ -138,7 +155,9 @@ def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, dict[str, mx.array]]:
         own["tie_word_embeddings"] = False
     elif not any(key.startswith("output") for key in arrays):  # InternLM's name of a head
         own["tie_word_embeddings"] = True
-    return MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES}), arrays
+    weights = LoadedTensors({f"decoder.{key}": value for key, value in arrays.items()}, folder, "decoder")
+    config = MlxLmDecoderConfig({key: value for key, value in own.items() if key not in NOT_SIZES})
+    return config, _keep_names(weights), folder
 
 
 def encoder_dtype(tensors: Tensors) -> mx.Dtype:
@@ -180,6 +199,8 @@ def _connector_config(
 
 def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageConfig, Tensors, KeyTable]:
     """Return an encoder's sizes, its preprocessing, tensors and key table."""
+    if (folder / "config.json").is_file() and mm1.matches(read_json(folder / "config.json")):
+        return mm1.read_encoder(folder, options.feature_layer)
     tensors = open_tensors(folder)
     layer = -1 if options.feature_layer is None else options.feature_layer
     if any(name.startswith("visual.") for name in tensors.infos):
@@ -218,7 +239,7 @@ def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageC
     else:
         raise CheckpointError(
             f"{values.where}: the image encoder is {kind!r}; CLIP (transformers or open_clip), SigLIP, SigLIP 2 for "
-            "pictures of a fixed size, and AIMv2 are known."
+            "pictures of a fixed size, AIMv2, and that of a model folder are known."
         )
     image = _image_config(encoder, mean=mean, std=std, squash="siglip" in kind, folder=folder)
     table = table.add_prefixes(prefix, "image_encoder.")

@@ -54,10 +54,11 @@ def load(
     model, processor = read_model(path_or_hub_id, adapter_path=adapter_path, dtype=dtype, lazy=lazy)
     if untrained := untrained_parts(model):
         verb = "is" if len(untrained) == 1 else "are"
-        print(
-            f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers are noise.",
-            file=sys.stderr,
-        )
+        told = f"mm1: the {' and '.join(untrained)} of {path_or_hub_id} {verb} untrained: its answers"
+        if "decoder" in untrained:
+            print(f"{told} are noise.", file=sys.stderr)
+        else:
+            processor.notices.append(f"{told} about pictures are noise.")
     if not processor.tokenizer.chat_template:
         print(f"mm1: {path_or_hub_id} has no chat template: prompts are read as plain text.", file=sys.stderr)
     return model, processor
@@ -117,17 +118,17 @@ def read_config(folder: Path) -> MM1Config:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def stored_dtype(folder: Path) -> mx.Dtype:
-    """Return the floating-point type in which a model folder stores its weights; loading may convert them.
+def stored_dtypes(folder: Path) -> dict[str, mx.Dtype]:
+    """Return the type in which a model folder stores each of its weights; loading may convert them.
+
+    The weight of a packed layer, were it unpacked, has the type of its scales.
 
     Raises:
         CheckpointError: the weights are absent or damaged.
     """
-    norm = "image_encoder.layers.0.norm1.weight"  # norms are never packed
-    weights = read_weights(folder)
-    if norm not in weights:
-        raise CheckpointError(f"{folder} lacks {norm}; convert it again.")
-    return weights[norm].dtype
+    found = {key: value.dtype for key, value in read_weights(folder).items()}
+    scales = {key.removesuffix(".scales"): dtype for key, dtype in found.items() if key.endswith(".scales")}
+    return found | {f"{path}.weight": dtype for path, dtype in scales.items()}
 
 
 def _quantize_layers(model: MM1, quantization: dict[str, Any], weights: dict[str, mx.array]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import ConfigError
 from mm1_mlx.model.mm1 import MM1, count_parameters
 from mm1_mlx.settings import BITS, PackingMode
@@ -100,13 +100,9 @@ def quantization_config(packing: Packing, plan: dict[str, dict[str, Any]]) -> di
     return packing.plain | {path: values for path, values in plan.items() if values != packing.plain}
 
 
-def stored_bits(model: MM1, dtype: mx.Dtype) -> float:
-    """Return the bits on disk for each number of the unpacked model, where ``dtype`` is the stored type of floats."""
-    arrays = flatten(model.parameters()).values()
-    nbytes = sum(
-        value.size * (dtype.size if mx.issubdtype(value.dtype, mx.floating) else value.dtype.size)
-        for value in arrays
-    )
+def stored_bits(model: MM1, weights: Mapping[str, mx.array]) -> float:
+    """Return the bits on disk for each number of the unpacked model, where ``weights`` are those that are stored."""
+    nbytes = sum(value.nbytes for value in weights.values())
     return (
         8 * nbytes / count_parameters(MM1(replace(model.config, quantization=None, quantization_config=None)))
     )

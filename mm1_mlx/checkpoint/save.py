@@ -36,7 +36,7 @@ def save(
     path: str | Path,
     *,
     companions: str | Path,
-    dtype: mx.Dtype | None = None,
+    dtype: mx.Dtype | Mapping[str, mx.Dtype] | None = None,
     overwrite: bool = False,
     weights: Mapping[str, mx.array] | None = None,
     card: str | None = None,
@@ -47,7 +47,7 @@ def save(
         model: what to save.
         path: the folder to make.
         companions: a folder whose tokenizer, chat template and licence are copied; its card is of another model.
-        dtype: the stored type of floating-point weights; None keeps their type.
+        dtype: the stored type of floating-point weights, of all or of each by its key; None keeps their type.
         overwrite: replace ``path`` where it exists.
         weights: all weights by key, where the model holds only a part of each; None takes the model's own.
         card: text of the folder's README.md; by default there is none.
@@ -59,10 +59,7 @@ def save(
     companions = Path(companions)
     if not any((companions / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         raise CheckpointError(f"{companions} holds no tokenizer.json or tokenizer.model.")
-    made = {
-        key: value.astype(dtype) if dtype is not None and mx.issubdtype(value.dtype, mx.floating) else value
-        for key, value in (flatten(model.parameters()) if weights is None else weights).items()
-    }
+    made = cast_weights(flatten(model.parameters()) if weights is None else weights, dtype)
     forms = {key: Form(value.shape, value.dtype) for key, value in made.items()}
     with new_folder(Path(path), overwrite=overwrite, kind=KIND) as folder:
         write_shards(folder, forms, ((key, made.pop(key)) for key in forms))
@@ -74,3 +71,19 @@ def save(
             (folder / FILE).write_text(template, encoding="utf-8")
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def cast_weights(
+    weights: Mapping[str, mx.array], dtype: mx.Dtype | Mapping[str, mx.Dtype] | None
+) -> dict[str, mx.array]:
+    """Return weights in the type to store them in; those that are no floating-point numbers stay as they are.
+
+    Args:
+        weights: by key.
+        dtype: one type for all, or one for each key; a key without one keeps its type, as all do for None.
+    """
+    types = dtype if isinstance(dtype, Mapping) else dict.fromkeys(weights, dtype)
+    return {
+        key: value.astype(to) if (to := types.get(key)) and mx.issubdtype(value.dtype, mx.floating) else value
+        for key, value in weights.items()
+    }

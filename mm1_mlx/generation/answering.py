@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from mm1_mlx.generation.timing import Timing
 from mm1_mlx.inputs.content import content_of
 from mm1_mlx.inputs.processor import Processor
 
+REPLACEMENT = "\ufffd"  # ends the text of an answer that stops within a character
 FinishReason = Literal["stop", "length"]
 
 
@@ -43,6 +45,9 @@ class Answering:
         with self.timing.phase("preprocess"):
             self.inputs = request.prepare(processor)
             self.content = content_of(self.inputs, processor.config.image_token_id)
+        if self.inputs.pictures:
+            while processor.notices:
+                print(processor.notices.pop(0), file=sys.stderr)
         self.timing.prompt_tokens = len(self.content)
         self.timing.visual_tokens = self.inputs.num_visual_tokens
 
@@ -55,5 +60,7 @@ class Answering:
         timing.decode = now - self._first
         timing.generation_tokens += 1
         timing.peak_memory = mx.get_peak_memory()
+        if finish_reason is not None:
+            text = text.rstrip(REPLACEMENT)
         shown = self._stops.feed(text, last=finish_reason is not None)
         return Piece(shown, token, timing, "stop" if self._stops.found else finish_reason)

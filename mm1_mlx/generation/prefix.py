@@ -33,7 +33,7 @@ class Prefix:
 
     def __init__(self, model: MM1, *, kv_bits: int | None = None, max_kv_size: int | None = None):
         self._model = model
-        self.kv_bits, self._max_kv_size = kv_bits, max_kv_size
+        self.kv_bits, self.max_kv_size = kv_bits, max_kv_size
         self.clear()
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Prefix:
 
     def clear(self) -> None:
         """Empty the cache."""
-        self.cache: list[Any] = make_cache(self._model, max_kv_size=self._max_kv_size, kv_bits=self.kv_bits)
+        self.cache: list[Any] = make_cache(self._model, max_kv_size=self.max_kv_size, kv_bits=self.kv_bits)
         self.content: list[int] = []
         self.pictures: list[Places] = []
 

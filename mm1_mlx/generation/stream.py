@@ -11,7 +11,7 @@ import mlx.core as mx
 from mm1_mlx.arguments import require_type
 from mm1_mlx.errors import SamplingError
 from mm1_mlx.generation.answering import Answering, Piece
-from mm1_mlx.generation.caches import kv_group_size
+from mm1_mlx.generation.caches import kv_group_size, require_kept
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.request import Request
@@ -168,6 +168,9 @@ def answer_alone(
     from mlx_lm.generate import stream_generate as stream_text
 
     content, inputs, timing = list(answering.content), answering.inputs, answering.timing
+    num_tokens = decoding.limit_tokens(model, len(content))
+    if prefix.max_kv_size is not None:
+        require_kept(prefix.max_kv_size, len(content), num_tokens, inputs.image_places)
     start = prefix.keep_shared(content)
     timing.prefilled_tokens += len(content) - start
     embeddings = embed(
@@ -182,7 +185,7 @@ def answer_alone(
         model,
         tokenizer,
         inputs.input_ids[start:],
-        max_tokens=decoding.limit_tokens(model, len(content)),
+        max_tokens=num_tokens,
         sampler=decoding.make_sampler(model),
         prompt_cache=prefix.cache,
         kv_bits=prefix.kv_bits,

@@ -51,6 +51,7 @@ class Processor:
         self.config = config
         self.max_pixels = max_pixels
         self.fetch = fetch
+        self.notices: list[str] = []  # told on stderr when an answer first reads a picture
 
     @property
     def image_token(self) -> str:
@@ -69,7 +70,9 @@ class Processor:
         """
         image_config = self.config.image_config.changed(**changes)
         config = replace(self.config, image_config=image_config)
-        return Processor(self.tokenizer, config, max_pixels=self.max_pixels, fetch=self.fetch)
+        changed = Processor(self.tokenizer, config, max_pixels=self.max_pixels, fetch=self.fetch)
+        changed.notices = self.notices
+        return changed
 
     def num_visual_tokens(self, width: int, height: int, *, num_images: int = 1) -> int:
         """Return the number of visual tokens of an upright picture, in a prompt of ``num_images`` pictures.

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import (
+    ArraysCache,
     KVCache,
     RotatingKVCache,
     can_trim_prompt_cache,
@@ -33,6 +34,7 @@ from mm1_mlx.model.mlx_lm_settings import require_honoured
 
 __all__ = [
     "AdapterLayer",
+    "ArraysCache",
     "KVCache",
     "QuantizedSwitchLinear",
     "RotatingKVCache",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mm1_mlx import MM1, load, preset, quantize, save
+from mm1_mlx import MM1, generate, load, preset, quantize, save
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.errors import CheckpointError, ConfigError
 from mm1_mlx.files.writing import new_folder
@@ -191,12 +191,24 @@ def test_saving_needs_a_tokenizer(mm1_tiny, tmp_path):
         (["image encoder", "connector"], "image encoder and connector of {} are"),
     ],
 )
-def test_untrained_parts_are_told_in_one_line_on_stderr(untrained, named, tiny_folder, capsys):
+def test_untrained_parts_are_told_once_when_a_picture_is_read(untrained, named, tiny_folder, capsys, picture):
     change_config(tiny_folder, untrained=untrained)
-    load(tiny_folder)
+    model, processor = load(tiny_folder)
+    processor = processor.with_image_config(resize="pad")
+    generate(model, processor, "red", max_tokens=1)
+    assert capsys.readouterr() == ("", "")
+    for _ in range(2):
+        generate(model, processor, "red", images=[picture], max_tokens=1)
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"mm1: the {named.format(tiny_folder)} untrained: its answers are noise.\n"
+    assert err == f"mm1: the {named.format(tiny_folder)} untrained: its answers about pictures are noise.\n"
+
+
+def test_an_untrained_decoder_is_told_when_it_is_loaded(tiny_folder, capsys):
+    change_config(tiny_folder, untrained=["decoder"])
+    load(tiny_folder)
+    told = f"mm1: the decoder of {tiny_folder} is untrained: its answers are noise.\n"
+    assert capsys.readouterr() == ("", told)
 
 
 def test_a_trained_model_loads_without_a_word(tiny_folder, capsys):

@@ -296,8 +296,9 @@ def test_converting_says_that_the_connector_is_untrained(llama, tmp_path, capfd)
     assert "The connector is new and untrained" in capfd.readouterr().err
 
 
-def test_loading_says_that_the_connector_is_untrained(models, capsys):
-    mm1_mlx.load(models["llama"])
+def test_the_first_answer_about_a_picture_says_that_the_connector_is_untrained(models, picture, capsys):
+    model, processor = mm1_mlx.load(models["llama"])
+    mm1_mlx.generate(model, processor, "w5", images=[picture], max_tokens=1)
     assert "the connector of" in (err := capsys.readouterr().err) and "is untrained" in err
 
 

@@ -1,11 +1,15 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.models.cache import ChunkedKVCache
 from PIL import Image
 
 from mm1_mlx import MM1, MM1Config, Sampling, generate, preset, stream_generate
 from mm1_mlx.errors import PromptError, SamplingError
+from mm1_mlx.generation.answering import Answering
 from mm1_mlx.generation.caches import make_cache
+from mm1_mlx.generation.prefix import Prefix
+from mm1_mlx.generation.request import Request
 from mm1_mlx.vision.encode import embed
 
 PROMPT = "Describe the picture."
@@ -114,14 +118,76 @@ def test_absurd_sampling_is_refused(values):
         Sampling(**values)
 
 
-def test_a_decoder_with_its_own_cache_refuses_max_kv_size():
-    values = preset("mm1-tiny").to_dict()
-    values["text_config"] = {
-        **{"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 1, "intermediate_size": 64},
+def make_llama(**values):
+    """A model with a Llama of two layers and random weights."""
+    mx.random.seed(0)
+    config = preset("mm1-tiny").to_dict()
+    config["text_config"] = {
+        **{"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 64},
         **{"num_attention_heads": 4, "rms_norm_eps": 1e-6, "vocab_size": 768},
+        **values,
     }
-    with pytest.raises(SamplingError, match="llama decoder"):
-        make_cache(MM1(MM1Config.from_dict(values)), max_kv_size=64)
+    return MM1(MM1Config.from_dict(config))
+
+
+def test_the_cache_of_a_decoder_that_makes_its_own_is_bounded(mm1_tiny):
+    model, processor = make_llama(), mm1_tiny[1]
+    whole = [p.token for p in stream_generate(model, processor, PROMPT, max_tokens=40)]
+    for size in (200, 16):
+        prefix = Prefix(model, max_kv_size=size)
+        tokens = [p.token for p in stream_generate(model, processor, PROMPT, max_tokens=40, prefix=prefix)]
+        assert tokens == whole or size == 16
+        assert len(prefix) > 16 and {entry.size() for entry in prefix.cache} == {min(size, len(prefix))}
+
+
+def test_layers_with_a_window_of_their_own_keep_it():
+    model = make_llama(layer_types=["full_attention", "sliding_attention"], sliding_window=8)
+    assert [entry.max_size for entry in make_cache(model, max_kv_size=64)] == [64, 8]
+
+
+def test_a_cache_of_another_kind_is_refused_by_name():
+    model = make_llama()
+    model.decoder.make_cache = lambda: [ChunkedKVCache(8)]
+    with pytest.raises(SamplingError, match=r"cannot bound this llama decoder, some .* a ChunkedKVCache"):
+        make_cache(model, max_kv_size=64)
+
+
+def test_a_cache_that_would_lose_a_picture_is_refused(mm1_tiny, picture):
+    prompt = len(mm1_tiny[1](PROMPT, [picture]).input_ids)
+    with pytest.raises(SamplingError, match=f"`max_kv_size` is {prompt}.* Give {prompt + 9}, or lower"):
+        generate(*mm1_tiny, PROMPT, images=[picture], max_tokens=10, max_kv_size=prompt)
+    for size, tokens in ((prompt + 9, 10), (prompt, 1)):
+        assert generate(*mm1_tiny, PROMPT, images=[picture], max_tokens=tokens, max_kv_size=size)
+    long = "red star " * 30 + "<image>"
+    places = mm1_tiny[1](long, [picture], template="plain")
+    start = places.image_places[0].start
+    more = len(places.input_ids) - start  # text before a picture may be overwritten up to the picture
+    assert generate(*mm1_tiny, long, images=[picture], template="plain", max_tokens=1, max_kv_size=more + 4)
+    with pytest.raises(SamplingError, match="visual tokens would be overwritten"):
+        generate(*mm1_tiny, long, images=[picture], template="plain", max_tokens=1, max_kv_size=more + 3)
+
+
+def test_an_answer_that_stops_within_a_character_ends_before_it(mm1_tiny, picture):
+    processor = mm1_tiny[1]
+    tokenizer = processor.tokenizer
+    first = tokenizer.encode("\u00e9", add_special_tokens=False)
+    assert len(first) == 2  # mm1-tiny spells it in bytes
+    inputs = processor("red", [picture])
+
+    def write(end):
+        answering = Answering(Request(inputs), processor)
+        detokenizer, text = tokenizer.detokenizer, ""
+        tokens = [*tokenizer.encode("red", add_special_tokens=False), *first[:end]]
+        for number, token in enumerate(tokens, 1):
+            detokenizer.add_token(token)
+            if number == len(tokens):
+                detokenizer.finalize()
+            reason = "length" if number == len(tokens) else None
+            text += answering.add(detokenizer.last_segment, token, reason).text
+        return text
+
+    assert write(1).strip() == "red"
+    assert write(2).strip() == "red\u00e9"
 
 
 def test_a_sliding_window_refuses_kv_bits():
