@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--data is missing; give a folder with train.jsonl, or a hub id.")
     from mm1_mlx.data.records import open_data
 
-    rows = open_data(args.data)
+    rows = open_data(args.data, needed="test" if args.train is None else "train")
     model, processor = flags.load_model(args)
     if args.learning_rate is None and before is None:
         recipe = replace(recipe, learning_rate=tuning_rate(model.config.text_config.hidden_dims))

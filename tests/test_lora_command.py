@@ -285,4 +285,4 @@ def test_a_data_set_without_test_rows_cannot_be_tested(run, data, tmp_path):
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"text": "hello"}\n')
     code, _, err = run("--test", folder=folder)
-    assert code == 1 and "has no test rows; add test.jsonl" in err
+    assert code == 1 and "there is no test.jsonl in" in err

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -153,17 +154,16 @@ def learn_ours(folder: Path, rows: Path, out: Path, iters: int, watch: Stopwatch
 
 def learn_theirs(model: Path, rows: Path, out: Path, iters: int, watch: Stopwatch) -> None:
     """Train as ``python -m mlx_lm.lora`` does."""
-    from mlx_lm import lora
-
+    lora: Any = import_module("mlx_lm.lora")
     settings = {
         "model": str(model), "data": str(rows), "adapter_path": str(out), "iters": iters, "train": True,
         "batch_size": BATCH, "num_layers": -1, "steps_per_report": 1, "steps_per_eval": 10 * iters,
         "val_batches": 1, "mask_prompt": True, "learning_rate": RATE,
     }  # fmt: skip
     args = SimpleNamespace(**lora.CONFIG_DEFAULTS | settings)
-    model, tokenizer = lora.load(args.model)
+    decoder, tokenizer = lora.load(args.model)
     train_rows, valid_rows, _ = lora.load_dataset(args, tokenizer)
-    lora.train_model(args, model, train_rows, valid_rows, watch)
+    lora.train_model(args, decoder, train_rows, valid_rows, watch)
 
 
 def time_answer(side: str, model: Path, tokens: int) -> float:

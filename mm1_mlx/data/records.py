@@ -1,6 +1,6 @@
 """Open training rows from a folder or the Hugging Face hub; each is read and parsed only when it is asked for.
 
-A folder has ``train.jsonl`` and, where wanted, ``valid.jsonl`` and ``test.jsonl``: one row a line, in any of the
+A folder has ``train.jsonl``, ``valid.jsonl`` and ``test.jsonl``, those that are wanted: one row a line, in any of the
 forms of ``row_forms``.
 """
 
@@ -99,27 +99,28 @@ class HubRecords:
 NamedRecords = RecordFile | HubRecords  # records that have a name, and one for each row
 
 
-def open_data(source: str) -> dict[Split, NamedRecords]:
+def open_data(source: str, *, needed: Split = "train") -> dict[Split, NamedRecords]:
     """Open the splits of a folder, or of a data set on the Hugging Face hub.
 
     Args:
         source: a folder; or a hub id, owner/name, with a colon and its configuration where it has several.
+        needed: the split that there must be.
 
     Raises:
-        DataError: there is no such data set, or it has no rows to train on.
+        DataError: there is no such data set, or it lacks the split that is needed.
     """
     folder = Path(os.path.expanduser(source))
     if os.path.isdir(folder):
-        return open_folder(folder)
+        return open_folder(folder, needed=needed)
     if os.path.exists(folder):
         raise DataError(f"{source} is a file; call it train.jsonl and give the folder that it is in.")
     if HUB_ID.fullmatch(source.partition(":")[0]):
-        return _open_hub(source)
+        return _open_hub(source, needed)
     raise DataError(f"{shown(source)} is no folder here and no hub id (owner/name); give one of them.")
 
 
-def open_folder(folder: Path) -> dict[Split, NamedRecords]:
-    """Open the splits of a folder, of which ``train.jsonl`` must exist.
+def open_folder(folder: Path, *, needed: Split = "train") -> dict[Split, NamedRecords]:
+    """Open the splits of a folder, of which the one that is ``needed`` must exist.
 
     Raises:
         DataError: a file is missing, misnamed, empty or no JSON lines.
@@ -133,10 +134,10 @@ def open_folder(folder: Path) -> dict[Split, NamedRecords]:
         for other in OTHER_NAMES.get(split, ()):
             if (folder / f"{other}.jsonl").exists():
                 raise DataError(f"{folder / other}.jsonl would not be read; rename it to {path.name}.")
-        if split == "train":
+        if split == needed:
             names = sorted(entry.name for entry in folder.iterdir() if ".json" in entry.name)
             raise DataError(
-                f"there is no train.jsonl in {folder}{' but ' * bool(names)}{', '.join(names[:5])}; "
+                f"there is no {path.name} in {folder}{' but ' * bool(names)}{', '.join(names[:5])}; "
                 "write one JSON object a line there."
             )
     return found
@@ -184,7 +185,7 @@ def _parse_line(line: bytes, name: str) -> dict[str, Any]:
         raise DataError(f"{name}: {error}") from None
 
 
-def _open_hub(source: str) -> dict[Split, NamedRecords]:
+def _open_hub(source: str, needed: Split) -> dict[Split, NamedRecords]:
     try:
         splits = load_hub_rows(source)
     except ImportError:
@@ -198,9 +199,9 @@ def _open_hub(source: str) -> dict[Split, NamedRecords]:
             features = copy.deepcopy(splits[key].features)
             _leave_encoded(features)
             found[split] = HubRecords(f"{source}, {key}", splits[key].with_format("arrow"), features)
-    if "train" not in found:
+    if needed not in found:
         raise DataError(
-            f"{source} has no rows to train on (its splits: {', '.join(map(str, splits))}); give another."
+            f"{source} has no rows in a split {needed} (its splits: {', '.join(map(str, splits))}); give another."
         )
     return found
 

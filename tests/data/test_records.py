@@ -425,6 +425,13 @@ def test_a_folder_has_splits_of_which_train_must_be_there(folder):
     assert found["test"][0].images == (folder / "cat.png",)
 
 
+def test_rows_to_measure_alone_are_opened_where_these_are_needed(tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"text": "A cat."}')
+    assert list(open_data(str(tmp_path), needed="test")) == ["test"]
+    with pytest.raises(DataError, match="there is no train.jsonl in .* but test.jsonl"):
+        open_data(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -521,7 +528,9 @@ def test_a_hub_row_at_fault_is_named(hub):
 
 def test_a_hub_data_set_without_rows_to_train_on_is_refused(hub):
     hub(train=[], test=[{"text": "x"}])
-    with pytest.raises(DataError, match=r"owner/cats has no rows to train on \(its splits: train, test\)"):
+    with pytest.raises(
+        DataError, match=r"owner/cats has no rows in a split train \(its splits: train, test\)"
+    ):
         open_data("owner/cats")
 
 

@@ -213,7 +213,7 @@ def test_own_rows_come_from_the_hub_too(tmp_path, monkeypatch):
     (item,) = read("someone/rows", "rows")
     assert (item.question, item.answers, item.choices) == ("What is it?", ("a", "b"), ("a", "c"))
     del made["test"]
-    with pytest.raises(DataError, match="no test split"):
+    with pytest.raises(DataError, match="no rows in a split test"):
         read("someone/rows", "rows")
 
 

@@ -41,9 +41,9 @@ def read_rows(data: str | None, split: Split) -> list[Item]:
 def _iterate_rows(data: str | None, split: Split) -> Iterator[tuple[int, Record, dict[str, Any]]]:
     """Yield each row's number, the record it makes, and its values unchanged."""
     if data is not None and not os.path.exists(os.path.expanduser(data)) and "/" in data:
-        found = records.open_data(data).get(SPLITS[split])
+        found = records.open_data(data, needed=SPLITS[split])[SPLITS[split]]
         if not isinstance(found, records.HubRecords):
-            raise DataError(f"rows: {data} has no {SPLITS[split]} split.")
+            raise DataError(f"rows: {data} is no data set of the hub.")
         for index in range(len(found)):
             (row,) = found.rows[index].to_pylist()
             yield index, found[index], found.features.decode_example(row)
