@@ -428,7 +428,7 @@ def test_a_folder_has_splits_of_which_train_must_be_there(folder):
 def test_rows_to_measure_alone_are_opened_where_these_are_needed(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"text": "A cat."}')
     assert list(open_data(str(tmp_path), needed="test")) == ["test"]
-    with pytest.raises(DataError, match="there is no train.jsonl in .* but test.jsonl"):
+    with pytest.raises(DataError, match=r"there is no train.jsonl in .* but test.jsonl"):
         open_data(str(tmp_path))
 
 
