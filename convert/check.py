@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mm1_mlx.arrays import to_number
+from mm1_mlx.arrays import name_dtype, to_number
 from mm1_mlx.checkpoint.card import replace_parity
 from mm1_mlx.checkpoint.load import read_model
 from mm1_mlx.errors import CheckpointError
@@ -137,7 +137,7 @@ def check(
     torch_source: str | None = None,
     original: str | Path | None = None,
     num_questions: int = 64,
-    dtype: str = "float32",
+    dtype: str | mx.Dtype = "float32",
 ) -> Report:
     """Compare a model folder with one of three references.
 
@@ -152,6 +152,7 @@ def check(
     Raises:
         MM1Error: the folder or the reference cannot be read, or they are not of one model.
     """
+    dtype = name_dtype(dtype) or "float32"
     model, processor = read_model(folder, dtype=dtype)
     if original is not None:
         report = Report(f"{public_name(original)}, {num_questions} questions of the tiny world", dtype)

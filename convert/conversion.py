@@ -10,7 +10,7 @@ from types import ModuleType
 
 import mlx.core as mx
 
-from mm1_mlx.arrays import main_dtype
+from mm1_mlx.arrays import main_dtype, name_dtype
 from mm1_mlx.checkpoint.card import CardFacts, describe_parts, model_card, source_license
 from mm1_mlx.checkpoint.chat_template import FILE, PLACES, find_chat_template
 from mm1_mlx.checkpoint.hub import EMBEDDED
@@ -52,7 +52,7 @@ def convert(
     *,
     kind: str | None = None,
     options: Options | None = None,
-    dtype: str | None = None,
+    dtype: str | mx.Dtype | None = None,
     packing: Packing | None = None,
     overwrite: bool = False,
     name: str | None = None,
@@ -64,7 +64,7 @@ def convert(
         output: the folder to make; it appears complete or not at all.
         kind: name of the source's module; by default it is found from the folder.
         options: facts that the source folder does not state.
-        dtype: "float16", "bfloat16" or "float32"; None keeps the stored type.
+        dtype: "float16", "bfloat16" or "float32", or MLX's own; None keeps the stored type.
         packing: quantize while writing.
         overwrite: replace ``output`` where it exists.
         name: name of the result in the model card; by default that of the output folder.
@@ -137,7 +137,7 @@ def write(
     recipe: Recipe,
     output: Path,
     *,
-    dtype: str | None = None,
+    dtype: str | mx.Dtype | None = None,
     packing: Packing | None = None,
     overwrite: bool = False,
     facts: Mapping[str, str],
@@ -147,6 +147,7 @@ def write(
     Raises:
         MM1Error: a tensor does not fit, the output exists, or there is no room.
     """
+    dtype = name_dtype(dtype)
     for folder in {*recipe.origins, *recipe.companions}:
         require_other_folder(folder, output)
     recipe = _find_template(

@@ -13,6 +13,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mm1_mlx.errors import ConfigError
+from mm1_mlx.settings import DTYPES
+
 
 @runtime_checkable
 class HasValues(Protocol):
@@ -39,6 +42,18 @@ def flatten(tree: Any) -> dict[str, mx.array]:
     arrays: dict[str, mx.array] = {}
     tree_flatten(tree, destination=arrays)
     return arrays
+
+
+def name_dtype(dtype: str | mx.Dtype | None) -> str | None:
+    """Return the name of a floating-point type, which may be given as MLX has it, or None where none is given.
+
+    Raises:
+        ConfigError: it is not one of ``DTYPES``.
+    """
+    name = str(dtype).removeprefix("mlx.core.") if isinstance(dtype, mx.Dtype) else dtype
+    if name is not None and name not in DTYPES:
+        raise ConfigError(f"dtype is {name!r}, expected one of {', '.join(DTYPES)}.")
+    return name
 
 
 def to_list(array: HasValues) -> list[Any]:

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
     decoding = Decoding(
         max_tokens=args.max_tokens,
         sampling=flags.sampling_of(args),
+        stop=tuple(args.stop),
         kv_bits=args.kv_bits,
         prefill_step_size=args.prefill_step_size,
         vision_batch_size=args.vision_batch_size,

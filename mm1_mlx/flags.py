@@ -109,7 +109,7 @@ def shots_of(args: argparse.Namespace) -> list[Shot]:
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for how tokens are chosen, and how many."""
+    """Add the flags for how tokens are chosen, and where an answer ends."""
     parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="longest answer, in tokens")
     parser.add_argument(
         "--temp", "--temperature", type=float, default=Sampling.temp, help="0 takes the likeliest token"
@@ -122,6 +122,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--top-k", type=int, default=Sampling.top_k, help="sample from the k likeliest; 0 is off"
     )
     parser.add_argument("--seed", type=int, help="of the sampling")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT",
+        help="end the answer before this text ($'\\n' is a new line in most shells); may be repeated",
+    )  # fmt: skip
 
 
 def add_memory(parser: argparse.ArgumentParser) -> None:

@@ -49,6 +49,7 @@ ANSWERS_DEPEND_ON = (  # flags; --resume does not use an answer that was made wi
     "min_p",
     "top_k",
     "seed",
+    "stop",
     "shots",
     "num_shots",
     "shot_seed",
@@ -237,7 +238,7 @@ def _make_request(
     """Return the request for one prompt, alone or after the worked examples."""
     from mm1_mlx.generation import Request
 
-    request = Request(prompt, images, system, args.template)
+    request = Request(prompt, images, system, args.template, args.stop)
     return request.behind(shots, low_resolution=args.low_resolution_shots) if args.shots else request
 
 

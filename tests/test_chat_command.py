@@ -58,6 +58,15 @@ def test_the_counters_of_a_second_turn_count_what_is_new(chat, picture):
     assert re.match(r"\[0 picture views encoded, 8 of \d\d tokens read, ", last)
 
 
+def test_a_stop_text_ends_every_answer(chat, picture):
+    whole = chat(f"/image {picture}", ASK)[1]
+    second = whole.split()[1]
+    said = whole.partition(f" {second}")[0] + "\n"
+    code, out, err = chat(f"/image {picture}", ASK, ASK, argv=["--stop", f" {second}"])
+    assert code == 0 and out.startswith(said) and f" {second}" not in out
+    assert "[0 picture views encoded" in err.splitlines()[-1]
+
+
 def test_an_empty_line_is_nothing(chat):
     assert chat("", "  ", "") == (0, "", "")
 

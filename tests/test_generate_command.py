@@ -69,6 +69,17 @@ def test_json_is_one_object_with_answer_and_numbers(run, picture):
     )
 
 
+def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(run, picture):
+    ask = ("--image", picture, "--prompt", "Describe the picture.", "--max-tokens", 8)
+    whole = run(*ask)[1]
+    second = whole.split()[1]
+    assert run(*ask, "--stop", "?!", "--stop", f" {second}")[:2] == (
+        0,
+        whole.partition(f" {second}")[0] + "\n",
+    )
+    refused(run(*ask, "--stop", ""), "--stop is empty", exit_code=2)
+
+
 def test_several_pictures_in_one_flag_or_many(run, picture):
     both = [run("--image", picture, picture, "--prompt", ASK, "--json", "--max-tokens", 1)]
     both.append(run("--image", picture, "--image", picture, "--prompt", ASK, "--json", "--max-tokens", 1))

@@ -130,7 +130,7 @@ def describe(config: MM1Config, tensors: Tensors) -> tuple[dict[str, Any], KeyTa
         )
     if not (encoder.class_token and encoder.pre_norm) or encoder.final_norm:
         raise CheckpointError(
-            "the image encoder is no CLIP of transformers': no public PyTorch layout has a place for it."
+            "the image encoder is not transformers' CLIP: no public PyTorch layout has a place for it."
         )
     if connector.type != "c_abstractor" or connector.merge_size or connector.row_end:
         raise CheckpointError(f"no public PyTorch layout has a place for this {connector.type} connector.")

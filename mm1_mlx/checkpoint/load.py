@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mm1_mlx.arguments import require_type
-from mm1_mlx.arrays import flatten
+from mm1_mlx.arrays import flatten, name_dtype
 from mm1_mlx.checkpoint.hub import find_folder
 from mm1_mlx.checkpoint.sizes import build_model
 from mm1_mlx.checkpoint.tokenizer import load_tokenizer_of
@@ -22,7 +22,6 @@ from mm1_mlx.files.weight_files import read_weights
 from mm1_mlx.files.weights import check_weights, evaluate_weights
 from mm1_mlx.inputs.processor import Processor
 from mm1_mlx.model.mm1 import MM1
-from mm1_mlx.settings import DTYPES
 from mm1_mlx.tuning.adapters import untrained_parts
 from mm1_mlx.tuning.folder import combine_adapters
 
@@ -33,7 +32,7 @@ def load(
     path_or_hub_id: str | Path,
     *,
     adapter_path: str | Path | Mapping[str | Path, float] | None = None,
-    dtype: str | None = None,
+    dtype: str | mx.Dtype | None = None,
     lazy: bool = False,
 ) -> tuple[MM1, Processor]:
     """Load a model folder, with adapters that were tuned for it if they are given.
@@ -41,7 +40,7 @@ def load(
     Args:
         path_or_hub_id: "mm1-tiny", a folder, or a hub id.
         adapter_path: an adapter folder, or several with their weights.
-        dtype: "float16", "bfloat16" or "float32"; None keeps the stored type on a GPU and takes float32
+        dtype: "float16", "bfloat16" or "float32", or MLX's own; None keeps the stored type on a GPU and takes float32
             on a CPU, where 16-bit products are slow.
         lazy: read weights when they are first computed with, without checking them for NaN before; a CPU then
             keeps their stored type too.
@@ -68,14 +67,13 @@ def read_model(
     path_or_hub_id: str | Path,
     *,
     adapter_path: str | Path | Mapping[str | Path, float] | None = None,
-    dtype: str | None = None,
+    dtype: str | mx.Dtype | None = None,
     lazy: bool = False,
 ) -> tuple[MM1, Processor]:
     """Do what ``load`` does, without its notices; for callers that go on training."""
     require_type("path_or_hub_id", path_or_hub_id, str | Path, CheckpointError)
     require_type("adapter_path", adapter_path, str | Path | Mapping | None, CheckpointError)
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    dtype = name_dtype(dtype)
     folder = find_folder(path_or_hub_id)
     config = read_config(folder)
     weights = read_weights(folder)

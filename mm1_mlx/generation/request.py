@@ -28,6 +28,8 @@ class Request:
 
     def __post_init__(self) -> None:
         require_type("stop", self.stop, Sequence[str], PromptError)
+        if "" in self.stop:
+            raise PromptError("`stop` holds an empty text, which every answer begins with; leave it out.")
 
     def prepare(self, processor: Processor) -> Inputs:
         """Return the inputs of the model for this request; errors are those of calling the processor."""
@@ -44,7 +46,7 @@ class Request:
     def behind(self, shots: Sequence[Shot], *, low_resolution: bool = False) -> Request:
         """Return a request that asks this question after worked examples, in the same form as they have.
 
-        The answer stops where answers of this form end.
+        The answer stops where answers of this form end, and at the request's own stop texts.
 
         Args:
             shots: worked examples, all of one kind. Without any, the question has the same form, but stands alone.
@@ -65,4 +67,4 @@ class Request:
         image = self.images[0] if self.images else None
         few = few_shot(shots, Shot(image=image, question=None if captions else self.prompt))
         low = few.num_low_resolution if low_resolution else 0
-        return Request(few.text, few.images, self.system, "plain", STOP[few.kind], low)
+        return Request(few.text, few.images, self.system, "plain", (*self.stop, *STOP[few.kind]), low)

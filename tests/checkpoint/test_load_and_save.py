@@ -303,6 +303,12 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tiny_folder):
 def test_an_unknown_dtype_is_refused(tiny_folder):
     with pytest.raises(ConfigError, match="int8"):
         load(tiny_folder, dtype="int8")
+    with pytest.raises(ConfigError, match="dtype is 'int8', expected one of float16, bfloat16, float32"):
+        load(tiny_folder, dtype=mx.int8)
+
+
+def test_a_dtype_may_be_mlxs_own(tiny_folder):
+    assert load(tiny_folder, dtype=mx.bfloat16)[0].image_encoder.dtype == mx.bfloat16
 
 
 def test_a_folder_may_have_a_card_and_weights_of_its_own(mm1_tiny, tmp_path):

@@ -207,7 +207,7 @@ def test_a_quantized_folder_is_refused(tmp_path, capsys):
 
 def test_mm1_tiny_is_refused_since_no_public_layout_has_a_place_for_it(tmp_path, capsys):
     assert main(["export", "mm1-tiny", "--output", str(tmp_path / "out")]) == 1
-    message = "the image encoder is no CLIP of transformers': no public PyTorch layout has a place for it."
+    message = "the image encoder is not transformers' CLIP: no public PyTorch layout has a place for it."
     assert capsys.readouterr().err == f"mm1: {message}\n"
     assert list(tmp_path.iterdir()) == []
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mm1_mlx.errors import PromptError
 from mm1_mlx.generate import main
 from mm1_mlx.generation.batch_file import AnswerFile, read_rows
-from mm1_mlx.inputs.few_shot import read_shots
+from mm1_mlx.generation.request import Request
+from mm1_mlx.inputs.few_shot import Shot, read_shots
 
 SHOTS = Path(__file__).parents[2] / "examples" / "shots" / "shots.jsonl"
 
@@ -86,6 +88,26 @@ def test_resume_after_an_end_in_the_middle(batch, folder):
     code, again, err = batch(rows, "--resume")
     assert code == 0 and "1 answer in" in err
     assert [answer["text"] for answer in again] == [answer["text"] for answer in answers]
+
+
+def test_stop_texts_end_every_answer_and_one_made_without_them_is_not_taken_up(batch):
+    asked = row("Describe the picture.")
+    _, (whole,), _ = batch([asked])
+    first, second = whole["text"].split()[:2]
+    code, (answer,), err = batch([asked], "--resume", "--stop", "?!", "--stop", f" {second}")
+    assert (code, answer["text"], answer["finish_reason"]) == (0, first, "stop")
+    assert "1 answer in" in err
+
+
+def test_stop_texts_are_kept_behind_worked_examples(picture):
+    shots = [Shot(picture, question="What is it?", answer="a circle")]
+    request = Request("What color is it?", [picture], stop=["?!"]).behind(shots)
+    assert request.stop == ("?!", "\n", ".", ",", "Question")
+
+
+def test_an_empty_stop_text_is_refused():
+    with pytest.raises(PromptError, match="`stop` holds an empty text"):
+        Request("What is it?", stop=["x", ""])
 
 
 @pytest.mark.parametrize("change", ["row", "setting"])
