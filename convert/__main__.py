@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from mm1_mlx.command import exit_process, find_command_name, run_command
+from mm1_mlx.image_config import Alpha
 from mm1_mlx.settings import BITS, DTYPES, PackingMode
 
 CONVERT = """Turn a PyTorch checkpoint of MM1's architecture into a model folder.
@@ -36,6 +37,11 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokenizer", help="folder or hub id, where the source has none")
     parser.add_argument("--image-token", help="token that stands for a picture, in place of the source's")
+    parser.add_argument(
+        "--alpha", choices=get_args(Alpha),
+        help="what transparent pixels become: white, as in a new model, or the colours stored under them (drop), as in "
+        "the published checkpoints; often black",
+    )  # fmt: skip
     new = parser.add_argument_group("a new model")
     new.add_argument(
         "--encoder",
@@ -99,6 +105,7 @@ def run_convert(args: argparse.Namespace) -> None:
         decoder=args.decoder,
         tokenizer=args.tokenizer,
         image_token=args.image_token,
+        alpha=args.alpha,
         connector=args.connector,
         num_visual_tokens=args.num_visual_tokens,
         feature_layer=args.feature_layer,

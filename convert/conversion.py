@@ -85,6 +85,9 @@ def convert(
         recipe = read_source(EMBEDDED.get(source) or find_source(source), kind, options)
         _require_used(options, UNUSED.get(recipe.source, ("encoder",)))
         label = public_name(source)
+    if options.alpha is not None:
+        image = recipe.config.image_config.changed(alpha=options.alpha)
+        recipe = replace(recipe, config=replace(recipe.config, image_config=image))
     local = source is not None and Path(source).exists()
     facts = {"name": name or Path(output).name, "source": label, "checked_with": "SOURCE" if local else label}
     return write(recipe, Path(output), dtype=dtype, packing=packing, overwrite=overwrite, facts=facts)

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mm1_mlx.config import MM1Config
+from mm1_mlx.image_config import Alpha
 
 from .choices import NewConnector
 from .gguf_file import GgufFile
@@ -30,6 +31,7 @@ class Options:
     decoder: str | None = None
     tokenizer: str | None = None  # a folder or hub id, where the source has no tokenizer
     image_token: str | None = None  # the token to stand for a picture
+    alpha: Alpha | None = None  # what transparent pixels become, in place of the source's rule
     connector: NewConnector = "c_abstractor"  # for a new model, like the next three
     num_visual_tokens: int = 144
     feature_layer: int | None = None

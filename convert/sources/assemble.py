@@ -258,6 +258,4 @@ def _image_config(
         size = values.values.get("size")
         if isinstance(size, dict):
             resize = "crop" if "shortest_edge" in size else "squash"
-    return ImageConfig(
-        image_size=encoder.image_size, mean=tuple(mean), std=tuple(std), resize=resize, alpha="drop"
-    )
+    return ImageConfig(image_size=encoder.image_size, mean=tuple(mean), std=tuple(std), resize=resize)

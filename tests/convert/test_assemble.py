@@ -17,6 +17,7 @@ from halves import (
     write_encoder,
 )
 from mlx_lm.utils import load_model
+from PIL import Image
 from stand_in import copy_folder, load_weights, needs_torch, write_tokenizer
 from tokenizers import Tokenizer
 
@@ -223,6 +224,15 @@ def test_pictures_are_prepared_as_the_encoders_kind_asks(name, layout, resize, m
     image = model.config.image_config
     assert (image.resize, image.mean[0]) == (resize, mean)
     assert image.image_size == model.config.vision_config.image_size
+
+
+def test_transparent_pixels_become_white_unless_the_colours_under_them_are_asked_for(new):
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    for options, level in (({}, 1), ({"alpha": "drop"}, 0), ({"alpha": "white"}, 1)):
+        model, processor = new(f"new-{options}", **options)
+        image, pixels = model.config.image_config, processor("w5", [clear]).pixel_values
+        expected = [(level - mean) / std for mean, std in zip(image.mean, image.std, strict=True)]
+        assert mx.allclose(pixels, mx.array(expected), rtol=0, atol=1e-5)
 
 
 def test_an_encoders_own_preprocessing_goes_first(new, tmp_path):

@@ -100,6 +100,17 @@ def test_the_dtype_can_be_chosen(run, source, tmp_path):
     assert {value.dtype for value in tensors_of(tmp_path / "out").values()} == {mx.float16}
 
 
+def test_what_transparent_pixels_become_is_the_sources_rule_or_chosen(run, source, tmp_path):
+    for name, argv in (("own", []), ("white", ["--alpha", "white"])):
+        assert run(source, "--output", tmp_path / name, *argv)[0] == 0
+    assert run(tmp_path / "own", "--output", tmp_path / "again", "--alpha", "white")[0] == 0
+    found = [
+        json.loads((tmp_path / name / "config.json").read_text())["image_config"].get("alpha", "white")
+        for name in ("own", "white", "again")
+    ]
+    assert found == ["drop", "white", "white"]
+
+
 def test_overwrite_replaces_the_whole_folder(run, source, tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("config.json", "model.safetensors", "old"):
