@@ -55,6 +55,10 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument(
         "--connector", choices=get_args(NewConnector), default="c_abstractor", help="fresh, to be trained"
     )
+    new.add_argument(
+        "--add-image-token", action="store_true",
+        help="add a token that stands for a picture: --image-token, or <image>; the decoder gets a row for it",
+    )  # fmt: skip
     new.add_argument("--num-visual-tokens", type=int, default=144, help="per view, a perfect square")
     new.add_argument("--feature-layer", type=int, help="hidden state of the encoder; the last by default")
     new.add_argument("--seed", type=int, default=0, help="of the fresh connector")
@@ -105,6 +109,7 @@ def run_convert(args: argparse.Namespace) -> None:
         decoder=args.decoder,
         tokenizer=args.tokenizer,
         image_token=args.image_token,
+        add_image_token=args.add_image_token,
         alpha=args.alpha,
         connector=args.connector,
         num_visual_tokens=args.num_visual_tokens,

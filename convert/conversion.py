@@ -28,9 +28,10 @@ from .source_config import SourceConfig, read_json
 from .sources import SOURCES
 from .sources.assemble import assemble
 from .tokenizers import SETTINGS, TOKENIZER_FILES, load_tokenizer, write_settings
+from .vocabulary import write_token
 from .writer import Plan, make_plan, require_disk_space, write_weights
 
-FOR_A_NEW_MODEL = ("decoder", "connector", "num_visual_tokens", "feature_layer", "seed")
+FOR_A_NEW_MODEL = ("decoder", "add_image_token", "connector", "num_visual_tokens", "feature_layer", "seed")
 UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}
 
 
@@ -249,6 +250,8 @@ def _write_tokenizer(recipe: Recipe, folder: Path) -> None:
         write_settings(first, folder)
     if not (folder / TOKENIZER_FILES[0]).exists():
         load_tokenizer(first).save_pretrained(folder)  # so that reading it needs no SentencePiece
+    if recipe.added_token is not None:
+        write_token(folder, recipe.added_token, recipe.config.image_token_id)
     if recipe.chat_template is not None:
         (folder / FILE).write_text(recipe.chat_template, encoding="utf-8")
     for number, origin in enumerate(recipe.origins):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .tensors import TensorInfo, Tensors
 PREPROCESSOR = "preprocessor_config.json"  # in a source: how pictures become pixels
 ORIGIN = "conversion.json"  # in a model folder: what the conversion back to its source's layout needs
 
+ROWS_AT_ONCE = 4096  # of a table whose mean is computed
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -31,6 +32,7 @@ class Options:
     decoder: str | None = None
     tokenizer: str | None = None  # a folder or hub id, where the source has no tokenizer
     image_token: str | None = None  # the token to stand for a picture
+    add_image_token: bool = False  # to the tokenizer of a new model
     alpha: Alpha | None = None  # what transparent pixels become, in place of the source's rule
     connector: NewConnector = "c_abstractor"  # for a new model, like the next three
     num_visual_tokens: int = 144
@@ -60,6 +62,7 @@ class Recipe:
     chat_template: str | None = None  # in place of the tokenizer's own
     base_models: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know
+    added_token: str | None = None  # that the tokenizer gets, to stand for a picture
 
 
 class LoadedTensors:
@@ -76,7 +79,36 @@ class LoadedTensors:
         return self._arrays.pop(name)
 
 
-AnyTensors = Tensors | LoadedTensors | GgufFile
+class EnlargedTensors:
+    """Tensors some of which get more rows, each the mean of those that they have, so that none is ever likeliest.
+
+    Args:
+        tensors: as they are stored.
+        names: those that get more rows.
+        num_rows: how many more.
+    """
+
+    def __init__(self, tensors: AnyTensors, names: set[str], num_rows: int):
+        self._tensors, self._names, self._num_rows = tensors, names, num_rows
+        self.shards = tensors.shards
+        self.infos = {
+            name: replace(info, shape=(info.shape[0] + num_rows, *info.shape[1:])) if name in names else info
+            for name, info in tensors.infos.items()
+        }
+
+    def read(self, name: str) -> mx.array:
+        value = self._tensors.read(name)
+        if name not in self._names:
+            return value
+        total = mx.zeros(value.shape[1:])
+        for start in range(0, len(value), ROWS_AT_ONCE):
+            total = total + value[start : start + ROWS_AT_ONCE].astype(mx.float32).sum(axis=0)
+            mx.eval(total)
+        mean = (total / len(value)).astype(value.dtype)
+        return mx.concatenate([value, *[mean[None]] * self._num_rows])
+
+
+AnyTensors = Tensors | LoadedTensors | GgufFile | EnlargedTensors
 
 
 def shapes_of(tensors: AnyTensors) -> Shapes:

@@ -10,6 +10,7 @@ from typing import Any
 from mm1_mlx.checkpoint.tokenizer import explain_tokenizer_errors, probe_tokenizer
 from mm1_mlx.errors import CheckpointError
 from mm1_mlx.files.json_files import write_json
+from mm1_mlx.files.weights import list_some
 
 from .hub import find_source
 from .recipe import Options
@@ -18,6 +19,7 @@ from .source_config import SourceConfig, read_json
 DECODER_SECTIONS = ("text_config", "language_config", "lm_config", "llm_config")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SETTINGS = "tokenizer_config.json"
+ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 
 
 def tokenizer_folder(folder: Path, options: Options, named: str | None = None) -> Path:
@@ -88,8 +90,12 @@ def write_settings(source: Path, folder: Path) -> None:
     write_json(folder / SETTINGS, values)
 
 
-def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], vocab_size: int) -> int:
+def image_token_id(
+    tokenizer: Any, options: Options, candidates: Sequence[str], vocab_size: int, *, advice: str = ""
+) -> int:
     """Return the id of the token that stands for a picture: the user's choice, or the first known candidate.
+
+    ``advice`` ends the message where there is none.
 
     Raises:
         CheckpointError: the tokenizer does not know it within the decoder's vocabulary, or is the larger of the two.
@@ -107,9 +113,22 @@ def image_token_id(tokenizer: Any, options: Options, candidates: Sequence[str], 
     if found is None:
         raise CheckpointError(
             f"the tokenizer has no token {' or '.join(map(repr, wanted))} to stand for a picture within the decoder's "
-            f"{vocab_size}; name one of its tokens that text never holds with `image_token`."
+            f"{vocab_size}; name one of its tokens that text never holds with `image_token`"
+            f"{_describe_unused(tokenizer, vocab_size)}{advice}."
         )
     return found
+
+
+def _describe_unused(tokenizer: Any, vocab_size: int) -> str:
+    """Return in words which special tokens have no other use that the tokenizer states: none or some."""
+    used = [getattr(tokenizer, f"{role}_token", None) for role in ROLES]
+    template = str(tokenizer.chat_template or "")
+    unused = [
+        repr(entry.content)
+        for id, entry in tokenizer.added_tokens_decoder.items()
+        if entry.special and id < vocab_size and entry.content not in used and entry.content not in template
+    ]
+    return f" (its unused special tokens: {list_some(unused, shown=8)})" if unused else ""
 
 
 def end_token_ids(

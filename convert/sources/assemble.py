@@ -50,6 +50,7 @@ from ..recipe import PREPROCESSOR, LoadedTensors, Options, Part, Recipe, shapes_
 from ..source_config import read_json
 from ..tensors import Tensors, open_tensors
 from ..tokenizers import end_token_ids, image_token_id, load_tokenizer, tokenizer_folder
+from ..vocabulary import add_token, enlarge_vocabulary
 from . import mm1
 
 # Tokens of public tokenizers that never occur in text.
@@ -94,6 +95,8 @@ def assemble(options: Options) -> Recipe:
     fresh = _initialize_connector(connector, options.seed, encoder_dtype(tensors))
     tokens = tokenizer_folder(origin, options)
     tokenizer = load_tokenizer(tokens)
+    packed = isinstance(part.tensors, GgufFile) and part.tensors.packed
+    image_id, decoder, part, added = _image_token(tokenizer, options, decoder, part)
     return Recipe(
         source="assemble",
         config=MM1Config(
@@ -101,7 +104,7 @@ def assemble(options: Options) -> Recipe:
             connector_config=connector,
             text_config=decoder,
             image_config=image,
-            image_token_id=image_token_id(tokenizer, options, IMAGE_TOKENS, decoder.vocab_size),
+            image_token_id=image_id,
             eos_token_id=end_token_ids(origin, tokenizer),
             untrained=("connector",),
         ),
@@ -115,10 +118,25 @@ def assemble(options: Options) -> Recipe:
         base_models=hub_ids(options.encoder, options.decoder),
         notes=(
             *note_text_half(tensors.infos),
-            *([UNPACKED] if isinstance(part.tensors, GgufFile) and part.tensors.packed else []),
+            *([UNPACKED] if packed else []),
+            *([f"{added} was added to the tokenizer as token {image_id}."] if added else []),
             "The connector is new and untrained: train the model before you ask it anything.",
         ),
+        added_token=added,
     )
+
+
+def _image_token(
+    tokenizer: Any, options: Options, decoder: MlxLmDecoderConfig, part: Part
+) -> tuple[int, MlxLmDecoderConfig, Part, str | None]:
+    """Return the id of the token that stands for a picture, the decoder that has it, its tensors, and a new token."""
+    if not options.add_image_token:
+        advice = ", or add a new one with `add_image_token`"
+        found = image_token_id(tokenizer, options, IMAGE_TOKENS, decoder.vocab_size, advice=advice)
+        return found, decoder, part, None
+    token = options.image_token or IMAGE_TOKENS[0]
+    found = add_token(tokenizer, token, decoder.vocab_size)
+    return found, *enlarge_vocabulary(decoder, part, found + 1), token
 
 
 def _gguf_decoder(path: Path) -> tuple[MlxLmDecoderConfig, Part, Path]:

@@ -344,6 +344,33 @@ def test_a_token_past_the_decoders_vocabulary_is_passed_over(new, llama, tmp_pat
     assert new(decoder=folder)[0].config.image_token_id == 5
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text"])
+def test_an_added_token_has_a_row_that_is_never_likeliest_and_changes_no_other(
+    kind, models, picture, tmp_path
+):
+    folder = new_model(tmp_path / "new", make_decoder(kind), add_image_token=True)
+    model, processor = mm1_mlx.load(folder)
+    old, _ = mm1_mlx.load(models[kind])
+    ours, theirs = model(IDS), old(IDS)
+    assert ours.shape[-1] == 81 and model.config.image_token_id == 80
+    assert mx.array_equal(ours[..., :80], theirs)
+    assert mx.allclose(ours[..., 80], theirs.mean(axis=-1), rtol=0, atol=1e-5)
+    assert processor.image_token == "<image>"
+    assert processor.tokenizer.encode("w5 <image> w6", add_special_tokens=False) == [5, 80, 6]
+    pieces = list(mm1_mlx.stream_generate(model, processor, "w5 <image> w6", images=[picture], max_tokens=2))
+    assert pieces[-1].timing.visual_tokens == 4
+
+
+def test_an_added_token_takes_a_row_that_the_tokenizer_left_unused(models, llama, tmp_path):
+    decoder = write_tokenizer(copy_folder(llama, tmp_path / "in"), vocab_size=70)
+    edit(decoder, "tokenizer_config.json", added_tokens_decoder={"0": {"content": "<unk>", "special": True}})
+    options = {"image_token": "<picture>", "add_image_token": True}
+    folder = new_model(tmp_path / "new", decoder, **options)
+    model, processor = mm1_mlx.load(folder)
+    assert (model.config.image_token_id, processor.image_token) == (70, "<picture>")
+    assert same_weights(folder, models["llama"])
+
+
 # Licences
 
 

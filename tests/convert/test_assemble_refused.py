@@ -102,7 +102,29 @@ def test_a_tokenizer_without_a_token_for_pictures_is_refused(refused, llama, tmp
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_text((folder / name).read_text().replace("<unk>", "<und>"))
     err = refused(decoder=folder)
-    assert "no token '<image>' or '<|image|>'" in err and "--image-token" in err
+    assert "no token '<image>' or '<|image|>'" in err
+    told = "name one of its tokens that text never holds with --image-token, or add a new one with --add-image-token."
+    assert err.endswith(f"{told}\n")
+
+
+def test_the_unused_special_tokens_are_told_where_none_stands_for_pictures(refused, llama, tmp_path):
+    folder = write_tokenizer(
+        copy_folder(llama, tmp_path / "in"), at={30: "<repo>", 31: "<file>", 32: "<user>"}
+    )
+    (folder / "chat_template.jinja").write_text("<user>{{ messages[0].content }}")
+    err = refused("--image-token", "<picture>", decoder=folder)
+    assert "with --image-token (its unused special tokens: '<file>', '<repo>'), or add a new one" in err
+
+
+def test_a_token_that_the_tokenizer_has_is_not_added(refused, llama, tmp_path):
+    folder = write_tokenizer(copy_folder(llama, tmp_path / "in"), at={30: "<image>"})
+    err = refused("--add-image-token", decoder=folder)
+    assert "the tokenizer has '<image>' already; drop --add-image-token" in err
+
+
+def test_a_source_whose_tokens_are_settled_gets_none(refused):
+    err = refused(make_source(NO_UNPAD), "--add-image-token", encoder=None)
+    assert "--add-image-token has no say in the conversion of this SOURCE; drop it." in err
 
 
 def test_an_image_token_that_the_tokenizer_lacks_is_refused(refused):
