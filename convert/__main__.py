@@ -59,6 +59,10 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
         "--add-image-token", action="store_true",
         help="add a token that stands for a picture: --image-token, or <image>; the decoder gets a row for it",
     )  # fmt: skip
+    new.add_argument(
+        "--keep-connector", action="store_true",
+        help="keep the connector, and the cutting of pictures, of the model folder that --encoder names",
+    )  # fmt: skip
     new.add_argument("--num-visual-tokens", type=int, default=144, help="per view, a perfect square")
     new.add_argument("--feature-layer", type=int, help="hidden state of the encoder; the last by default")
     new.add_argument("--seed", type=int, default=0, help="of the fresh connector")
@@ -115,6 +119,7 @@ def run_convert(args: argparse.Namespace) -> None:
         num_visual_tokens=args.num_visual_tokens,
         feature_layer=args.feature_layer,
         seed=args.seed,
+        keep_connector=args.keep_connector,
     )
     done = convert(
         args.source if args.hf_path is None else args.hf_path,

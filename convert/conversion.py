@@ -31,7 +31,15 @@ from .tokenizers import SETTINGS, TOKENIZER_FILES, load_tokenizer, write_setting
 from .vocabulary import write_token
 from .writer import Plan, make_plan, require_disk_space, write_weights
 
-FOR_A_NEW_MODEL = ("decoder", "add_image_token", "connector", "num_visual_tokens", "feature_layer", "seed")
+FOR_A_NEW_MODEL = (
+    "keep_connector",
+    "decoder",
+    "add_image_token",
+    "connector",
+    "num_visual_tokens",
+    "feature_layer",
+    "seed",
+)
 UNUSED = {"qh360vl": (), "mm1": ("encoder", "tokenizer", "image_token")}
 
 

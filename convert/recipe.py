@@ -38,6 +38,7 @@ class Options:
     num_visual_tokens: int = 144
     feature_layer: int | None = None
     seed: int = 0
+    keep_connector: bool = False  # that of the encoder's model folder, in place of a new one
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ IMAGE_TOKENS = (
 CONNECTOR_WIDTH = 1024  # of Honeybee's convolutions; narrower if the encoder or decoder is
 NOT_SIZES = {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
 HALF = (0.5, 0.5, 0.5)
+NEW = "The connector is new and untrained: train the model before you ask it anything."
+KEPT = "The connector is kept, but was not trained with this decoder: tune the model before you ask it about pictures."
 UNPACKED = (
     "The decoder's packed weights are unpacked without rounding, to float32 unless another type is asked for; -q packs "
     "them as MLX does."
@@ -91,8 +93,7 @@ def assemble(options: Options) -> Recipe:
     except ConfigError as error:
         raise ConfigError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
     require_proportion(encoder.to_dict(), shapes_of(tensors), encoder_folder)
-    connector = _connector_config(options, encoder, decoder)
-    fresh = _initialize_connector(connector, options.seed, encoder_dtype(tensors))
+    connector, connector_part, untrained = _connector(encoder_folder, options, encoder, decoder, tensors)
     tokens = tokenizer_folder(origin, options)
     tokenizer = load_tokenizer(tokens)
     packed = isinstance(part.tensors, GgufFile) and part.tensors.packed
@@ -106,11 +107,11 @@ def assemble(options: Options) -> Recipe:
             image_config=image,
             image_token_id=image_id,
             eos_token_id=end_token_ids(origin, tokenizer),
-            untrained=("connector",),
+            untrained=("connector",) if untrained else (),
         ),
         parts=(
             Part(tensors, encoder_table),
-            _keep_names(LoadedTensors(fresh, folder, "new connector")),
+            connector_part,
             part,
         ),
         companions=(tokens, origin),
@@ -120,10 +121,28 @@ def assemble(options: Options) -> Recipe:
             *note_text_half(tensors.infos),
             *([UNPACKED] if packed else []),
             *([f"{added} was added to the tokenizer as token {image_id}."] if added else []),
-            "The connector is new and untrained: train the model before you ask it anything.",
+            KEPT if options.keep_connector else NEW,
         ),
         added_token=added,
     )
+
+
+def _connector(
+    folder: Path,
+    options: Options,
+    encoder: ImageEncoderConfig,
+    decoder: MlxLmDecoderConfig,
+    tensors: Tensors,
+) -> tuple[ConnectorConfig, Part, bool]:
+    """Return a new connector's sizes and tensors, or those kept of the encoder's folder; and whether it is untrained."""
+    if options.keep_connector:
+        for name in ("connector", "num_visual_tokens", "feature_layer", "seed"):
+            if getattr(options, name) != getattr(Options, name):
+                raise CheckpointError(f"`{name}` is for a new connector; leave it or `keep_connector` out.")
+        return mm1.read_connector(folder, tensors, decoder.hidden_dims)
+    config = _connector_config(options, encoder, decoder)
+    fresh = _initialize_connector(config, options.seed, encoder_dtype(tensors))
+    return config, _keep_names(LoadedTensors(fresh, folder, "new connector")), True
 
 
 def _image_token(
@@ -150,7 +169,7 @@ def _gguf_decoder(path: Path) -> tuple[MlxLmDecoderConfig, Part, Path]:
 def _decoder(folder: Path) -> tuple[MlxLmDecoderConfig, Part, Path]:
     """Return a decoder's configuration, its weights, opened but not read, and the folder that it was found in."""
     config = read_json(folder / "config.json")
-    values = config.values | {"model_type": find_kind(config)}
+    values: dict[str, Any] = config.values | {"model_type": find_kind(config)}
     if values.get("quantization") or values.get("quantization_config"):
         raise CheckpointError(
             f"{config.where}: the decoder is quantized; take the original and `quantize` it."
@@ -218,7 +237,7 @@ def _connector_config(
 def _encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, ImageConfig, Tensors, KeyTable]:
     """Return an encoder's sizes, its preprocessing, tensors and key table."""
     if (folder / "config.json").is_file() and mm1.matches(read_json(folder / "config.json")):
-        return mm1.read_encoder(folder, options.feature_layer)
+        return mm1.read_encoder(folder, options)
     tensors = open_tensors(folder)
     layer = -1 if options.feature_layer is None else options.feature_layer
     if any(name.startswith("visual.") for name in tensors.infos):

@@ -235,6 +235,28 @@ def test_transparent_pixels_become_white_unless_the_colours_under_them_are_asked
         assert mx.allclose(pixels, mx.array(expected), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_model_folder_gives_its_encoder_and_if_asked_its_connector(
+    keep, new, tiny_folder, picture, tmp_path
+):
+    decoder = write_decoder(tmp_path / "llama", "llama", hidden_size=256)
+    options = (
+        {"num_visual_tokens": Options.num_visual_tokens, "keep_connector": True}
+        if keep
+        else {"num_visual_tokens": 16}
+    )
+    model, processor = new(decoder=decoder, encoder=tiny_folder, **options)
+    theirs, ours = load_weights(tiny_folder), load_weights(tmp_path / "new")
+    parts = ("image_encoder.", "connector.") if keep else ("image_encoder.",)
+    taken = [key for key in theirs if key.startswith(parts)]
+    assert all(mx.array_equal(ours[key], theirs[key]) for key in taken)
+    first = "connector.readout.0.weight"
+    assert mx.array_equal(ours[first], theirs[first]) == keep
+    assert model.config.untrained == (() if keep else ("connector",))
+    pieces = list(mm1_mlx.stream_generate(model, processor, "w5", images=[picture], max_tokens=1))
+    assert pieces[-1].timing.visual_tokens == 16
+
+
 def test_an_encoders_own_preprocessing_goes_first(new, tmp_path):
     folder = write_encoder(tmp_path / "in", "clip_gelu", "alone", "model.safetensors")
     values = {
@@ -429,7 +451,7 @@ def there_and_back(request, tmp_path):
     encoder = write_encoder(tmp_path / "clip", "clip_gelu", "open_clip", "open_clip_model.safetensors")
     first = trained(new_model(tmp_path / "new", decoder, encoder=encoder, feature_layer=-2))
     export(first, tmp_path / "exported")
-    convert(str(tmp_path / "exported"), tmp_path / "again")
+    convert(str(tmp_path / "exported"), tmp_path / "again", options=Options(alpha="white"))
     return first, tmp_path / "again"
 
 
@@ -448,7 +470,7 @@ def test_logits_about_a_picture_survive_the_way_through_honeybees_layout(there_a
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder": SIGLIP}, "the image encoder is no CLIP of transformers'"),
+        ({"encoder": SIGLIP}, "the image encoder is not transformers' CLIP"),
         ({"connector": "average_pool"}, "has a place for this average_pool connector"),
         ({"decoder": "qwen3"}, "Honeybee's layout has a Llama decoder; this one is 'qwen3'"),
     ],

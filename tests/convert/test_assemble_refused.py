@@ -1,5 +1,7 @@
 """What cannot become a new model: each refused in one line, and nothing is written."""
 
+import re
+
 import pytest
 from halves import CLIP, OPEN_CLIP, edit, make_decoder, write_encoder
 from stand_in import NO_UNPAD, copy_folder, make_source, write_tokenizer
@@ -72,6 +74,17 @@ def test_an_open_clip_encoder_whose_pictures_are_padded_is_refused(refused, tmp_
     folder = write_encoder(tmp_path / "in", "clip_gelu", "open_clip", "open_clip_model.safetensors")
     edit(folder, OPEN_CLIP, preprocess_cfg={"resize_mode": "longest"})
     assert "resize_mode is 'longest', expected shortest or squash." in refused(encoder=folder)
+
+
+def test_a_connector_that_cannot_be_kept_is_refused(refused):
+    message = "the connector of .* makes visual tokens 256 wide, but the decoder is 32 wide; leave --keep-connector out"
+    assert re.search(message, refused("--keep-connector", encoder="mm1-tiny"))
+    message = (
+        "--keep-connector goes with a model folder, such as mm1-tiny, as --encoder; .* has no connector."
+    )
+    assert re.search(message, refused("--keep-connector"))
+    err = refused("--keep-connector", "--num-visual-tokens", 4, encoder="mm1-tiny")
+    assert "--num-visual-tokens is for a new connector; leave it or --keep-connector out." in err
 
 
 def test_a_number_of_visual_tokens_that_is_no_square_is_refused(refused):
