@@ -67,7 +67,7 @@ def enlarge_vocabulary(
     """Return a decoder and its tensors with a larger vocabulary; where it is large enough, as they are.
 
     Raises:
-        CheckpointError: a table of the decoder does not grow by rows.
+        CheckpointError: the decoder has no tables that grow with its vocabulary.
     """
     num_rows = vocab_size - decoder.vocab_size
     if num_rows <= 0:
@@ -76,11 +76,15 @@ def enlarge_vocabulary(
     before, after = (_shapes(config) for config in (decoder, larger))
     grown = {DECODER + key for key, shape in after.items() if shape != before[key]}
     names = {name for name, move in part.table.moves.items() if grown.intersection(move.targets)}
-    for name in names:
-        if part.tensors.infos[name].shape[0] != decoder.vocab_size or len(part.table.moves[name].targets) > 1:
-            raise CheckpointError(
-                f"{name} has not one row for each token; no token can be added to this decoder."
-            )
+    fits = [
+        part.tensors.infos[name].shape[0] == decoder.vocab_size and len(part.table.moves[name].targets) == 1
+        for name in names
+    ]
+    if not fits or not all(fits):
+        raise CheckpointError(
+            f"{decoder.model_type} has no tables with one row for each token of vocab_size, so none can be added; name "
+            "one of its tokens with `image_token`."
+        )
     return larger, replace(part, tensors=EnlargedTensors(part.tensors, names, num_rows))
 
 
