@@ -44,7 +44,7 @@ def read_encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, Im
     A picture becomes one view, whatever the model does with large ones, unless its connector is kept.
 
     Raises:
-        CheckpointError: the encoder is packed.
+        CheckpointError: the encoder is packed, or reads what no new connector does.
         ConfigError: it has no such layer.
     """
     found, tensors = read_config(folder), open_tensors(folder)
@@ -54,7 +54,12 @@ def read_encoder(folder: Path, options: Options) -> tuple[ImageEncoderConfig, Im
         encoder = replace(encoder, feature_layer=options.feature_layer)
     if options.keep_connector:
         return encoder, image, tensors, table
-    kept = {"image_size", "mean", "std", "resize", "alpha", "size_multiple", "min_pixels", "max_pixels"}
+    if image.resize == "smart":
+        raise CheckpointError(
+            f"the image encoder of {folder} reads pictures of any shape, and a new connector those of one shape; "
+            "keep its own with `keep_connector`."
+        )
+    kept = {"image_size", "mean", "std", "resize", "alpha"}
     image = ImageConfig(**{name: getattr(image, name) for name in kept})
     return encoder, image, tensors, table
 

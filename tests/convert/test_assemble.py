@@ -18,7 +18,16 @@ from halves import (
 )
 from mlx_lm.utils import load_model
 from PIL import Image
-from stand_in import copy_folder, load_weights, needs_torch, write_tokenizer
+from stand_in import (
+    ANYRES,
+    KANANA,
+    QH360VL,
+    copy_folder,
+    load_weights,
+    make_model,
+    needs_torch,
+    write_tokenizer,
+)
 from tokenizers import Tokenizer
 
 import mm1_mlx
@@ -50,8 +59,8 @@ def llama():
 
 
 def new_model(output, decoder, *, encoder=CLIP, **options):
-    """Put a new model together with 4 visual tokens a picture."""
-    options = {"num_visual_tokens": 4} | options
+    """Put a new model together, with 4 visual tokens a picture where its connector is new."""
+    options = ({} if options.get("keep_connector") else {"num_visual_tokens": 4}) | options
     convert(None, output, options=Options(encoder=str(encoder), decoder=str(decoder), **options))
     return output
 
@@ -240,11 +249,7 @@ def test_a_model_folder_gives_its_encoder_and_if_asked_its_connector(
     keep, new, tiny_folder, picture, tmp_path
 ):
     decoder = write_decoder(tmp_path / "llama", "llama", hidden_size=256)
-    options = (
-        {"num_visual_tokens": Options.num_visual_tokens, "keep_connector": True}
-        if keep
-        else {"num_visual_tokens": 16}
-    )
+    options = {"keep_connector": True} if keep else {"num_visual_tokens": 16}
     model, processor = new(decoder=decoder, encoder=tiny_folder, **options)
     theirs, ours = load_weights(tiny_folder), load_weights(tmp_path / "new")
     parts = ("image_encoder.", "connector.") if keep else ("image_encoder.",)
@@ -255,6 +260,17 @@ def test_a_model_folder_gives_its_encoder_and_if_asked_its_connector(
     assert model.config.untrained == (() if keep else ("connector",))
     pieces = list(mm1_mlx.stream_generate(model, processor, "w5", images=[picture], max_tokens=1))
     assert pieces[-1].timing.visual_tokens == 16
+
+
+@pytest.mark.parametrize("name", [QH360VL, ANYRES, KANANA])
+def test_a_kept_connector_reads_pictures_cut_as_before(name, new, picture, tmp_path):
+    folder = make_model(name)
+    theirs, theirs_processor = mm1_mlx.load(folder)
+    decoder = write_decoder(tmp_path / "llama", "llama", hidden_size=theirs.config.text_config.hidden_dims)
+    ours, processor = new(decoder=decoder, encoder=folder, keep_connector=True)
+    assert ours.config.image_config == theirs.config.image_config
+    before, after = (mx.stack(list(p("w5", [picture]).pixel_values)) for p in (theirs_processor, processor))
+    assert mx.array_equal(ours.encode_images(after), theirs.encode_images(before))
 
 
 def test_an_encoders_own_preprocessing_goes_first(new, tmp_path):

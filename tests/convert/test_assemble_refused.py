@@ -4,7 +4,7 @@ import re
 
 import pytest
 from halves import CLIP, OPEN_CLIP, edit, make_decoder, write_encoder
-from stand_in import NO_UNPAD, copy_folder, make_source, write_tokenizer
+from stand_in import KANANA, NO_UNPAD, copy_folder, make_model, make_source, write_tokenizer
 
 from convert.__main__ import main
 
@@ -85,6 +85,14 @@ def test_a_connector_that_cannot_be_kept_is_refused(refused):
     assert re.search(message, refused("--keep-connector"))
     err = refused("--keep-connector", "--num-visual-tokens", 4, encoder="mm1-tiny")
     assert "--num-visual-tokens is for a new connector; leave it or --keep-connector out." in err
+
+
+def test_an_encoder_of_pictures_of_any_shape_takes_no_new_connector(refused):
+    err = refused(encoder=make_model(KANANA))
+    assert (
+        "reads pictures of any shape, and a new connector those of one shape; keep its own with --keep-connector."
+        in err
+    )
 
 
 def test_a_number_of_visual_tokens_that_is_no_square_is_refused(refused):
