@@ -10,6 +10,7 @@ import hypothesis
 import mlx.core as mx
 import pytest
 from published_layouts import write_all
+from small_models import TINY_FOLDER
 
 import mm1_mlx
 from mm1_mlx import tiny
@@ -17,8 +18,6 @@ from mm1_mlx import tiny
 # The same examples on every machine, however slow it is.
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("seeded")
-
-TINY_FOLDER = Path(mm1_mlx.__file__).parent / "tiny" / "mm1-tiny"
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """Small models for mm1-tiny's tokenizer, one for each way of making views of a picture."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import mm1_mlx
 from mm1_mlx.config import (
     ConnectorConfig,
     DecoderConfig,
@@ -12,6 +14,7 @@ from mm1_mlx.config import (
 )
 from mm1_mlx.tiny import IMAGE_ID, VOCAB_SIZE
 
+TINY_FOLDER = Path(mm1_mlx.__file__).parent / "tiny" / "mm1-tiny"
 ROW_ID = 205  # the token of a new line
 
 SMALL = MM1Config(

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 
 import pytest
-from conftest import TINY_FOLDER
+from small_models import TINY_FOLDER
 
 command = importlib.import_module("mm1_mlx.benchmark")
 QUICK = ("--repeats", 2, "--max-tokens", 3, "--prompt-tokens", 4, "--picture-size", 60, 40)

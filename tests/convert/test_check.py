@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from conftest import TINY_FOLDER
+from small_models import TINY_FOLDER
 from stand_in import (
     ANYRES,
     HONEYBEE,

@@ -120,6 +120,7 @@ def test_of_a_model_folder_only_the_weights_of_its_index_are_asked_for(index, fe
     assert [name for name in hub.list_downloads() if name.startswith("model-")] == fetched, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"url": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
 def test_what_was_fetched_once_needs_no_hub(settings, hub, run):
     hub.repos["owner/model"] = with_files(*SHARDS, **{"model.safetensors.index.json": INDEX})

@@ -115,6 +115,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", ["", '{"task": "tiny-col'])
 def test_a_run_that_was_stopped_goes_on_to_the_same_files(mm1_tiny, tmp_path, torn):
     settings = replace(FEW, limit=40, support_limit=8)
@@ -153,6 +154,7 @@ class Watching(VisionCache):
         super().put(key, tokens)
 
 
+@pytest.mark.slow
 def test_more_shots_and_seeds_can_be_added_to_what_is_done(mm1_tiny, tmp_path):
     few = replace(FEW, limit=4, support_limit=8)
     evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out")

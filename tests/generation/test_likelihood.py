@@ -55,6 +55,7 @@ def test_each_continuation_is_as_likely_as_in_a_plain_pass(engine, mm1_tiny, pic
 
 @settings(max_examples=15)
 @given(texts=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=7), step=st.integers(1, 6))
+@pytest.mark.slow
 def test_any_texts_in_steps_of_any_size(mm1_tiny, pictures, texts, step):
     with closing(Engine(*mm1_tiny, Decoding(prefill_step_size=step), batch_size=2)) as engine:
         found = engine.score(

@@ -229,7 +229,7 @@ def test_a_saved_prefix_is_found_from_the_folder_it_is_in(mm1_tiny, tmp_path, mo
     assert Prefix.load(Path("prompt"), mm1_tiny[0]).content == prefix.content
 
 
-@pytest.mark.parametrize(("name", "reason"), [("none", "No such file or directory"), (".", "Is a directory")])
+@pytest.mark.parametrize(("name", "reason"), [("none", "cannot be read: No such file"), (".", "is a folder")])
 def test_a_prefix_that_cannot_be_read_is_refused(mm1_tiny, tmp_path, name, reason):
-    with pytest.raises(CheckpointError, match=f"the prompt cache .* cannot be read: {reason}"):
+    with pytest.raises(CheckpointError, match=reason):
         Prefix.load(tmp_path / name, mm1_tiny[0])

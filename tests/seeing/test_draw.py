@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mm1_mlx.errors import PictureError
+from mm1_mlx.errors import CheckpointError, PictureError
 from mm1_mlx.seeing.draw import (
     LARGEST,
     PAPER,
@@ -132,7 +132,7 @@ def test_a_png_is_written_whole_and_nothing_beside_it(tmp_path):
 
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(PictureError, match=r"a\.png cannot be written"):
+    with pytest.raises(CheckpointError, match=r"a\.png is a folder"):
         write_png(plain(3, 2), tmp_path / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 

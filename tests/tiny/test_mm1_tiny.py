@@ -125,6 +125,7 @@ def test_other_words_for_the_same_question_work(kind, mm1_tiny, world, visual):
     assert share_right(*mm1_tiny, pictures, asked, visual=visual) >= 0.9
 
 
+@pytest.mark.slow
 def test_answers_in_batches_are_those_of_generate(mm1_tiny, world):
     _, pictures, questions = world
     asked = [row for kind in BOUNDS for row in questions[kind][:3]]

@@ -116,6 +116,7 @@ def test_after_a_lost_process_no_launcher_ends_this_one_before_it_says_why(make,
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuning", [LORA, FULL, CONNECTOR], ids=["lora", "full", "connector"])
 def test_a_run_learns_its_rows(make, tuning):
     trainer = make(replace(QUICK, iters=30, learning_rate=3e-3), tuning)

@@ -202,6 +202,7 @@ def test_a_run_of_other_rows_does_not_go_on(tmp_path):
         run(other, "encoder", session=Session(resume=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["clip", "siglip"])
 def test_pairs_come_together(tmp_path, loss):
     hues = np.linspace(0, 255, 16, dtype=int)
@@ -232,6 +233,7 @@ def test_chunks_change_nothing(tmp_path):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_held_out_rows_are_measured_and_the_best_model_kept(tmp_path):
     valid = {"valid": CAPTIONS, "val_batches": 2, "steps_per_eval": 1}
     stages = stages_of(tmp_path, valid, valid | {"start": "mm1-tiny"})
