@@ -18,6 +18,12 @@ from .gguf_file import GgufFile
 
 KEY = "tokenizer.ggml."
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of tokens
+ROLES = {  # transformers' names of tokens by llama.cpp's
+    "bos": "bos_token",
+    "eos": "eos_token",
+    "unknown": "unk_token",
+    "padding": "pad_token",
+}
 SPACE = "\u2581"
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace("{1,3}", "")
@@ -71,13 +77,10 @@ def write_tokenizer(file: GgufFile, folder: Path) -> None:
         kinds = file.need_list(f"{KEY}token_type", int, len(tokens))
     if len(set(tokens)) != len(tokens):
         raise CheckpointError(f"{file.path}: its {len(tokens)} tokens are not each given once.")
-    special = {
-        name: _find_token(file, tokens, f"{name}_token_id") for name in ("bos", "eos", "unknown", "padding")
-    }
+    special = {name: _find_token(file, tokens, f"{name}_token_id") for name in ROLES}
     tokenizer = _build_tokenizer(file, tokens, kinds, special)
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-    settings = {names[name]: token for name, token in special.items() if token is not None}
+    settings = {ROLES[name]: token for name, token in special.items() if token is not None}
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     write_json(folder / "tokenizer_config.json", settings)
     if "tokenizer.chat_template" in file.metadata:

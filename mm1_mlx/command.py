@@ -159,10 +159,8 @@ def leave_out(package: str) -> None:
     transformers, whose tokenizers are used, loads all of PyTorch wherever it is installed: that takes longer than
     all other imports.
     """
-    modules: dict[str, Any] = (
-        sys.modules
-    )  # None there: importing the package fails as if it were not installed
-    modules.setdefault(package, None)
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault(package, None)  # importing it fails as if it were not installed
 
 
 def find_command_name() -> str:

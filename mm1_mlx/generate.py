@@ -120,7 +120,6 @@ def _answer_one(args: argparse.Namespace) -> None:
     """Stream the answer to stdout, then print its costs to stderr; or print both as one JSON object."""
     start = time.perf_counter()
     from mm1_mlx.generation import stream_generate
-    from mm1_mlx.generation.caches import require_kept
 
     sampling = flags.sampling_of(args)
     imported = time.perf_counter()
@@ -131,11 +130,7 @@ def _answer_one(args: argparse.Namespace) -> None:
     request = _make_request(args, prompt, args.image, args.system, shots)
     inputs = request.prepare(processor)
     preprocessed = time.perf_counter()
-    if args.prompt_cache_file and prefix is not None:
-        prefix.require_start_of(inputs)
-    if shots and args.max_kv_size is not None:
-        num_prompt = len(inputs.input_ids)
-        require_kept(args.max_kv_size, num_prompt, args.max_tokens, [range(num_prompt)], what="shots")
+    _check_inputs(args, inputs, prefix, shots)
     _print_costs(args, processor, inputs, request.num_low_resolution)
     pieces = []
     answer = stream_generate(
@@ -179,6 +174,22 @@ def _answer_one(args: argparse.Namespace) -> None:
         print(json.dumps(found | _short_answer(text, shots) | numbers))
         return
     _print_numbers(args, timing, numbers)
+
+
+def _check_inputs(args: argparse.Namespace, inputs: Inputs, prefix: Prefix | None, shots: list[Shot]) -> None:
+    """Refuse a kept prompt that this one does not begin with, and a bound of the KV cache that would lose shots.
+
+    Raises:
+        PromptError: this prompt cannot use the kept one.
+        SamplingError: worked examples, or the question, would be overwritten before the answer ends.
+    """
+    from mm1_mlx.generation.caches import require_kept
+
+    if args.prompt_cache_file and prefix is not None:
+        prefix.require_start_of(inputs)
+    if shots and args.max_kv_size is not None:
+        num_prompt = len(inputs.input_ids)
+        require_kept(args.max_kv_size, num_prompt, args.max_tokens, [range(num_prompt)], what="shots")
 
 
 def _check_flags(args: argparse.Namespace) -> None:

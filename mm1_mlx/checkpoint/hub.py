@@ -54,6 +54,14 @@ def find_folder(name: str | Path, *, weights: bool = True) -> Path:
     )
 
 
+def describe_unreachable(name: str) -> str:
+    """Return the message about something of the hub that is neither here nor can be fetched."""
+    return (
+        f"{name} is no folder here and was not downloaded before, and the hub cannot be reached; check the name, and "
+        "the connection."
+    )
+
+
 def _download(name: str, *, weights: bool) -> Path:
     """Download a model, its configuration first, so that another kind of model is refused before gigabytes arrive."""
     from huggingface_hub import hf_hub_download, snapshot_download
@@ -72,10 +80,7 @@ def _download(name: str, *, weights: bool) -> Path:
         Exception
     ) as error:  # the hub's client raises many kinds of errors; each means that there is no model
         if cached:
-            raise CheckpointError(
-                f"{name} is no folder here and was not downloaded before, and the hub cannot be reached; "
-                "check the name, and the connection."
-            ) from None
+            raise CheckpointError(describe_unreachable(name)) from None
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name} is no folder here, and the hub did not give it: {reason}") from None
     raise CheckpointError(f"{name} on the hub is a {found!r} model, expected 'mm1'; it was not downloaded.")

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
-from mm1_mlx.checkpoint.hub import hub_is_reachable
+from mm1_mlx.checkpoint.hub import describe_unreachable, hub_is_reachable
 from mm1_mlx.errors import DataError
 
 
@@ -37,10 +37,7 @@ def load_hub_rows(source: str, **options: Any) -> Any:
             Exception
         ) as error:  # the hub's client raises many kinds of errors; each means that there is no data
             if offline:
-                raise DataError(
-                    f"{name} is no folder here and was not downloaded before, and the hub cannot be reached; "
-                    "check the name, and the connection."
-                ) from None
+                raise DataError(describe_unreachable(name)) from None
             reason = " ".join(str(error).split())[:400] or type(error).__name__
             raise DataError(
                 f"{source} is no folder here, and the hub did not give it: {reason} (A configuration goes behind the "

@@ -29,9 +29,6 @@ class Packed:
     names: tuple[str, ...]  # names of the rows
     ids: Integer[mx.array, "L"]
     learned: Bool[mx.array, "L"]  # tokens that count in the loss
-    places: Integer[
-        mx.array, "P"
-    ]  # positions whose next token is learned; one at least, so that arrays are not empty
     rows: Integer[mx.array, "L"]  # the row that each position belongs to; -1 is padding
     pictures: tuple[PreparedPicture, ...]
     num_learned: int
@@ -41,6 +38,12 @@ class Packed:
     def num_places(self) -> int:
         """Positions of the sequence, tokens and padding together."""
         return len(self.ids)
+
+    @property
+    def places(self) -> Integer[mx.array, "P"]:
+        """Positions whose next token is learned; one at least, so that no array made of them is empty."""
+        found = np.flatnonzero(np.array(self.learned)[1:])
+        return mx.array((found if len(found) else np.zeros(1)).astype(np.int32))
 
     @property
     def num_pictures(self) -> int:
@@ -88,9 +91,6 @@ def join(examples: Sequence[Example], *, pad_to: int = PAD_TO, apart: bool = Tru
         names=tuple(example.name for example in examples),
         ids=mx.array(ids.astype(np.int32)),
         learned=mx.array(learned),
-        places=mx.array(
-            np.flatnonzero(learned[1:]).astype(np.int32) if learned.any() else np.zeros(1, np.int32)
-        ),
         rows=mx.array(rows.astype(np.int32)),
         pictures=tuple(picture for example in examples for picture in example.pictures),
         num_learned=int(learned.sum()),
@@ -101,7 +101,7 @@ def join(examples: Sequence[Example], *, pad_to: int = PAD_TO, apart: bool = Tru
 def idle_sequence() -> Packed:
     """Return a sequence of padding alone, which a process computes when it has nothing to learn but others have."""
     ids = mx.zeros(PAD_TO, dtype=mx.int32)
-    return Packed((), ids, ids != 0, ids[:1], ids - 1, (), num_learned=0, num_tokens=0)
+    return Packed((), ids, ids != 0, ids - 1, (), num_learned=0, num_tokens=0)
 
 
 class RowsApart:

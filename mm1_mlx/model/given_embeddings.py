@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -52,14 +52,13 @@ def read_embeddings(
 
     Where ``places`` are given, only their logits are returned: Q is then P, and otherwise L.
     """
-    ids = mx.zeros(embeddings.shape[:2], mx.int32)
-    if places is None:
-        with give(table, embeddings):
-            return decoder(ids, cache=cache)
     head = getattr(decoder, "lm_head", None)
-    with give(table, embeddings), _choose(head if isinstance(head, nn.Module) else table, places):
-        logits = decoder(ids, cache=cache)
-    return logits if logits.shape[1] == len(places) else logits[:, places]  # a head of another name gives all
+    head = head if isinstance(head, nn.Module) else table
+    with give(table, embeddings), nullcontext() if places is None else _choose(head, places):
+        logits = decoder(mx.zeros(embeddings.shape[:2], mx.int32), cache=cache)
+    if places is None or logits.shape[1] == len(places):
+        return logits
+    return logits[:, places]  # a head of another name gives all
 
 
 def give(table: nn.Module, embeddings: mx.array) -> AbstractContextManager[None]:

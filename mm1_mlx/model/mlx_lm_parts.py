@@ -60,8 +60,6 @@ __all__ = [
 
 AdapterLayer = LoRALinear | LoRASwitchLinear | LoRAEmbedding | DoRALinear | DoRAEmbedding
 
-NO_SUCH_KIND = "is not an architecture of mlx-lm"
-
 # These are built with a head, and ``sanitize`` removes it where the weights have none.
 HEAD_GOES_BY_WEIGHTS = frozenset({"gemma3_text", "recurrent_gemma"})
 
@@ -73,14 +71,7 @@ def build_decoder(values: dict[str, Any]) -> nn.Module:
         ConfigError: mlx-lm has no such model, it is none of ``KINDS``, or ``values`` do not fit it.
     """
     name = values["model_type"]
-    try:
-        model_class, args_class = _get_classes(values)
-    except (
-        ValueError,
-        AttributeError,
-        SystemExit,
-    ):  # no such file, one without a model, or one that ends the process
-        raise ConfigError(_describe_refusal(name, NO_SUCH_KIND)) from None
+    model_class, args_class = _find_classes(values)
     kind = model_class.__module__.rpartition(".")[2]
     if kind not in KINDS:
         raise ConfigError(_describe_refusal(name, REASONS.get(kind, "was not tried with this package")))
@@ -115,10 +106,7 @@ def list_settings(values: dict[str, Any]) -> dict[str, bool]:
     Raises:
         ConfigError: mlx-lm has no such decoder.
     """
-    try:
-        _, args_class = _get_classes(values)
-    except (ValueError, AttributeError, SystemExit):
-        raise ConfigError(_describe_refusal(values["model_type"], NO_SUCH_KIND)) from None
+    _, args_class = _find_classes(values)
     return {
         field.name: field.default is MISSING and field.default_factory is MISSING
         for field in fields(args_class)
@@ -153,6 +141,23 @@ def load_decoder(folder: Path, values: dict[str, Any]) -> tuple[dict[str, mx.arr
 def _language_model(model: Any) -> tuple[nn.Module, dict[str, Any]]:
     """Return the decoder inside a model that reads pictures, and the decoder's configuration."""
     return model.language_model, vars(model.language_model.args)
+
+
+def _find_classes(values: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the classes of the model and of its settings that mlx-lm has for ``values["model_type"]``.
+
+    Raises:
+        ConfigError: mlx-lm has no such decoder.
+    """
+    try:
+        return _get_classes(values)
+    except (
+        ValueError,
+        AttributeError,
+        SystemExit,
+    ):  # no such file, one without a model, or one that ends the process
+        reason = "is not an architecture of mlx-lm"
+        raise ConfigError(_describe_refusal(values["model_type"], reason)) from None
 
 
 def _describe_refusal(name: str, reason: str) -> str:

@@ -36,8 +36,7 @@ def sequence():
     positions = mx.arange(LENGTH)
     ids = mx.random.randint(10, 200, (LENGTH,), key=mx.random.key(1))
     rows, learned = mx.where(positions < TOKENS, 0, -1), (positions > 3) & (positions < TOKENS)
-    places = mx.arange(3, TOKENS - 1)
-    return Packed(("row",), ids, learned, places, rows, (), num_learned=TOKENS - 4, num_tokens=TOKENS)
+    return Packed(("row",), ids, learned, rows, (), num_learned=TOKENS - 4, num_tokens=TOKENS)
 
 
 def routings_of(model, packed):
