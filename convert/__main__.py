@@ -84,7 +84,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     from mm1_mlx.checkpoint.quantize import Packing
-    from mm1_mlx.checkpoint.upload import check_login, check_repo_id, upload
+    from mm1_mlx.checkpoint.upload import check_can_upload, check_repo_id, upload
     from mm1_mlx.errors import CheckpointError, UsageError
 
     from .conversion import convert
@@ -94,7 +94,7 @@ def run_convert(args: argparse.Namespace) -> None:
         raise UsageError(f"SOURCE {args.source} and --hf-path {args.hf_path} are the same flag; give one.")
     if args.upload_repo is not None:
         check_repo_id(args.upload_repo)
-        check_login()
+        check_can_upload()
     chosen = (args.q_bits, args.q_group_size) != (None, None) or args.q_mode != "affine"
     if not args.quantize and (chosen or args.q_mixed or args.q_encoder or args.q_connector):
         raise CheckpointError("the --q-… flags need -q.")

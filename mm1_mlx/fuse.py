@@ -30,11 +30,11 @@ def run(args: argparse.Namespace) -> None:
     found = flags.adapters_of(args)
     if not found:
         raise UsageError("there is nothing to fuse; give --adapter-path DIR.")
-    from mm1_mlx.checkpoint.upload import check_login, check_repo_id, upload
+    from mm1_mlx.checkpoint.upload import check_can_upload, check_repo_id, upload
 
     if args.upload_repo is not None:
         check_repo_id(args.upload_repo)
-        check_login()
+        check_can_upload()
     from mm1_mlx.arrays import flatten
     from mm1_mlx.checkpoint import load, save
     from mm1_mlx.checkpoint.hub import find_folder

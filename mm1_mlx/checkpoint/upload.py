@@ -1,4 +1,4 @@
-"""Upload to the Hugging Face hub, and explain its client's errors in the user's words."""
+"""Upload to the Hugging Face hub, and say what its client's errors mean in words that the user understands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_repo_id(repo_id: str) -> None:
         )
 
 
-def check_login() -> None:
+def check_can_upload() -> None:
     """Refuse to start work that ends in an upload while nobody is logged in, or the hub cannot be reached.
 
     Raises:
@@ -59,7 +59,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
     from huggingface_hub import HfApi
 
     check_repo_id(repo_id)
-    check_login()
+    check_can_upload()
     api = HfApi()
     refused = (
         f"the hub does not let you write there; check the owner, and {LOG_IN} with a token that may write"
@@ -74,7 +74,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False) -> str:
             repo_id=repo_id,
             folder_path=folder,
             commit_message="Upload an MM1 model for MLX",
-            delete_patterns=WEIGHTS,  # loading reads all of them, so none of an earlier upload may be left
+            delete_patterns=WEIGHTS,  # those of an earlier upload, which loading would read too
         )
     return str(url)
 
@@ -93,12 +93,15 @@ def is_hub_id(name: str) -> bool:
 
 @contextmanager
 def explain_hub_errors(repo_id: str, done: str, *, refused: str) -> Iterator[None]:
-    """Raise what the hub's client raises inside the block as an error that tells the user what to do.
+    """Turn every exception raised inside the block into a CheckpointError that tells the user what to do.
 
     Args:
         repo_id: the repository.
         done: "downloaded" or "uploaded", for the message that it was not.
-        refused: what it means if the hub does not show this user such a repository.
+        refused: the explanation to give where the hub answers 401, 403 or 404.
+
+    Raises:
+        CheckpointError: anything was raised inside the block; one that already is a CheckpointError passes unchanged.
     """
     try:
         yield
@@ -109,7 +112,7 @@ def explain_hub_errors(repo_id: str, done: str, *, refused: str) -> Iterator[Non
 
 
 def _explain(error: BaseException, repo_id: str, refused: str) -> str:
-    """Return the reason for an error of the hub's client, and what to do."""
+    """Return why the hub's client failed and what to do, as part of a sentence without its full stop."""
     from huggingface_hub import HfApi, errors
 
     chain = [error]
@@ -123,7 +126,7 @@ def _explain(error: BaseException, repo_id: str, refused: str) -> str:
     if isinstance(answer, errors.GatedRepoError):
         return f"it is gated; ask for access at {HfApi().endpoint}/{repo_id}, then {LOG_IN}"
     if isinstance(answer, errors.RevisionNotFoundError):
-        return "the hub has it, but not this revision; check what stands after the @"
+        return "the hub has it, but not this revision, which is the part of the name after the @"
     status = answer.response.status_code if answer else None
     if answer is not None and status in (401, 403, 404):
         says = " ".join((answer.server_message or "").split()).rstrip(".")

@@ -19,7 +19,7 @@ from mm1_mlx.generation.answering import Answering
 from mm1_mlx.generation.batch import answers_of
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.engine import WINDOW, Engine
-from mm1_mlx.generation.likelihood import Likelihood, find_likeliest, likelihoods
+from mm1_mlx.generation.likelihood import Likelihood, find_likeliest, score_continuations
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.reading import read
 from mm1_mlx.generation.request import Request
@@ -163,7 +163,7 @@ class Asker:
         continuations = [self._writer.prompts.gap + choice for choice in choices]
         scored: list[Likelihood]
         if engine is None:
-            scored = likelihoods(
+            scored = score_continuations(
                 self._model,
                 self._processor,
                 request,

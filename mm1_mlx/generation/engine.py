@@ -17,7 +17,7 @@ from mm1_mlx.arrays import to_list
 from mm1_mlx.errors import MM1Error, SamplingError
 from mm1_mlx.generation.answering import Answering, Piece
 from mm1_mlx.generation.decoding import Decoding, require_at_least_1
-from mm1_mlx.generation.likelihood import Likelihood, likelihoods
+from mm1_mlx.generation.likelihood import Likelihood, score_continuations
 from mm1_mlx.generation.prefix import Prefix
 from mm1_mlx.generation.reading import read
 from mm1_mlx.generation.request import Request
@@ -185,7 +185,7 @@ class Engine:
         Raises:
             MM1Error: a picture or the prompt is not usable, or a continuation is empty or does not fit the context.
         """
-        return likelihoods(
+        return score_continuations(
             self._model,
             self._processor,
             Request(prompt, images, system, template, num_low_resolution=num_low_resolution),

@@ -1,8 +1,9 @@
 """The likelihoods of texts as continuations of a prompt, by which choices are ranked.
 
-The prompt is read once. Continuations that differ only in their last token (such as red, green and blue, of one token
-each) share a single pass. Other continuations go through the decoder together, padded at their ends, where causal
-attention keeps the padding from changing the result.
+The prompt is read once. After it, the decoder reads each continuation without its last token, which it only has to
+predict: this is a pass. Continuations that differ only in their last token (such as red, green and blue, of one token
+each) share a single pass. Several passes go through the decoder together, padded at their ends, where causal attention
+keeps the padding from changing the result.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Likelihood:
     """How likely a text is as the continuation of a prompt."""
 
     text: str
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # those scored; the first may hold the last characters of the prompt
     log_likelihoods: tuple[float, ...]  # of each token, given all tokens before it, in nats
     is_greedy: bool  # whether every token is the most likely one in its place
 
@@ -44,7 +45,7 @@ class Likelihood:
 
 
 def find_likeliest(scored: Sequence[Likelihood]) -> int:
-    """Return the place of the likeliest text; the first of equally likely ones."""
+    """Return the index of the likeliest of one or more texts, the first if several are equally likely."""
     return max(range(len(scored)), key=lambda place: scored[place].total)
 
 
@@ -56,7 +57,7 @@ class _Token:
     id: int
 
 
-def likelihoods(
+def score_continuations(
     model: MM1,
     processor: Processor,
     request: Request,
@@ -67,17 +68,17 @@ def likelihoods(
     batch_size: int,
     vision_cache: VisionCache | None = None,
 ) -> list[Likelihood]:
-    """Compute how likely each continuation of a prompt is.
+    """Compute the log-likelihood of each continuation of a prompt.
 
-    Prompt and continuation are tokenised as one text, because the model was trained on such texts. If this makes a
-    token of characters from both, scoring begins with that token for all continuations.
+    Prompt and continuation are tokenised as one text, because the model was trained on such texts. If one token
+    then spans the end of the prompt and the start of a continuation, scoring begins with it for all continuations.
 
     Args:
         model: from ``load``.
         processor: from ``load``.
         request: the prompt, as text or messages, with its pictures.
-        continuations: texts exactly as they follow the prompt, with spaces.
-        prefix: a KV cache to continue from; afterwards it holds the prompt up to its last token.
+        continuations: texts exactly as they follow the prompt, including any leading space.
+        prefix: a KV cache to continue from; afterwards it holds the prompt without its last token.
         decoding: only its ``prefill_step_size`` and ``vision_batch_size`` are used.
         batch_size: number of passes made together.
         vision_cache: where visual tokens are kept.
@@ -87,13 +88,14 @@ def likelihoods(
 
     Raises:
         MM1Error: a picture or the prompt is not usable, or a continuation is empty or does not fit the context.
+        ValueError: the request holds prepared inputs.
     """
     ids, tokens = _tokenize(processor, request, continuations)
     inputs = processor.assemble(ids, request.images, num_low_resolution=request.num_low_resolution)
     answering = Answering(Request(inputs), processor)
     last = len(answering.content) - 1
     _require_context(model, last + 1, max(map(len, tokens)))
-    read(model, prefix, answering, last, decoding, vision_cache)
+    read(model, prefix, answering, last, decoding, vision_cache)  # fills `prefix` with all but the last token
     first = embed(
         model, inputs, vision_cache=vision_cache, start=last
     )  # embedding of the prompt's last token
@@ -114,7 +116,12 @@ def likelihoods(
 def _tokenize(
     processor: Processor, request: Request, continuations: Sequence[str]
 ) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Return the ids of the prompt, which all continuations share, and the ids of each continuation after them."""
+    """Return the ids that the prompt alone and with each continuation begins with, and each continuation's other ids.
+
+    Raises:
+        PromptError: there is no continuation, or one adds no token of its own.
+        ValueError: the request holds prepared inputs.
+    """
     question = request.prompt
     if isinstance(question, Inputs):
         raise ValueError(
@@ -148,13 +155,13 @@ def _require_context(model: MM1, num_prompt: int, longest: int) -> None:
     if context is not None and num_prompt + longest > context:
         raise PromptError(
             f"the prompt is {num_prompt:,} tokens and a continuation {longest:,}, but the model's context is "
-            f"{context:,}; shorten them, or give fewer pictures or shots."
+            f"{context:,}; shorten them, or give fewer pictures or examples."
         )
 
 
-def _select_tokens(own: tuple[int, ...], tokens: Sequence[tuple[int, ...]]) -> set[_Token]:
-    """Return the tokens that the pass over ``own`` scores: those of every continuation that adds one token to it."""
-    return {_Token(place, id) for other in tokens if other[:-1] == own for place, id in enumerate(other)}
+def _select_tokens(passed: tuple[int, ...], continuations: Sequence[tuple[int, ...]]) -> set[_Token]:
+    """Return all tokens of the continuations that are the ids of a pass and one last token."""
+    return {_Token(place, id) for own in continuations if own[:-1] == passed for place, id in enumerate(own)}
 
 
 def _score(
@@ -165,9 +172,22 @@ def _score(
     wanted: Sequence[Sequence[_Token]],
     step_size: int,
 ) -> list[dict[_Token, tuple[float, bool]]]:
-    """Return, for each pass, the log-likelihood of every wanted token, and whether it is the most likely one."""
+    """Run the decoder over a batch of passes, ``step_size`` positions at a time.
+
+    Args:
+        model: the model.
+        prefix: the KV cache of the prompt without its last token; it stays as it is.
+        first: embedding of the prompt's last token.
+        passes: the ids of each pass.
+        wanted: the tokens to score of each pass.
+        step_size: number of positions.
+
+    Returns:
+        for each pass, the log-likelihood of every wanted token in nats, and whether it is the most likely one.
+    """
     longest = 1 + max(map(len, passes))
     cache = _make_caches(prefix, len(passes))
+    # The first id only keeps the place of `first`; the last ones are padding.
     ids = mx.array([[0, *own, *[0] * (longest - 1 - len(own))] for own in passes])
     starts = mx.broadcast_to(first[None], (len(passes), *first.shape))
     embeddings = mx.concatenate([starts, model.embed_text(ids[:, 1:])], axis=1)
@@ -179,25 +199,31 @@ def _score(
         inside = [
             (row, token) for row, own in enumerate(wanted) for token in own if begin <= token.place < end
         ]
-        for (row, token), value, best in _look_up(logits, inside, begin):
-            found[row][token] = (value, best == token.id)
+        for (row, token), value, best_id in _score_tokens(logits, inside, begin):
+            found[row][token] = (value, best_id == token.id)
     return found
 
 
-def _look_up(
+def _score_tokens(
     logits: Float[mx.array, "B L V"], inside: Sequence[tuple[int, _Token]], begin: int
 ) -> Iterator[tuple[tuple[int, _Token], float, int]]:
-    """Yield each wanted token with its log-likelihood, and with the most likely token of its place."""
+    """Yield each (row, token) with its log-likelihood in nats, and with the id that is most likely at its place.
+
+    Args:
+        logits: of the positions from place ``begin`` on.
+        inside: rows of the batch and the tokens to score in them, whose places these positions are.
+        begin: place of the first position.
+    """
     rows = mx.array([row for row, _ in inside])
     places = mx.array([token.place - begin for _, token in inside])
-    own = logits[rows, places]
-    values = mx.take_along_axis(own, mx.array([[token.id] for _, token in inside]), axis=-1)[:, 0]
-    values, best = values - mx.logsumexp(own, axis=-1), own.argmax(axis=-1)
-    yield from zip(inside, to_list(values), to_list(best), strict=True)
+    there = logits[rows, places]
+    values = mx.take_along_axis(there, mx.array([[token.id] for _, token in inside]), axis=-1)[:, 0]
+    values, best_ids = values - mx.logsumexp(there, axis=-1), there.argmax(axis=-1)
+    yield from zip(inside, to_list(values), to_list(best_ids), strict=True)
 
 
 def _make_caches(prefix: Prefix, number: int) -> list[Any]:
-    """Make caches for a number of sequences that all begin with the content of ``prefix``."""
+    """Return a cache for each decoder layer, for a batch of sequences that all begin with ``prefix``, which stays as it is."""
     if number == 1:
         return prefix.fork().cache
     return [type(entry).merge([entry] * number) for entry in prefix.cache]
@@ -205,4 +231,4 @@ def _make_caches(prefix: Prefix, number: int) -> list[Any]:
 
 def _make_likelihood(text: str, own: tuple[int, ...], scored: dict[_Token, tuple[float, bool]]) -> Likelihood:
     each = [scored[_Token(place, id)] for place, id in enumerate(own)]
-    return Likelihood(text, own, tuple(value for value, _ in each), all(best for _, best in each))
+    return Likelihood(text, own, tuple(value for value, _ in each), all(is_best for _, is_best in each))

@@ -20,8 +20,8 @@ except MM1Error as error:
 
 
 ROWS = OFFLINE.replace("checkpoint.hub import find_folder", "data.records import open_data as find_folder")
-LOGIN = OFFLINE.replace("hub import find_folder", "upload import check_login").replace(
-    "find_folder(sys.argv[1])", "check_login()"
+LOGIN = OFFLINE.replace("hub import find_folder", "upload import check_can_upload").replace(
+    "find_folder(sys.argv[1])", "check_can_upload()"
 )
 
 

@@ -123,7 +123,7 @@ def test_a_damaged_entry_is_dropped_and_said(tmp_path, capsys, damage):
     data = data[:-5] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1])
     path.write_bytes(data)
     assert get(VisionCache(folder=tmp_path), "a") is None
-    assert "a.safetensors are damaged" in capsys.readouterr().err
+    assert "a.safetensors cannot be used" in capsys.readouterr().err
     assert not path.exists()
 
 
@@ -137,7 +137,7 @@ def test_an_entry_of_another_form_is_dropped_and_said(tmp_path, capsys, subtests
         with subtests.test(f"{tokens.shape} {tokens.dtype}"):
             save_tensors(path, {"tokens": tokens}, metadata={"sha256": digest(tokens)})
             assert get(VisionCache(folder=tmp_path), "a") is None
-            assert "a.safetensors are damaged" in capsys.readouterr().err
+            assert "a.safetensors cannot be used" in capsys.readouterr().err
             assert not path.exists()
     save_tensors(path, {"tokens": good}, metadata={"sha256": digest(good)})
     assert mx.array_equal(get(VisionCache(folder=tmp_path), "a"), good)
