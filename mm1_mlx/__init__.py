@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mm1_mlx import tiny
-    from mm1_mlx.checkpoint import load, quantize, save
+    from mm1_mlx.checkpoint.load import load
+    from mm1_mlx.checkpoint.quantize import quantize
+    from mm1_mlx.checkpoint.save import save
     from mm1_mlx.config import MM1Config
     from mm1_mlx.errors import MM1Error
     from mm1_mlx.evaluation.run import evaluate
@@ -49,7 +51,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {  # the names that type checkers find above, by module
     "mm1_mlx": "tiny",
-    "mm1_mlx.checkpoint": "load quantize save",
+    "mm1_mlx.checkpoint.load": "load",
+    "mm1_mlx.checkpoint.quantize": "quantize",
+    "mm1_mlx.checkpoint.save": "save",
     "mm1_mlx.config": "MM1Config",
     "mm1_mlx.errors": "MM1Error",
     "mm1_mlx.evaluation.run": "evaluate",

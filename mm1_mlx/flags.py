@@ -190,7 +190,7 @@ def load_model(args: argparse.Namespace, *, sizes_alone: bool = False) -> tuple[
     Raises:
         MM1Error: the folder or a flag is not usable.
     """
-    from mm1_mlx.checkpoint import load
+    from mm1_mlx.checkpoint.load import load
     from mm1_mlx.checkpoint.skeleton import skeleton
 
     if args.max_image_pixels < 1:

@@ -36,10 +36,9 @@ def run(args: argparse.Namespace) -> None:
         check_repo_id(args.upload_repo)
         check_can_upload()
     from mm1_mlx.arrays import flatten
-    from mm1_mlx.checkpoint import load, save
     from mm1_mlx.checkpoint.hub import find_folder
-    from mm1_mlx.checkpoint.load import stored_dtypes
-    from mm1_mlx.checkpoint.save import cast_weights
+    from mm1_mlx.checkpoint.load import load, stored_dtypes
+    from mm1_mlx.checkpoint.save import cast_weights, save
     from mm1_mlx.tuning import fuse_adapters
 
     folder, made = find_folder(args.model), Path(args.save_path).expanduser()

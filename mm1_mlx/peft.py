@@ -40,7 +40,7 @@ def run_export(args: argparse.Namespace) -> None:
     if not found:
         raise UsageError("there is nothing to export; give --adapter-path DIR.")
     _require_new(made)
-    from mm1_mlx.checkpoint import load
+    from mm1_mlx.checkpoint.load import load
     from mm1_mlx.tuning import export_peft
 
     model, _ = load(args.model, adapter_path=found, dtype=args.dtype)
@@ -57,7 +57,7 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 def run_import(args: argparse.Namespace) -> None:
     made = Path(args.save_path).expanduser()
     _require_new(made)
-    from mm1_mlx.checkpoint import load
+    from mm1_mlx.checkpoint.load import load
     from mm1_mlx.files.identity import model_identity
     from mm1_mlx.tuning import import_peft, save_adapters
 
