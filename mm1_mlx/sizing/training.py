@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+from mlx.utils import tree_unflatten
 
 from mm1_mlx.arrays import flatten
 from mm1_mlx.errors import TrainingError
@@ -134,7 +135,7 @@ def _update_bytes(model: nn.Module, optimizer: optim.Optimizer, clip: Callable[[
     """Return the bytes of gradients and new values while the optimizer works, besides weights and state."""
     weights = flatten(model.trainable_parameters())
     groups = [{key: weights[key] for key in keys} for keys in group_updates(weights)]
-    largest = max(groups, key=_bytes)
+    largest = tree_unflatten(list(max(groups, key=_bytes).items()))  # as an optimizer for each part splits it
     optimizer.init(largest)
 
     def update(weights: dict[str, Any], state: dict[str, Any], gradients: dict[str, Any]) -> Any:

@@ -183,6 +183,15 @@ def test_the_optimizer_takes_what_was_foreseen(name):
     assert estimate_need(model, [packed], settings).optimizer == pytest.approx(taken, rel=0.02, abs=100)
 
 
+def test_rates_of_their_own_for_parts_take_what_one_rate_takes():
+    model, packed = prepared(OURS, "full")
+    one, own = (
+        estimate_need(model, [packed], Recipe(learning_rate_factors=factors))
+        for factors in ((1.0, 1.0, 1.0), (0.3, 1.0, 1.0))
+    )
+    assert own.updating == pytest.approx(one.updating, rel=1e-3)
+
+
 def test_nothing_is_computed_and_the_weights_stay(monkeypatch):
     model, packed = prepared(OURS, "lora")
     before = dict(tree_flatten(model.parameters()))
