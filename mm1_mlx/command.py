@@ -22,6 +22,7 @@ MAY_BE_EMPTY = ("prompt", "system", "report_to")
 OTHER_NAMES = {  # parameters whose flags have other names; a command has one of these
     "max_pixels": ("max_image_pixels",),
     "folder": ("adapter_path", "output"),
+    "num": ("items",),
 }
 
 

@@ -229,20 +229,22 @@ def add_tiny(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tiny(args: argparse.Namespace) -> None:
-    from mm1_mlx.files.json_files import write_json
     from mm1_mlx.tiny.corpora import open_full_stock
-    from mm1_mlx.tiny.measuring import find_rows, measure, write_score
+    from mm1_mlx.tiny.measuring import find_rows, measure, require_scores_place, save_scores, write_score
     from mm1_mlx.tiny.stock import SHIPPED
 
     stock = open_full_stock() if args.fetched else SHIPPED
     rows = find_rows(_names(args.rows), stock)
+    path = None if args.output is None else Path(args.output).expanduser()
+    if path is not None:
+        require_scores_place(path)  # before hours of questions
     model, processor = flags.load_model(args)
-    lines = []
+    scores = []
     for score in measure(model, processor, rows, stock=stock, num=args.items, batch_size=args.batch_size):
         print(write_score(score), flush=True)
-        lines.append(score.line())
-        if args.output:
-            write_json(Path(args.output).expanduser(), lines)
+        scores.append(score)
+        if path is not None:
+            save_scores(path, scores)
 
 
 def _known_tasks() -> Mapping[str, Task]:

@@ -81,16 +81,16 @@ class Journal:
             )
         if done.exists():
             report = self._folder / RESULTS
-            _require_same_settings(
-                _find_settings(read_json(report) if report.exists() else None, report), settings, self._folder
-            )
-            self._take(_read_lines(done, headed=False))
+            theirs = _find_settings(read_json(report) if report.exists() else None, report)
+            _require_same_settings(theirs, settings, self._folder)
+            self._take(_require_known_data(_read_lines(done, headed=False), theirs, report))
         lines = _read_lines(self._partial, headed=True) if self._partial.exists() else []
         if not lines:
             return []
         header, *kept = lines
-        _require_same_settings(_find_settings(header, self._partial), settings, self._folder)
-        self._take(kept)
+        theirs = _find_settings(header, self._partial)
+        _require_same_settings(theirs, settings, self._folder)
+        self._take(_require_known_data(kept, theirs, self._partial))
         return kept
 
     def _begin(self, lines: Sequence[Line]) -> None:
@@ -219,14 +219,27 @@ def _find_settings(values: Any, path: Path) -> dict[str, Any]:
     return settings
 
 
+def _require_known_data(lines: list[Line], settings: dict[str, Any], path: Path) -> list[Line]:
+    """Return the lines, unless the settings in ``path`` do not say on which data some were made."""
+    for task in (line["task"] for line in lines if line["task"] not in settings["data"]):
+        raise DataError(
+            f"{path} does not say on which data the answers of {task} were made; give another `output`."
+        )
+    return lines
+
+
 def _explain_not_written(folder: Path, error: OSError) -> DataError:
     return DataError(f"`output` {folder} cannot be written: {error.strerror}.")
 
 
 def _require_same_settings(theirs: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with answers that were made with other settings, weights or data."""
-    for name in (name for name in ours if name in theirs):
-        was, value = theirs[name], ours[name]
+    """Refuse to go on with answers that were made with other settings, weights or data, or nobody knows with which."""
+    for name, value in ours.items():
+        if name not in theirs:
+            raise DataError(
+                f"{folder} does not say with which `{name}` its answers were made; give another `output`."
+            )
+        was = theirs[name]
         if isinstance(value, dict) != isinstance(was, dict):
             raise DataError(f"{folder}: the settings of its answers are damaged; give another `output`.")
         if name == "data":

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from mm1_mlx.errors import DataError
+from mm1_mlx.errors import CheckpointError, DataError
 from mm1_mlx.evaluation.cider import cider
 from mm1_mlx.evaluation.intervals import Interval, bootstrap_interval
+from mm1_mlx.files.json_files import parse_json, write_json
+from mm1_mlx.files.writing import new_file, require_file
 from mm1_mlx.generation.batch import answers_of
 from mm1_mlx.generation.decoding import Decoding
 from mm1_mlx.generation.engine import Engine
@@ -36,6 +39,8 @@ LONGEST = {
 }  # tokens of an answer, by the kind of question
 LONGEST_OTHER = 16
 IN_VIEWS = ("small-print",)  # rows that are also asked with sub-images
+MOST_ITEMS = 100_000  # of a row; all are drawn before the first is asked
+KIND = "file of scores"
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,36 @@ def write_score(score: Score) -> str:
     return f"{score.row:30} {score.how:24} {mean:6.1f} ({low:.1f} to {high:.1f}){bound}"
 
 
+def require_scores_place(path: Path) -> None:
+    """Refuse a path at which scores cannot be written, or at which there is something else than scores.
+
+    Raises:
+        CheckpointError: it must not be replaced, or its folder does not exist.
+    """
+    require_file(path, is_kind=_holds_scores, kind=KIND)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path} cannot be written: there is no folder {path.parent}; make it first.")
+
+
+def save_scores(path: Path, scores: Sequence[Score]) -> None:
+    """Write scores as JSON, completely or not at all.
+
+    Raises:
+        CheckpointError: there is something else than scores.
+        OSError: the file cannot be written.
+    """
+    with new_file(path, is_kind=_holds_scores, kind=KIND) as temporary:
+        write_json(temporary, [score.line() for score in scores])
+
+
+def _holds_scores(path: Path) -> bool:
+    try:
+        found = parse_json(path, f"{path} is not there.")
+    except CheckpointError:
+        return False
+    return isinstance(found, list) and all(isinstance(line, dict) and "row" in line for line in found)
+
+
 def measure(
     model: MM1,
     processor: Processor,
@@ -110,8 +145,10 @@ def measure(
         keep: takes each item, how it was asked, and the answer.
 
     Raises:
-        MM1Error: an item cannot be asked, such as one whose shots do not fit the context.
+        MM1Error: an item cannot be asked, such as one whose shots do not fit the context, or ``num`` is out of range.
     """
+    if not 1 <= num <= MOST_ITEMS:
+        raise DataError(f"`num` is {num}, expected 1 to {MOST_ITEMS:,}.")
     for row in rows:
         trials = [make_trial(row, number, stock=stock) for number in range(num)]
         ways = find_ways(processor, trials[0])

@@ -203,7 +203,7 @@ def test_data_that_changed_do_not_go_on(mm1_tiny, tmp_path):
 
 def test_what_is_there_and_no_evaluation_is_refused(mm1_tiny, tmp_path):
     line = {"task": "tiny-color", "shots": 0, "seed": 0, "id": "1", "answer": "red"}
-    (tmp_path / "results.json").write_text('{"settings": {}}')
+    evaluate(*mm1_tiny, [COLOR], replace(FEW, shots=(0,)), output=tmp_path)
     for wrong in ("nothing", "{}", "[1]", *(json.dumps(line | {name: None}) for name in line)):
         (tmp_path / PREDICTIONS).write_text("\n".join([json.dumps(line), wrong, json.dumps(line)]))
         with pytest.raises(DataError, match="line 2 is no prediction"):
@@ -234,6 +234,27 @@ def test_settings_that_were_changed_by_hand_are_refused(mm1_tiny, tmp_path, subt
             with pytest.raises(
                 DataError, match=r"out( was made by another model|: the settings of its answers)"
             ):
+                evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out", resume=True)
+
+
+def test_answers_go_on_only_where_each_setting_of_theirs_is_known(mm1_tiny, tmp_path, subtests):
+    few = replace(FEW, limit=2, shots=(0,))
+    evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out")
+    path = tmp_path / "out" / "results.json"
+    report = json.loads(path.read_text())
+    size = report["settings"]["image_config"].copy()
+    del size["image_size"]
+    changes = {"image_config.image_size": {**report["settings"], "image_config": size}}
+    changes |= {key: {k: v for k, v in report["settings"].items() if k != key} for key in report["settings"]}
+    assert {"weights", "data", "prompts"} < changes.keys()
+    changes["data"] = report["settings"] | {"data": {}}
+    for name, settings in changes.items():
+        with subtests.test(name):
+            path.write_text(json.dumps(report | {"settings": settings}))
+            unknown = (
+                rf"does not say (with which `{name.split('.')[-1]}` its answers were made|on which data)"
+            )
+            with pytest.raises(DataError, match=unknown):
                 evaluate(*mm1_tiny, [COLOR], few, output=tmp_path / "out", resume=True)
 
 

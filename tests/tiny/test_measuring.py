@@ -1,6 +1,7 @@
 """The measuring of mm1-tiny: which rows can be made, how items are put to a model, and how answers are scored."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -75,6 +76,56 @@ def test_the_command_prints_a_line_for_each_score_and_writes_them(tmp_path, caps
         ("color", 2, 0.97),
         ("count", 2, 0.93),
     ]
+
+
+def measure_two_colors(run_main, output, **changes):
+    flags = {"items": 2, "batch-size": 8} | changes
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    return run_main(main, "tiny", "--rows", "color", *words, "--output", output)
+
+
+def test_scores_replace_scores_and_nothing_else(run_main, tmp_path):
+    scores, other = tmp_path / "scores.json", tmp_path / "other"
+    assert measure_two_colors(run_main, scores)[0] == measure_two_colors(run_main, scores)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    for content in (b"\x89PNG", b'{"row": 1}', b'["mine"]', b"[1, 2]", b"color 97"):
+        other.write_bytes(content)
+        code, out, err = measure_two_colors(run_main, other)
+        assert (code, out) == (1, "") and f"{other} is there already and is no file of scores" in err
+        assert other.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.mkdir(), "is a folder; give the name of a file"),
+        (os.mkfifo, "is no regular file; give the name of one"),
+        (lambda path: None, "there is no folder"),
+    ],
+)
+def test_a_place_where_no_scores_can_be_is_refused_before_anything_is_asked(
+    run_main, tmp_path, make, message
+):
+    make(tmp_path / "there")
+    name = "absent/scores.json" if "no folder" in message else "there"
+    code, out, err = measure_two_colors(run_main, tmp_path / name)
+    assert (code, out) == (1, "") and message in err
+
+
+def test_a_full_disk_leaves_the_scores_that_were_there(run_main, tmp_path, small_files):
+    scores = tmp_path / "scores.json"
+    measure_two_colors(run_main, scores)
+    before = scores.read_bytes()
+    with small_files(20):
+        code, _, err = measure_two_colors(run_main, scores)
+    assert code == 1 and f"{scores}: File too large" in err
+    assert scores.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**9])
+def test_no_items_and_more_than_can_be_drawn_are_refused(run_main, tmp_path, number):
+    code, _, err = measure_two_colors(run_main, tmp_path / "scores.json", items=number)
+    assert code == 1 and f"--items is {number}, expected 1 to 100,000." in err
 
 
 def test_a_model_without_a_chat_template_continues_documents(mm1_tiny):
